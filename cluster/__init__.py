@@ -1,0 +1,1 @@
+"""The machines: the only Python here that imports ray."""

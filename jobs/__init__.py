@@ -1,0 +1,1 @@
+"""Programs: parse, call one thing, print."""

@@ -1,0 +1,1 @@
+"""zfdist: stochastic recurrent networks, trained on a cluster."""

@@ -1,0 +1,346 @@
+"""Every knob of a run, once: its name, default, range and unit.
+
+A `Config` is a tree of frozen dataclasses, one section per part of the system. What is saved is what ran:
+nothing writes to a config after it was made; `with_values` makes another. Sections check their own ranges,
+so a bad value is refused where it enters, with the name of the flag.
+"""
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the flag, the value and what would be right."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """The closed interval that a number of a config must lie in."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+Count = Annotated[int, Between(1, 2**31)]
+CountOrZero = Annotated[int, Between(0, 2**31)]
+Weight = Annotated[float, Between(0.0, 1000.0)]
+
+
+class _Section:
+    """Range checks shared by all sections; `PATH` is the section's dotted place in the tree."""
+
+    PATH: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self), include_extras=True)
+        for name in (f.name for f in dataclasses.fields(self)):  # type: ignore[arg-type]
+            _check(f"{self.PATH}.{name}", getattr(self, name), hints[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Section):
+    """The network: sizes, output density and the named choices of the paper and its code."""
+
+    PATH: ClassVar[str] = "model"
+
+    system: Literal["zforcing"] = "zforcing"
+    """Which stochastic recurrent network."""
+    hidden: Count = 1024
+    """Units of the forward LSTM and of the backward LSTM."""
+    z_dim: Count = 256
+    """Dimensions of the latent z_t."""
+    mlp_dim: Count = 512
+    """Hidden units of the prior, posterior, auxiliary and output nets."""
+    output_layers: Annotated[int, Between(0, 8)] = 1
+    """Hidden layers of the output nets f_o (forward and backward)."""
+    density: Literal["gaussian"] = "gaussian"
+    """Density of an observation given the state."""
+    sigma_floor: Annotated[float, Between(1e-8, 1.0)] = 1e-3
+    """Smallest standard deviation of the output density, in normalised units."""
+    latent_clamp: Annotated[float, Between(0.0, 100.0)] = 8.0
+    """Bound on mean and log-variance of prior, posterior and auxiliary nets; 0 for none."""
+    aux_tanh: bool = True
+    """Pass the auxiliary mean through tanh, since b_t lies in (-1, 1)."""
+    aux_stop_gradient: Literal["target", "backward_net"] = "target"
+    """Where alpha's gradient stops: at the target b_t, or before all of the backward net (unrolls twice)."""
+    recurrence: Literal["auto", "reference", "bptt"] = "auto"
+    """Implementation of the time loop; all give the same numbers to rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLConfig(_Section):
+    """The weight of the KL term over optimizer steps, and its floor."""
+
+    PATH: ClassVar[str] = "loss.kl"
+
+    kind: Literal["constant", "linear", "cyclical"] = "linear"
+    """constant: 1 throughout. linear: start + increment * step, up to 1. cyclical: linear, anew each period."""
+    start: Annotated[float, Between(0.0, 1.0)] = 0.2
+    """Weight at step 0 (linear) or at the start of each period (cyclical)."""
+    increment: Annotated[float, Between(0.0, 1.0)] = 5e-5
+    """Added at each optimizer step until the weight is 1."""
+    period_steps: Count = 20_000
+    """Length of a period (cyclical only)."""
+    free_nats_per_frame: Annotated[float, Between(0.0, 1e6)] = 0.0
+    """KL of a time step below which it costs nothing in training; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(_Section):
+    """Weights of the objective, equation (10)."""
+
+    PATH: ClassVar[str] = "loss"
+
+    alpha: Weight = 0.0
+    """Weight of the auxiliary cost log p(b_t | z_t)."""
+    alpha_ramp_steps: CountOrZero = 0
+    """Optimizer steps over which alpha rises linearly from 0; 0 for at once."""
+    beta: Weight = 0.0
+    """Weight of the backward prediction cost log p(x_t | b_t)."""
+    beta_ramp_steps: CountOrZero = 0
+    """Optimizer steps over which beta rises linearly from 0; 0 for at once."""
+    kl: KLConfig = field(default_factory=KLConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(_Section):
+    """Which sequences, in which form and how many at a time."""
+
+    PATH: ClassVar[str] = "data"
+
+    root: str = "data/speech"
+    """Folder that `jobs.prepare` wrote."""
+    frame_samples: Count = 200
+    """Samples of a frame x_t."""
+    segment_frames: Count = 40
+    """Scored frames of a training segment; a segment reads one frame more, the first input."""
+    train_view: Literal["segments", "utterances"] = "segments"
+    """What a training sequence is: a segment, or a whole recording."""
+    eval_view: Literal["segments", "utterances"] = "utterances"
+    """What a validation or test sequence is."""
+    global_batch: Count = 32
+    """Sequences of an optimizer step over all workers."""
+    eval_batch: Count = 32
+    """Sequences of an evaluation batch on one worker."""
+    window_batches: Count = 64
+    """Global batches that are sorted by length together; more means less padding, less mixing."""
+    prefetch_batches: Annotated[int, Between(0, 64)] = 3
+    """Batches prepared ahead of the one in use; 0 prepares each when asked."""
+    verify: Literal["size", "first_use", "always"] = "first_use"
+    """How shards are checked: file size only; hash once per machine; hash at each start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(_Section):
+    """Adam with clipping by global norm."""
+
+    PATH: ClassVar[str] = "optim"
+
+    learning_rate: Annotated[float, Between(0.0, 10.0)] = 1e-3
+    """Step size of Adam."""
+    warmup_steps: CountOrZero = 0
+    """Optimizer steps over which the learning rate rises linearly from 0."""
+    beta1: Annotated[float, Between(0.0, 0.999999)] = 0.9
+    """Decay of the first moment."""
+    beta2: Annotated[float, Between(0.0, 0.999999)] = 0.999
+    """Decay of the second moment."""
+    adam_eps: Annotated[float, Between(1e-16, 1.0)] = 1e-5
+    """Adam's epsilon."""
+    clip_norm: Annotated[float, Between(0.0, 1e9)] = 100.0
+    """Largest global norm of the gradient of the per-sequence loss; 0 for no clipping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig(_Section):
+    """How DeepSpeed runs an update."""
+
+    PATH: ClassVar[str] = "engine"
+
+    zero_stage: Annotated[int, Between(0, 3)] = 1
+    """ZeRO: 0 replicates, 1 shards the optimizer state, 2 also gradients, 3 also parameters."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """fp32, or bf16 autocast over fp32 weights; auto: bf16 on a GPU, fp32 on a CPU."""
+    accumulation_steps: Count = 1
+    """Micro-batches that a worker's share of the global batch is cut into."""
+    max_nonfinite_steps: Count = 20
+    """Updates in a row that may be skipped for a non-finite loss or gradient before the run stops."""
+    threads_per_worker: CountOrZero = 0
+    """CPU threads of a worker; 0: as many as its CPUs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(_Section):
+    """When a checkpoint is written and which are kept."""
+
+    PATH: ClassVar[str] = "checkpoint"
+
+    every_steps: Count = 1000
+    """Optimizer steps between checkpoints; the last step always writes one."""
+    keep_last: Annotated[int, Between(1, 1_000_000)] = 2
+    """Newest checkpoints that are kept."""
+    keep_best: CountOrZero = 1
+    """Best checkpoints by validation ELBO that are kept as well."""
+    keep_every_steps: CountOrZero = 0
+    """Keep for good those whose step is a multiple of this; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Section):
+    """How long a run is, and how often it says something."""
+
+    PATH: ClassVar[str] = "train"
+
+    steps: Count = 20_000
+    """Optimizer steps of the whole run."""
+    seed: Annotated[int, Between(0, 2**63 - 1)] = 1234
+    """Root of all randomness: initial weights, order, noise."""
+    log_every: Count = 50
+    """Optimizer steps between lines of metrics."""
+    validate_every: Count = 1000
+    """Optimizer steps between validations; the last step always validates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A complete run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.engine.accumulation_steps > self.data.global_batch:
+            raise ConfigError(
+                f"engine.accumulation_steps = {self.engine.accumulation_steps}: must not exceed "
+                f"data.global_batch = {self.data.global_batch}"
+            )
+
+    def with_values(self, values: Mapping[str, Any]) -> "Config":
+        """Return a copy with dotted names replaced, e.g. `{"loss.alpha": 0.01}`.
+
+        Raises ConfigError for an unknown name (with the nearest known one), a wrong type or a value out of range.
+        """
+        flat = self.flat()
+        for name, value in values.items():
+            if name not in flat:
+                raise ConfigError(unknown_name(name, flat))
+            flat[name] = value
+        return _build(Config, _nest(flat), "")
+
+    def flat(self) -> dict[str, Any]:
+        """Return all values by dotted name, e.g. `{"model.hidden": 1024, ...}`."""
+        return _flatten(dataclasses.asdict(self), "")
+
+    def to_json(self) -> str:
+        """Return the config as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> "Config":
+        """Read what `to_json` wrote; absent names take their defaults, unknown ones raise ConfigError."""
+        try:
+            tree = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"config is not JSON: {error}") from None
+        if not isinstance(tree, dict):
+            raise ConfigError("config is not a JSON object")
+        return _build(Config, tree, "")
+
+
+def unknown_name(name: str, known: typing.Iterable[str]) -> str:
+    """Return the message for a dotted name that does not exist, with the nearest ones that do."""
+    candidates = list(known)
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+    near = near or [c for c in candidates if c.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
+    return f"unknown config name {name!r}" + (f"; perhaps you meant {near[0]!r}" if near else "")
+
+
+def parse_value(name: str, text: str) -> Any:
+    """Turn command-line text into the type of the named knob, e.g. `("loss.alpha", "0.01")` into 0.01.
+
+    Raises ConfigError for an unknown name or a text that is not of that type.
+    """
+    known = Config().flat()
+    if name not in known:
+        raise ConfigError(unknown_name(name, known))
+    kind = type(known[name])
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        raise ConfigError(f"{name} = {text!r}: must be {_kind_name(kind)}") from None
+
+
+def _check(path: str, value: Any, hint: Any) -> None:
+    """Raise ConfigError unless `value` fits the annotation `hint`."""
+    between = None
+    if typing.get_origin(hint) is Annotated:
+        hint, between = typing.get_args(hint)[:2]
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise ConfigError(f"{path} = {value!r}: must be one of {', '.join(map(str, typing.get_args(hint)))}")
+        return
+    is_number = hint is float and isinstance(value, int) and not isinstance(value, bool)
+    if not is_number and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise ConfigError(f"{path} = {value!r}: must be {_kind_name(hint)}")
+    if between is not None and not between.low <= value <= between.high:
+        raise ConfigError(f"{path} = {value}: must be {between}")
+
+
+def _kind_name(kind: type) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(kind, kind.__name__)
+
+
+def _build(kind: type[T], tree: Any, path: str) -> T:
+    """Make a dataclass from nested dicts, refusing what it does not know."""
+    if isinstance(tree, kind):
+        return tree
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path or 'config'}: must be an object, got {tree!r}")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in tree:
+        if name not in fields:
+            raise ConfigError(unknown_name(f"{path}.{name}".lstrip("."), Config().flat()))
+    values = {
+        name: _build(hints[name], value, f"{path}.{name}".lstrip("."))
+        if isinstance(hints[name], type) and dataclasses.is_dataclass(hints[name])
+        else value
+        for name, value in tree.items()
+    }
+    return kind(**values)
+
+
+def _flatten(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        dotted = f"{path}.{name}".lstrip(".")
+        flat |= _flatten(value, dotted) if isinstance(value, dict) else {dotted: value}
+    return flat
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *parents, leaf = dotted.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree

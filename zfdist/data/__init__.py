@@ -1,0 +1,1 @@
+"""Sequence data: Arrow shards, order and batches; knows no model."""

@@ -1,0 +1,1 @@
+"""Converters from raw formats to shards, and the speech sample that ships."""

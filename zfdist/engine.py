@@ -1,0 +1,204 @@
+"""DeepSpeed behind four verbs: forward, backward, step, and the state to save and load.
+
+The only importer of deepspeed. The one convention that everything else relies on: the loss given to `backward` is
+this worker's share of the mean over the *global* batch, and the gradient is the plain sum of all shares, for every
+number of workers and micro-batches.
+"""
+
+import argparse
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zfdist.config import EngineConfig, OptimConfig
+from zfdist.world import World
+
+
+class EngineError(ValueError):
+    """A state that this engine cannot load; the message names both sides and the remedy."""
+
+
+class Update(NamedTuple):
+    """What one optimizer step did."""
+
+    grad_norm: float
+    """Global norm before clipping; inf or nan where skipped."""
+    skipped: bool
+    """True where a loss or gradient of any worker was not finite: no worker changed anything."""
+
+
+class Engine:
+    """A network under DeepSpeed's optimizer, sharding, clipping and precision."""
+
+    def __init__(self, module: nn.Module, config: EngineConfig, optim: OptimConfig, world: World) -> None:
+        """Wrap `module`; moves it to the worker's device. Every worker must do this together."""
+        self._world = world
+        self._scale = float(world.size * config.accumulation_steps)
+        self.zero_stage = config.zero_stage
+        self.precision = resolve_precision(config, world.device)
+        deepspeed = _import_deepspeed(world.device)
+        with _quiet():
+            self._engine, *_ = deepspeed.initialize(
+                model=module,
+                model_parameters=list(module.parameters()),
+                config=_deepspeed_config(config, optim, world, self.precision),
+                dist_init_required=False,
+            )
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Run the network under the precision of the config."""
+        return self._engine(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this micro-batch's share of the loss.
+
+        A non-finite loss is turned into a non-finite gradient of everything, so that the one check of the reduced
+        gradient in `step` makes all workers skip together, without a message of their own.
+        """
+        poison = torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
+        # DeepSpeed averages over workers and micro-batches; ours is a sum.
+        self._engine.backward(loss * poison * self._scale)
+
+    def step(self, learning_rate: float) -> Update | None:
+        """Close a micro-batch; at the last one of the step update the weights, otherwise return None."""
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+            return None
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self.zero_stage == 0:
+            return self._replicated_step()
+        self._engine.step()
+        skipped = bool(self._engine.optimizer.overflow)
+        return Update(float(self._engine.get_global_grad_norm()), skipped)
+
+    def _replicated_step(self) -> Update:
+        """Stage 0 has no check of its own: without gradients Adam leaves weights and moments as they are."""
+        parameters = [p for p in self._engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        skipped = not torch.isfinite(torch.tensor(norm)).item()
+        if skipped:
+            for parameter in parameters:
+                parameter.grad = None
+        self._engine.step()
+        return Update(norm, skipped)
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """Return all weights in fp32 on the CPU by name, on rank 0; None elsewhere. All workers must call it."""
+        if self.zero_stage == 3:
+            gathered = self._engine._zero3_consolidated_16bit_state_dict()
+            return gathered and {name: w.detach().float().cpu().contiguous() for name, w in gathered.items()}
+        if self._world.rank != 0:
+            return None
+        state = self._engine.module.state_dict()
+        return {name: w.detach().to("cpu", torch.float32, copy=True).contiguous() for name, w in state.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write this worker's native DeepSpeed shards below `folder`; all workers must call it."""
+        with _quiet():
+            self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+
+    def load(self, folder: Path, *, saved_world_size: int, saved_zero_stage: int, scratch: Path) -> None:
+        """Load what `save` wrote at any world size; all workers must call it.
+
+        At the world size and stage that it was saved with, the result is bit-equal. Otherwise it goes through
+        DeepSpeed's universal checkpoint (written below `scratch` by rank 0), for ZeRO 1 and 2; ZeRO 0 loads as it is.
+
+        Raises:
+            EngineError: if the pair of stages or of world sizes is one that DeepSpeed cannot convert.
+        """
+        same = saved_world_size == self._world.size and saved_zero_stage == self.zero_stage
+        universal = not same and not (saved_zero_stage == self.zero_stage == 0)
+        if universal and not {saved_zero_stage, self.zero_stage} <= {1, 2}:
+            raise EngineError(
+                f"the checkpoint was written by {saved_world_size} workers with engine.zero_stage = {saved_zero_stage} "
+                f"and cannot be read by {self._world.size} with engine.zero_stage = {self.zero_stage}: use the same "
+                "number and stage, or start a new run from its weights with --from"
+            )
+        tag = "state"
+        if universal:
+            folder, tag = self._to_universal(folder / tag, scratch), "universal"
+        self._engine._config.load_universal_checkpoint = universal
+        with _quiet():
+            path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        # Left on, ZeRO 3 would later save incomplete shards.
+        self._engine._config.load_universal_checkpoint = False
+        if path is None:
+            raise EngineError(f"DeepSpeed could not read {folder}")
+
+    def _to_universal(self, state: Path, scratch: Path) -> Path:
+        if self._world.rank == 0:
+            from deepspeed.checkpoint import ds_to_universal
+
+            options = argparse.Namespace(
+                input_folder=str(state),
+                output_folder=str(scratch / "universal"),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+            with _quiet():
+                ds_to_universal.main(options)
+        self._world.barrier()
+        return scratch
+
+    def close(self) -> None:
+        """Free DeepSpeed's hooks and buffers."""
+        self._engine.destroy()
+
+
+def resolve_precision(config: EngineConfig, device: torch.device) -> str:
+    """Return "fp32" or "bf16": what `engine.precision` means on this device."""
+    if config.precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return config.precision
+
+
+def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, precision: str) -> dict[str, Any]:
+    # Batch sizes are bookkeeping only: shares may be uneven, and `backward` gets sums over the global batch.
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": config.accumulation_steps,
+        "train_batch_size": config.accumulation_steps * world.size,
+        "gradient_clipping": optim.clip_norm,
+        "steps_per_print": None,
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
+        "optimizer": {
+            "type": "Adam",
+            "params": {
+                "torch_adam": world.device.type == "cpu",  # on a GPU DeepSpeed's fused kernel
+                "lr": optim.learning_rate,
+                "betas": [optim.beta1, optim.beta2],
+                "eps": optim.adam_eps,
+            },
+        },
+    }
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
+    with _quiet():
+        import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # An extension for inference alone: building it would cost 20 s and ask for a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep DeepSpeed's prints off the user's terminal; its errors are exceptions."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

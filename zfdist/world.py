@@ -1,0 +1,93 @@
+"""Who am I among the workers, and the few things that workers decide together.
+
+Control decisions (stop, save, who failed) travel over gloo on the CPU, so that they never wait for a GPU.
+"""
+
+import array
+import fcntl
+import os
+import socket
+import struct
+import tempfile
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+TIMEOUT = timedelta(minutes=30)
+
+
+class World(NamedTuple):
+    """One worker's place: `rank` in 0..size-1, and the device that it computes on."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+    control: dist.ProcessGroup | None
+    """The gloo group for decisions; None in a world of one."""
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any worker passed True; every worker must ask."""
+        if self.control is None:
+            return flag
+        votes = torch.tensor([int(flag)])
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.control)
+        return bool(votes.item())
+
+    def gather(self, item: Any) -> list[Any]:
+        """Return every worker's (picklable, small) item in rank order, on every worker."""
+        if self.control is None:
+            return [item]
+        items: list[Any] = [None] * self.size
+        dist.all_gather_object(items, item, group=self.control)
+        return items
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over workers of a small tensor, on the CPU in float64."""
+        total = values.detach().to("cpu", torch.float64)
+        if self.control is not None:
+            total = total.clone()
+            dist.all_reduce(total, group=self.control)
+        return total
+
+    def barrier(self) -> None:
+        """Wait until every worker is here."""
+        if self.control is not None:
+            dist.barrier(group=self.control)
+
+
+def connect() -> World:
+    """Join the process group that a launcher prepared (Ray, torchrun), or make a world of one."""
+    has_gpu = torch.cuda.is_available()
+    if not dist.is_initialized():
+        backend = "nccl" if has_gpu else "gloo"
+        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+            dist.init_process_group(backend, timeout=TIMEOUT)
+        else:
+            store = dist.FileStore(tempfile.mktemp(prefix="zfdist-"), 1)
+            dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=TIMEOUT)
+    size = dist.get_world_size()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    # A worker that holds a fraction of a GPU sees only that one, whatever its local rank.
+    device = torch.device("cuda", local_rank % torch.cuda.device_count()) if has_gpu else torch.device("cpu")
+    if has_gpu:
+        torch.cuda.set_device(device)
+    control = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
+    return World(dist.get_rank(), size, local_rank, device, control)
+
+
+def interface_of(ip: str) -> str | None:
+    """Return the network interface that carries an IPv4 address of this machine, or None if none does."""
+    query = 0x8915  # SIOCGIFADDR
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = array.array("B", struct.pack("256s", name.encode()[:15]))
+            try:
+                fcntl.ioctl(probe.fileno(), query, request, True)
+            except OSError:
+                continue  # this interface has no IPv4 address
+            if socket.inet_ntoa(request.tobytes()[20:24]) == ip:
+                return name
+    return None
