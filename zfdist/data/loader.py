@@ -1,0 +1,239 @@
+"""Batches of frames on the device: order x store, with no state but the step.
+
+T time (frames), B batch (rows), X samples of a frame, S samples of a row (one frame more than is scored).
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zfdist.config import DataConfig
+from zfdist.data.order import Order, Sequences, view
+from zfdist.data.store import Store
+
+Int64s = NDArray[np.int64]
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+PADDED_FRAMES = 16_384
+"""Most frames, padding included, of an evaluation batch of more than one sequence."""
+
+
+class Batch(NamedTuple):
+    """Sequences padded to one length, time-major; `x_TBX` and `y_TBX` may share memory."""
+
+    x_TBX: Tensor
+    """Inputs x_1 .. x_T, float32, normalised by the manifest's mean and std; 0 where padded."""
+    y_TBX: Tensor
+    """Targets x_2 .. x_{T+1}, likewise."""
+    lengths_B: Tensor
+    """Scored frames of each row, int64; 0 for a dummy row."""
+    positions_B: Tensor
+    """Noise position of each row, int64: place in the global batch (training), sequence id (evaluation)."""
+    ids_B: Tensor
+    """Sequence id in the view, int64; -1 for a dummy row."""
+    num_sequences: int
+    """Real sequences of the global batch (training), of this batch (evaluation)."""
+    num_frames: int
+    """Scored frames of the global batch (training), of this batch (evaluation)."""
+
+    @property
+    def mask_TB(self) -> Tensor:
+        """True where a frame is scored."""
+        times_T = torch.arange(self.x_TBX.shape[0], device=self.lengths_B.device)
+        return times_T[:, None] < self.lengths_B
+
+
+class _Rows(NamedTuple):
+    """The rows of a rank as they come from the store, on the host; all micro-batches of a step in one."""
+
+    pcm_BS: Tensor
+    frames_B: Int64s
+    positions_B: Int64s
+    ids_B: Int64s
+    num_sequences: int
+    num_frames: int
+
+
+class TrainLoader:
+    """The training batches of one rank.
+
+    Rank r of W has places r, r + W, .. of every global batch. All ranks have equal shapes: as many rows as the fullest
+    rank, rounded up to a multiple of `accumulation_steps`, the missing ones dummies; as many frames as the longest
+    sequence of the global batch has.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: DataConfig,
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
+        accumulation_steps: int,
+        device: torch.device,
+    ) -> None:
+        """Raises OrderError if the training split has fewer sequences than a global batch."""
+        self._sequences = view(config.train_view, store.lengths("train"), config.frame_samples, config.segment_frames)
+        self._order = Order(
+            self._sequences.frames,
+            global_batch=config.global_batch,
+            window_batches=config.window_batches,
+            seed=seed,
+        )
+        self._store = store
+        self._config = config
+        self._device = device
+        self._accumulation_steps = accumulation_steps
+        rows = -(-config.global_batch // world_size)
+        rows += -rows % accumulation_steps
+        # Micro-batch i takes every accumulation_steps-th row, so that dummies and lengths are spread evenly.
+        self._places = (np.arange(rows) * world_size + rank).reshape(-1, accumulation_steps).T.ravel()
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences of the view."""
+        return len(self._sequences)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Steps in which every sequence comes once, but for the remainder that fills no global batch."""
+        return self._order.batches_per_epoch
+
+    def global_ids(self, step: int) -> Int64s:
+        """Return the sequence ids of the global batch of a step, in the order of their places."""
+        return self._order.ids(step)
+
+    def batches(self, step: int) -> list[Batch]:
+        """Return this rank's micro-batches of a step: a pure function of (seed, step)."""
+        return self._finished(self._gathered(step))
+
+    def iterate(self, start_step: int, stop_step: int) -> Iterator[list[Batch]]:
+        """Yield the batches of steps start_step .. stop_step - 1, gathered ahead by a thread of `prefetch_batches`."""
+        for rows in _ahead(range(start_step, stop_step), self._gathered, self._config.prefetch_batches):
+            yield self._finished(rows)
+
+    def _gathered(self, step: int) -> _Rows:
+        """Read this rank's rows of a step from the store."""
+        global_ids = self._order.ids(step)
+        global_frames = self._sequences.frames[global_ids]
+        is_real = self._places < len(global_ids)
+        ids = np.where(is_real, global_ids[np.minimum(self._places, len(global_ids) - 1)], -1)
+        pcm = _read(self._store, "train", self._sequences, ids, int(global_frames.max()), self._config.frame_samples)
+        return _Rows(
+            _host_tensor(pcm, self._device),
+            np.where(is_real, self._sequences.frames[ids], 0),
+            self._places,
+            ids,
+            len(global_ids),
+            int(global_frames.sum()),
+        )
+
+    def _finished(self, rows: _Rows) -> list[Batch]:
+        """Bring rows to the device, cut into micro-batches."""
+        size = len(rows.ids_B) // self._accumulation_steps
+        parts = [slice(start, start + size) for start in range(0, len(rows.ids_B), size)]
+        return [_batch(rows, part, self._store, self._config.frame_samples, self._device) for part in parts]
+
+
+def evaluation_batches(
+    store: Store, config: DataConfig, split: str, *, rank: int, world_size: int, device: torch.device
+) -> Iterator[Batch]:
+    """Yield this rank's share of a split: over all ranks every sequence exactly once, and no dummy rows.
+
+    The batches are cut from the sequences sorted by length, at most `data.eval_batch` rows and PADDED_FRAMES frames
+    each, alike for every world size, and dealt to the ranks so that their work is even. A rank may get none.
+    """
+    sequences = view(config.eval_view, store.lengths(split), config.frame_samples, config.segment_frames)
+
+    def gathered(ids: Int64s) -> _Rows:
+        frames = sequences.frames[ids]
+        pcm = _read(store, split, sequences, ids, int(frames.max()), config.frame_samples)
+        return _Rows(_host_tensor(pcm, device), frames, ids, ids, len(ids), int(frames.sum()))
+
+    shares = _evaluation_shares(sequences.frames, config.eval_batch, world_size)
+    for rows in _ahead(shares[rank], gathered, config.prefetch_batches):
+        yield _batch(rows, slice(None), store, config.frame_samples, device)
+
+
+def _evaluation_shares(frames: Int64s, most_rows: int, world_size: int) -> list[list[Int64s]]:
+    """Cut all sequences into batches of like lengths and deal them out: `[rank][batch]` -> sequence ids."""
+    by_length = np.argsort(-frames, kind="stable")
+    shares: list[list[Int64s]] = [[] for _ in range(world_size)]
+    loads = [0] * world_size
+    start = 0
+    while start < len(by_length):
+        longest = int(frames[by_length[start]])
+        ids = by_length[start : start + max(1, min(most_rows, PADDED_FRAMES // longest))]
+        least = loads.index(min(loads))
+        shares[least].append(ids)
+        loads[least] += longest * len(ids)
+        start += len(ids)
+    return shares
+
+
+def _read(
+    store: Store, split: str, sequences: Sequences, ids: Int64s, frames: int, frame_samples: int
+) -> NDArray[np.int16]:
+    """Gather `frames` + 1 frames of each sequence, [len(ids), samples]; rows of dummies (id -1) hold anything."""
+    ids = np.maximum(ids, 0)
+    width = (frames + 1) * frame_samples
+    return store.gather(split, sequences.recordings[ids], sequences.starts[ids], width)
+
+
+def _host_tensor(pcm: NDArray[np.int16], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(pcm)
+    # Only a copy from pinned memory runs beside the computation of the step before.
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def _batch(rows: _Rows, part: slice, store: Store, frame_samples: int, device: torch.device) -> Batch:
+    """Normalise some rows and make them time-major, on the device."""
+    pcm_BS = rows.pcm_BS[part].to(device, non_blocking=True)
+    pcm_BTX = pcm_BS.view(pcm_BS.shape[0], -1, frame_samples)
+    frames_TBX = torch.empty(pcm_BTX.shape[1], pcm_BTX.shape[0], frame_samples, device=device)
+    frames_TBX.copy_(pcm_BTX.transpose(0, 1)).sub_(store.mean).div_(store.std)
+    x_TBX, y_TBX = frames_TBX[:-1], frames_TBX[1:]
+    lengths = rows.frames_B[part]
+    lengths_B = torch.from_numpy(lengths).to(device)
+    if (lengths != x_TBX.shape[0]).any():
+        is_padding_TB1 = (torch.arange(x_TBX.shape[0], device=device)[:, None] >= lengths_B)[:, :, None]
+        x_TBX, y_TBX = x_TBX.masked_fill(is_padding_TB1, 0.0), y_TBX.masked_fill_(is_padding_TB1, 0.0)
+    return Batch(
+        x_TBX,
+        y_TBX,
+        lengths_B,
+        torch.from_numpy(rows.positions_B[part]).to(device),
+        torch.from_numpy(rows.ids_B[part]).to(device),
+        rows.num_sequences,
+        rows.num_frames,
+    )
+
+
+def _ahead(jobs: Iterable[Job], work: Callable[[Job], Result], depth: int) -> Iterator[Result]:
+    """Yield `work(job)` for each job, done up to `depth` jobs ahead by one thread; depth 0 works when asked.
+
+    What `work` raises is raised here, in its turn. The thread ends when the iterator is used up, closed or dropped.
+    """
+    if depth == 0:
+        yield from map(work, jobs)
+        return
+    rest = iter(jobs)
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="zfdist-prefetch")
+    queue: deque[Future[Result]] = deque()
+    try:
+        queue.extend(thread.submit(work, job) for job in islice(rest, depth))
+        while queue:
+            result = queue.popleft().result()
+            queue.extend(thread.submit(work, job) for job in islice(rest, 1))
+            yield result
+    finally:
+        thread.shutdown(wait=True, cancel_futures=True)

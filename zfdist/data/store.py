@@ -1,0 +1,244 @@
+"""Reading a store: Arrow IPC shards of int16 recordings, mapped and checked, gathered a batch at a time.
+
+A shard is mapped whole and seen as one flat int16 vector with the start of every recording in it, so that any window
+of any recording is a slice and a batch is one indexing call. Arrow has no checksums and a file cut short while mapped
+kills the process; so sizes are checked before mapping, hashes when a shard is first used, and shards never change.
+"""
+
+import os
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from zfdist.data import manifest as manifests
+from zfdist.data.manifest import BatchEntry, IndexEntry, Manifest, ShardCorrupt, ShardEntry, StoreError
+
+__all__ = ["ShardCorrupt", "Store", "StoreError"]
+
+REMEDY = "copy it again from an intact store, or remove the folder and run jobs.prepare again"
+
+
+class _Shard(NamedTuple):
+    """A mapped shard: `flat` is the whole file as int16, recording i of the shard begins at `flat[starts[i]]`."""
+
+    flat: NDArray[np.int16]
+    starts: NDArray[np.int64]
+
+
+class _Split:
+    """A split as it is used: lengths and names from its index, and its shards, mapped when first asked for."""
+
+    def __init__(self, root: Path, entry: manifests.SplitEntry) -> None:
+        table = _read_index(root, entry.index)
+        self.lengths: NDArray[np.int64] = table["samples"].to_numpy()
+        self.names: list[str] = table["name"].to_pylist()
+        self.entries = entry.shards
+        self.first_rows = np.cumsum([0, *(shard.rows for shard in entry.shards)])
+        if len(self.lengths) != entry.recordings or self.first_rows[-1] != entry.recordings:
+            raise StoreError(f"{root / entry.index.path}: does not list the {entry.recordings} recordings; {REMEDY}")
+        self.shards: list[_Shard | None] = [None] * len(entry.shards)
+
+
+class Store:
+    """A prepared data set, read only; safe to use from several threads."""
+
+    def __init__(self, root: Path, manifest: Manifest, verify: str) -> None:
+        """Use `Store.open`."""
+        self.root = root
+        self.manifest = manifest
+        self._verify = verify
+        self._lock = threading.Lock()
+        self._splits = {name: _Split(root, entry) for name, entry in manifest.splits.items()}
+
+    @staticmethod
+    def open(root: Path, verify: str = "first_use") -> "Store":
+        """Open the store in folder `root` after checking its manifest, its index and the size of every shard.
+
+        `verify`: "size" checks no more; "first_use" also hashes a shard when it is first used by this user on this
+        machine; "always" hashes it when it is first used by this process. Raises StoreError (no or bad manifest) or
+        ShardCorrupt.
+        """
+        manifest = Manifest.read(root)
+        for split in manifest.splits.values():
+            for entry in split.shards:
+                _check_size(root / entry.path, entry.bytes)
+        return Store(root, manifest, verify)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the data: equal exactly if all samples of all splits are."""
+        return self.manifest.fingerprint
+
+    @property
+    def mean(self) -> float:
+        """Mean of the training samples, in PCM units."""
+        return self.manifest.normalisation.mean
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the training samples, in PCM units."""
+        return self.manifest.normalisation.std
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second."""
+        return self.manifest.sample_rate
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits."""
+        return list(self._splits)
+
+    def lengths(self, split: str) -> NDArray[np.int64]:
+        """Return the samples of each recording of a split; raises StoreError for an unknown split."""
+        return self._split(split).lengths
+
+    def names(self, split: str) -> list[str]:
+        """Return the name of each recording of a split; raises StoreError for an unknown split."""
+        return self._split(split).names
+
+    def gather(
+        self, split: str, recordings: NDArray[np.int64], starts: NDArray[np.int64], width: int
+    ) -> NDArray[np.int16]:
+        """Copy windows [len(recordings), width] that begin `starts` samples into the given recordings of a split.
+
+        What a window holds past the end of its recording is unspecified: mask it by length. Raises IndexError for a
+        recording or start that does not exist, ShardCorrupt for a damaged shard.
+        """
+        source = self._split(split)
+        if len(recordings) and not (recordings.min() >= 0 and recordings.max() < len(source.lengths)):
+            raise IndexError(f"{split}: recordings must be 0 to {len(source.lengths) - 1}")
+        if len(recordings) and not (starts.min() >= 0 and (starts <= source.lengths[recordings]).all()):
+            raise IndexError(f"{split}: windows must start inside their recording")
+        shard_of = np.searchsorted(source.first_rows, recordings, side="right") - 1
+        rows = recordings - source.first_rows[shard_of]
+        used = np.unique(shard_of)
+        if len(used) == 1:
+            shard = self._shard(source, int(used[0]))
+            return _windows(shard.flat, shard.starts[rows] + starts, width)
+        windows = np.empty((len(recordings), width), np.int16)
+        for number in used:
+            shard = self._shard(source, int(number))
+            here = np.flatnonzero(shard_of == number)
+            windows[here] = _windows(shard.flat, shard.starts[rows[here]] + starts[here], width)
+        return windows
+
+    def _split(self, name: str) -> _Split:
+        if name not in self._splits:
+            raise StoreError(f"{self.root}: no split {name!r}; it has {', '.join(self._splits)}")
+        return self._splits[name]
+
+    def _shard(self, split: _Split, number: int) -> _Shard:
+        """Return a shard, checked and mapped at the first call."""
+        shard = split.shards[number]
+        if shard is not None:
+            return shard
+        with self._lock:
+            entry = split.entries[number]
+            lengths = split.lengths[split.first_rows[number] : split.first_rows[number + 1]]
+            shard = _map_shard(self.root / entry.path, entry, lengths, self._verify)
+            split.shards[number] = shard
+        return shard
+
+
+def _windows(flat: NDArray[np.int16], starts: NDArray[np.int64], width: int) -> NDArray[np.int16]:
+    """Copy `flat[s : s + width]` for each s in one call; windows that reach past the end are filled up with 0."""
+    last = flat.size - width
+    beyond = starts > last
+    every = as_strided(flat, (max(last, 0) + 1, width if last >= 0 else 0), (2, 2), writeable=False)
+    if not beyond.any():
+        return np.asarray(every[starts])
+    windows = np.zeros((len(starts), width), np.int16)
+    if last >= 0:
+        windows[~beyond] = every[starts[~beyond]]
+    for row in np.flatnonzero(beyond):
+        tail = flat[starts[row] :]
+        windows[row, : tail.size] = tail
+    return windows
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Raise ShardCorrupt unless the file is there with the size that the manifest gives."""
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise ShardCorrupt(f"{path}: {error.strerror}; {REMEDY}") from None
+    if found != size:
+        how = "empty" if found == 0 else "cut short" if found < size else "too long"
+        raise ShardCorrupt(f"{path}: {how}: {found:,} bytes, the manifest says {size:,}; {REMEDY}")
+
+
+def _read_index(root: Path, entry: IndexEntry) -> pa.Table:
+    """Read the index of a split after checking its hash."""
+    path = root / entry.path
+    _check_size(path, entry.bytes)
+    content = path.read_bytes()
+    if xxhash.xxh3_128_hexdigest(content) != entry.xxh3_128:
+        raise StoreError(f"{path}: damaged (its xxh3_128 is not the manifest's); {REMEDY}")
+    return pa.ipc.open_file(content).read_all()
+
+
+def _map_shard(path: Path, entry: ShardEntry, lengths: NDArray[np.int64], verify: str) -> _Shard:
+    """Map a shard of recordings of `lengths` samples and find where each begins; raises ShardCorrupt."""
+    _check_size(path, entry.bytes)
+    with pa.memory_map(str(path)) as source:
+        buffer = source.read_buffer()
+    if verify == "always" or (verify == "first_use" and not _verified_mark(path, entry).exists()):
+        _check_hash(path, entry, memoryview(buffer))
+        _remember(_verified_mark(path, entry))
+    starts = []
+    try:
+        reader = pa.ipc.open_file(pa.BufferReader(buffer))
+        for number in range(reader.num_record_batches):
+            column = reader.get_batch(number).column(0)
+            if not pa.types.is_large_list(column.type) or column.values.type != pa.int16() or column.null_count:
+                raise ShardCorrupt(f"{path}: batch {number} is {column.type}, not large_list<int16>; {REMEDY}")
+            base = (column.values.buffers()[1].address - buffer.address) // 2
+            starts.append(base + column.offsets.to_numpy())
+    except pa.ArrowException as error:
+        raise ShardCorrupt(f"{path}: not readable as Arrow ({error}); {REMEDY}") from None
+    if not np.array_equal(np.concatenate([np.diff(s) for s in starts] or [np.empty(0, np.int64)]), lengths):
+        raise ShardCorrupt(f"{path}: holds other recordings than the index lists (swapped shards?); {REMEDY}")
+    flat = np.frombuffer(buffer, np.int16, count=buffer.size // 2)
+    return _Shard(flat, np.concatenate([s[:-1] for s in starts]))
+
+
+def _check_hash(path: Path, entry: ShardEntry, content: memoryview) -> None:
+    """Raise ShardCorrupt, naming the damaged batch and its bytes, unless the content has the manifest's hash."""
+    if xxhash.xxh3_128_hexdigest(content) == entry.xxh3_128:
+        return
+
+    def is_damaged(batch: BatchEntry) -> bool:
+        return xxhash.xxh3_128_hexdigest(content[batch.offset : batch.offset + batch.bytes]) != batch.xxh3_128
+
+    damaged = [(number, batch) for number, batch in enumerate(entry.batches) if is_damaged(batch)]
+    if not damaged:
+        raise ShardCorrupt(f"{path}: damaged outside its batches, in the header or footer; {REMEDY}")
+    number, batch = damaged[0]
+    raise ShardCorrupt(
+        f"{path}: batch {number} (bytes {batch.offset} to {batch.offset + batch.bytes}) is damaged, "
+        f"{len(damaged)} of {len(entry.batches)} batches in all, {sum(b.rows for _, b in damaged)} recordings; {REMEDY}"
+    )
+
+
+def _verified_mark(path: Path, entry: ShardEntry) -> Path:
+    """Return the file whose existence says that this very file was hashed and found good."""
+    stat = path.stat()
+    identity = f"{stat.st_dev}/{stat.st_ino}/{stat.st_size}/{stat.st_mtime_ns}/{entry.xxh3_128}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "zfdist" / "verified" / xxhash.xxh3_128_hexdigest(identity.encode())
+
+
+def _remember(mark: Path) -> None:
+    """Create the mark; without a place to write, the shard is merely hashed again next time."""
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError:
+        pass

@@ -1,0 +1,258 @@
+"""Writing a store: one shard at a time, kept over interruptions, published by rename with the manifest last.
+
+While a store is being made, each finished shard has a done-file beside the shards in `unfinished/` that says what it
+was made from; a later run keeps the shards whose done-file fits and makes the others again. A folder with a manifest
+is complete and never changes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from zfdist.data import manifest as manifests
+from zfdist.data.manifest import (
+    BatchEntry,
+    IndexEntry,
+    Manifest,
+    Normalisation,
+    ShardEntry,
+    SplitEntry,
+    Statistics,
+    StoreError,
+)
+
+BATCH_BYTES = 16 << 20
+UNFINISHED = "unfinished"
+SHARDS = "shards"
+SCHEMA = pa.schema([pa.field("pcm", pa.large_list(pa.field("item", pa.int16(), nullable=False)), nullable=False)])
+KIND = "pcm16"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording to be written: its name, unique in the store, and its samples (int16, at least one)."""
+
+    name: str
+    samples: NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class FinishedShard:
+    """A shard as its done-file describes it: what it was made from, what it holds."""
+
+    key: str
+    entry: ShardEntry
+    names: list[str]
+    lengths: list[int]
+    digests: list[str]
+    """sha256 of the samples of each recording, little-endian."""
+    statistics: Statistics
+    notes: dict[str, str]
+    """Inputs that gave no recording, with the reason."""
+
+
+def finished_shard(root: Path, label: str, key: str) -> FinishedShard | None:
+    """Return the shard that an earlier run made from the same input `key`, or None if it must be made (again).
+
+    The file's size and hash are checked, so a shard that was damaged in between counts as not made.
+    """
+    try:
+        done = json.loads(_done_file(root, label).read_bytes())
+        shard = manifests.build(FinishedShard, done, label)
+        content = (root / shard.entry.path).read_bytes()
+    except (OSError, ValueError):
+        return None
+    if shard.key != key or len(content) != shard.entry.bytes:
+        return None
+    return shard if xxhash.xxh3_128_hexdigest(content) == shard.entry.xxh3_128 else None
+
+
+def write_shard(
+    root: Path, label: str, key: str, recordings: Iterable[Recording], notes: dict[str, str]
+) -> FinishedShard:
+    """Write recordings, in order, to shard `label` (e.g. "train-00003"), and last the done-file that makes it count.
+
+    `notes` is read when all recordings were taken, so the caller may fill it while yielding them. Memory: a record
+    batch of about BATCH_BYTES, or the longest recording if that is more.
+    """
+    partial = root / UNFINISHED / f"{label}.arrow.tmp"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    (root / SHARDS).mkdir(exist_ok=True)
+    with partial.open("wb") as sink:
+        writer = _BatchWriter(sink)
+        for recording in recordings:
+            writer.add(recording)
+        writer.close()
+        _sync(sink)
+    entry = _entry(partial, label, writer)
+    partial.rename(root / entry.path)
+    _sync_folder(root / SHARDS)
+    shard = FinishedShard(key, entry, writer.names, writer.lengths, writer.digests, writer.statistics, notes)
+    _publish_text(_done_file(root, label), json.dumps(dataclasses.asdict(shard)))
+    return shard
+
+
+def publish(
+    root: Path, splits: Mapping[str, Sequence[FinishedShard]], *, sample_rate: int, source: dict[str, Any], licence: str
+) -> Manifest:
+    """Make the finished shards a store: write the indices, then the manifest, then remove what is left of the making.
+
+    Raises StoreError if a split has no recording or the training split cannot be normalised.
+    """
+    for name, shards in splits.items():
+        if not any(shard.lengths for shard in shards):
+            raise StoreError(f"split {name!r} has no recording")
+    entries = {name: _split_entry(root, name, shards) for name, shards in splits.items()}
+    statistics = entries["train"].statistics
+    if statistics.minimum == statistics.maximum:
+        raise StoreError("all samples of the training split are equal: no standard deviation to normalise by")
+    manifest = Manifest(
+        format=manifests.FORMAT,
+        kind=KIND,
+        sample_rate=sample_rate,
+        schema={field.name: str(field.type) for field in SCHEMA},
+        normalisation=Normalisation("train", statistics.mean, statistics.std),
+        splits=entries,
+        source=source,
+        licence=licence,
+        generation=1,
+        fingerprint=manifests.fingerprint(KIND, sample_rate, entries),
+    )
+    _publish_text(root / manifests.NAME, manifest.to_json())
+    clean(root, manifest)
+    return manifest
+
+
+def clean(root: Path, manifest: Manifest) -> None:
+    """Remove done-files and shards that a published manifest does not name."""
+    named = {root / shard.path for split in manifest.splits.values() for shard in split.shards}
+    for path in (root / SHARDS).glob("*.arrow"):
+        if path not in named:
+            path.unlink()
+    shutil.rmtree(root / UNFINISHED, ignore_errors=True)
+
+
+class _BatchWriter:
+    """Collects recordings into record batches of about BATCH_BYTES and remembers where each batch lies."""
+
+    def __init__(self, sink: Any) -> None:
+        self._sink = sink
+        self._writer = pa.ipc.new_file(sink, SCHEMA)
+        self._pending: list[NDArray[np.int16]] = []
+        self._pending_bytes = 0
+        self.ranges: list[tuple[int, int, int]] = []
+        self.names: list[str] = []
+        self.lengths: list[int] = []
+        self.digests: list[str] = []
+        self.statistics = Statistics()
+
+    def add(self, recording: Recording) -> None:
+        samples = np.ascontiguousarray(recording.samples)
+        if samples.dtype != np.int16 or not samples.size:
+            raise ValueError(f"{recording.name}: samples must be int16 and at least one, got {samples.dtype}")
+        if self._pending and self._pending_bytes + samples.nbytes > BATCH_BYTES:
+            self._flush()
+        self._pending.append(samples)
+        self._pending_bytes += samples.nbytes
+        self.names.append(recording.name)
+        self.lengths.append(samples.size)
+        self.digests.append(hashlib.sha256(samples.astype("<i2", copy=False).data).hexdigest())
+        self.statistics = self.statistics.merged(Statistics.of(samples))
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        offsets = np.cumsum([0, *(len(samples) for samples in self._pending)])
+        values = pa.array(self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending))
+        rows = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values, type=SCHEMA.field(0).type)
+        start = self._sink.tell()
+        self._writer.write_batch(pa.record_batch([rows], schema=SCHEMA))
+        self.ranges.append((start, self._sink.tell() - start, len(self._pending)))
+        self._pending, self._pending_bytes = [], 0
+
+
+def _entry(path: Path, label: str, writer: _BatchWriter) -> ShardEntry:
+    """Hash a written shard, and name it by its hash."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        content = memoryview(mapped)
+        batches = [
+            BatchEntry(start, size, rows, xxhash.xxh3_128_hexdigest(content[start : start + size]))
+            for start, size, rows in writer.ranges
+        ]
+        sha256, xxh3, size = hashlib.sha256(content).hexdigest(), xxhash.xxh3_128_hexdigest(content), len(content)
+        content.release()
+    name = f"{SHARDS}/{label}-{sha256[:12]}.arrow"
+    return ShardEntry(name, size, len(writer.lengths), sum(writer.lengths), sha256, xxh3, batches)
+
+
+def _split_entry(root: Path, split: str, shards: Sequence[FinishedShard]) -> SplitEntry:
+    """Write the index of a split and describe the split."""
+    shards = [shard for shard in shards if shard.lengths]
+    names = [name for shard in shards for name in shard.names]
+    lengths = [length for shard in shards for length in shard.lengths]
+    table = pa.table({"name": pa.array(names, pa.large_string()), "samples": pa.array(lengths, pa.int64())})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = sink.getvalue().to_pybytes()
+    _publish_bytes(root / f"index-{split}.arrow", content)
+    statistics = Statistics()
+    for shard in shards:
+        statistics = statistics.merged(shard.statistics)
+    return SplitEntry(
+        recordings=len(lengths),
+        samples=sum(lengths),
+        shortest=min(lengths),
+        longest=max(lengths),
+        statistics=statistics,
+        content_sha256=manifests.content_sha256(lengths, [d for shard in shards for d in shard.digests]),
+        index=IndexEntry(f"index-{split}.arrow", len(content), xxhash.xxh3_128_hexdigest(content)),
+        shards=[shard.entry for shard in shards],
+    )
+
+
+def _done_file(root: Path, label: str) -> Path:
+    return root / UNFINISHED / f"{label}.done.json"
+
+
+def _publish_text(path: Path, text: str) -> None:
+    _publish_bytes(path, text.encode())
+
+
+def _publish_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a crash of the machine."""
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("wb") as sink:
+        sink.write(content)
+        _sync(sink)
+    partial.rename(path)
+    _sync_folder(path.parent)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
