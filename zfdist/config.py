@@ -6,29 +6,14 @@ so a bad value is refused where it enters, with the name of the flag.
 """
 
 import dataclasses
-import difflib
 import json
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-T = TypeVar("T")
+from zfdist.knobs import Between, ConfigError, Section, build, flatten, kind_name, nest, unknown_name
 
-
-class ConfigError(ValueError):
-    """A config that cannot be used; the message names the flag, the value and what would be right."""
-
-
-@dataclass(frozen=True)
-class Between:
-    """The closed interval that a number of a config must lie in."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}"
+__all__ = ["Config", "ConfigError", "parse_value", "unknown_name"]
 
 
 Count = Annotated[int, Between(1, 2**31)]
@@ -36,19 +21,8 @@ CountOrZero = Annotated[int, Between(0, 2**31)]
 Weight = Annotated[float, Between(0.0, 1000.0)]
 
 
-class _Section:
-    """Range checks shared by all sections; `PATH` is the section's dotted place in the tree."""
-
-    PATH: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self), include_extras=True)
-        for name in (f.name for f in dataclasses.fields(self)):  # type: ignore[arg-type]
-            _check(f"{self.PATH}.{name}", getattr(self, name), hints[name])
-
-
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network: sizes, output density and the named choices of the paper and its code."""
 
     PATH: ClassVar[str] = "model"
@@ -78,7 +52,7 @@ class ModelConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KLConfig(_Section):
+class KLConfig(Section):
     """The weight of the KL term over optimizer steps, and its floor."""
 
     PATH: ClassVar[str] = "loss.kl"
@@ -96,7 +70,7 @@ class KLConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig(_Section):
+class LossConfig(Section):
     """Weights of the objective, equation (10)."""
 
     PATH: ClassVar[str] = "loss"
@@ -113,7 +87,7 @@ class LossConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which sequences, in which form and how many at a time."""
 
     PATH: ClassVar[str] = "data"
@@ -141,7 +115,7 @@ class DataConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig(_Section):
+class OptimConfig(Section):
     """Adam with clipping by global norm."""
 
     PATH: ClassVar[str] = "optim"
@@ -161,7 +135,7 @@ class OptimConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig(_Section):
+class EngineConfig(Section):
     """How DeepSpeed runs an update."""
 
     PATH: ClassVar[str] = "engine"
@@ -179,7 +153,7 @@ class EngineConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     """When a checkpoint is written and which are kept."""
 
     PATH: ClassVar[str] = "checkpoint"
@@ -195,7 +169,7 @@ class CheckpointConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """How long a run is, and how often it says something."""
 
     PATH: ClassVar[str] = "train"
@@ -239,11 +213,11 @@ class Config:
             if name not in flat:
                 raise ConfigError(unknown_name(name, flat))
             flat[name] = value
-        return _build(Config, _nest(flat), "")
+        return build(Config, nest(flat), flat)
 
     def flat(self) -> dict[str, Any]:
         """Return all values by dotted name, e.g. `{"model.hidden": 1024, ...}`."""
-        return _flatten(dataclasses.asdict(self), "")
+        return flatten(dataclasses.asdict(self))
 
     def to_json(self) -> str:
         """Return the config as indented JSON."""
@@ -258,15 +232,7 @@ class Config:
             raise ConfigError(f"config is not JSON: {error}") from None
         if not isinstance(tree, dict):
             raise ConfigError("config is not a JSON object")
-        return _build(Config, tree, "")
-
-
-def unknown_name(name: str, known: typing.Iterable[str]) -> str:
-    """Return the message for a dotted name that does not exist, with the nearest ones that do."""
-    candidates = list(known)
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    near = near or [c for c in candidates if c.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
-    return f"unknown config name {name!r}" + (f"; perhaps you meant {near[0]!r}" if near else "")
+        return build(Config, tree, Config().flat())
 
 
 def parse_value(name: str, text: str) -> Any:
@@ -283,64 +249,4 @@ def parse_value(name: str, text: str) -> Any:
             return {"true": True, "false": False}[text.lower()]
         return kind(text)
     except (ValueError, KeyError):
-        raise ConfigError(f"{name} = {text!r}: must be {_kind_name(kind)}") from None
-
-
-def _check(path: str, value: Any, hint: Any) -> None:
-    """Raise ConfigError unless `value` fits the annotation `hint`."""
-    between = None
-    if typing.get_origin(hint) is Annotated:
-        hint, between = typing.get_args(hint)[:2]
-    if typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
-            raise ConfigError(f"{path} = {value!r}: must be one of {', '.join(map(str, typing.get_args(hint)))}")
-        return
-    is_number = hint is float and isinstance(value, int) and not isinstance(value, bool)
-    if not is_number and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
-        raise ConfigError(f"{path} = {value!r}: must be {_kind_name(hint)}")
-    if between is not None and not between.low <= value <= between.high:
-        raise ConfigError(f"{path} = {value}: must be {between}")
-
-
-def _kind_name(kind: type) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return names.get(kind, kind.__name__)
-
-
-def _build(kind: type[T], tree: Any, path: str) -> T:
-    """Make a dataclass from nested dicts, refusing what it does not know."""
-    if isinstance(tree, kind):
-        return tree
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path or 'config'}: must be an object, got {tree!r}")
-    hints = typing.get_type_hints(kind)
-    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name in tree:
-        if name not in fields:
-            raise ConfigError(unknown_name(f"{path}.{name}".lstrip("."), Config().flat()))
-    values = {
-        name: _build(hints[name], value, f"{path}.{name}".lstrip("."))
-        if isinstance(hints[name], type) and dataclasses.is_dataclass(hints[name])
-        else value
-        for name, value in tree.items()
-    }
-    return kind(**values)
-
-
-def _flatten(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        dotted = f"{path}.{name}".lstrip(".")
-        flat |= _flatten(value, dotted) if isinstance(value, dict) else {dotted: value}
-    return flat
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for dotted, value in flat.items():
-        *parents, leaf = dotted.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
+        raise ConfigError(f"{name} = {text!r}: must be {kind_name(kind)}") from None

@@ -41,6 +41,7 @@ class Engine:
         """Wrap `module`; moves it to the worker's device. Every worker must do this together."""
         self._world = world
         self._scale = float(world.size * config.accumulation_steps)
+        self._clip_norm = optim.clip_norm
         self.zero_stage = config.zero_stage
         self.precision = resolve_precision(config, world.device)
         deepspeed = _import_deepspeed(world.device)
@@ -80,15 +81,17 @@ class Engine:
         return Update(float(self._engine.get_global_grad_norm()), skipped)
 
     def _replicated_step(self) -> Update:
-        """Stage 0 has no check of its own: without gradients Adam leaves weights and moments as they are."""
+        """Stage 0 checks and clips here, since DeepSpeed only does both when it shards the optimizer."""
         parameters = [p for p in self._engine.module.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-        skipped = not torch.isfinite(torch.tensor(norm)).item()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        skipped = not bool(torch.isfinite(norm))
         if skipped:
-            for parameter in parameters:
+            for parameter in parameters:  # without gradients Adam leaves weights and moments as they are
                 parameter.grad = None
+        elif self._clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
         self._engine.step()
-        return Update(norm, skipped)
+        return Update(float(norm), skipped)
 
     def weights(self) -> dict[str, Tensor] | None:
         """Return all weights in fp32 on the CPU by name, on rank 0; None elsewhere. All workers must call it."""
@@ -169,7 +172,7 @@ def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, pr
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": config.accumulation_steps,
         "train_batch_size": config.accumulation_steps * world.size,
-        "gradient_clipping": optim.clip_norm,
+        "gradient_clipping": optim.clip_norm if config.zero_stage else 0.0,
         "steps_per_print": None,
         "zero_optimization": {"stage": config.zero_stage},
         "zero_allow_untested_optimizer": True,
@@ -188,6 +191,8 @@ def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, pr
 
 def _import_deepspeed(device: torch.device) -> Any:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
+    # DeepSpeed takes this for the device ordinal, which is another number where workers share or hide GPUs.
+    os.environ["LOCAL_RANK"] = str(device.index or 0)
     with _quiet():
         import deepspeed
 

@@ -1,0 +1,55 @@
+"""Named complete configs. A recipe is a function, so that it is typed, greppable and easy to vary.
+
+Sizes, learning rates, batch sizes and the annealing of `timit` and `blizzard` are the paper's; what it does not print
+(hidden units of the small nets, clipping, Adam's epsilon) is its authors' code's.
+"""
+
+from collections.abc import Callable
+
+from zfdist.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    KLConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+
+
+def demo() -> Config:
+    """A small network for the speech sample that ships: minutes on one CPU core."""
+    return Config(
+        model=ModelConfig(hidden=96, z_dim=16, mlp_dim=96),
+        loss=LossConfig(alpha=0.005, beta=0.005, kl=KLConfig(start=0.2, increment=2e-3)),
+        data=DataConfig(root="data/demo", global_batch=16, window_batches=16),
+        optim=OptimConfig(learning_rate=1e-3),
+        checkpoint=CheckpointConfig(every_steps=150),
+        train=TrainConfig(steps=600, log_every=10, validate_every=75),
+    )
+
+
+def timit() -> Config:
+    """TIMIT at the paper's size: 40-frame segments for training, whole utterances for the bound."""
+    return Config(
+        model=ModelConfig(hidden=1024, z_dim=256, mlp_dim=512),
+        data=DataConfig(root="data/timit", global_batch=32),
+        optim=OptimConfig(learning_rate=1e-3),
+        train=TrainConfig(steps=84_200, log_every=50, validate_every=842),
+        checkpoint=CheckpointConfig(every_steps=842),
+    )
+
+
+def blizzard() -> Config:
+    """Blizzard at the paper's size: sequences of half a second throughout."""
+    return Config(
+        model=ModelConfig(hidden=2048, z_dim=256, mlp_dim=1024),
+        data=DataConfig(root="data/blizzard", global_batch=128, eval_view="segments"),
+        optim=OptimConfig(learning_rate=3e-4),
+        train=TrainConfig(steps=160_000, log_every=50, validate_every=2000),
+        checkpoint=CheckpointConfig(every_steps=2000),
+    )
+
+
+RECIPES: dict[str, Callable[[], Config]] = {"demo": demo, "timit": timit, "blizzard": blizzard}

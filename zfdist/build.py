@@ -1,0 +1,135 @@
+"""Setting up a run on one worker: make all parts, and put them where the newest intact checkpoint left off."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from zfdist import checkpoint, metrics
+from zfdist.checkpoint import CheckpointError, Manifest
+from zfdist.config import Config
+from zfdist.data.loader import TrainLoader
+from zfdist.data.store import Store
+from zfdist.engine import Engine, EngineError
+from zfdist.model import zforcing
+from zfdist.model.objective import SUMS
+from zfdist.world import World
+
+RESULT = "result.json"
+_FIXED = ("data.frame_samples", "data.segment_frames", "data.train_view", "data.global_batch", "data.window_batches")
+
+
+@dataclass(kw_only=True)
+class Run:
+    """The parts of a run on one worker, and its position."""
+
+    config: Config
+    folder: Path
+    world: World
+    store: Store
+    loader: TrainLoader
+    engine: Engine
+    meter: metrics.Meter
+    log: metrics.Log | None
+    step: int = 0
+    skipped_in_a_row: int = 0
+
+
+def build(config: Config, folder: Path, world: World, start_from: Path | None) -> Run:
+    """Make all parts of a run; every worker must do this together.
+
+    Raises:
+        CheckpointError: if what the folder holds cannot be resumed with this config or data.
+    """
+    newest = _agreed(world, lambda: _prepare_folder(folder))
+    store = Store.open(Path(config.data.root), verify=config.data.verify)
+    module = zforcing.build(config.model, config.data.frame_samples, config.train.seed)
+    if start_from is not None and newest is None:
+        _load_weights(module, config, start_from)
+    engine = Engine(module, config.engine, config.optim, world)
+    loader = TrainLoader(
+        store,
+        config.data,
+        seed=config.train.seed,
+        rank=world.rank,
+        world_size=world.size,
+        accumulation_steps=config.engine.accumulation_steps,
+        device=world.device,
+    )
+    meter = metrics.Meter(SUMS, world.device)
+    run = Run(
+        config=config, folder=folder, world=world, store=store, loader=loader, engine=engine, meter=meter, log=None
+    )
+    if newest is not None:
+        _restore(run, newest)
+    if world.rank == 0:
+        (folder / "config.json").write_text(config.to_json())
+        run.log = metrics.Log(folder, run.step)
+    return run
+
+
+def _prepare_folder(folder: Path) -> Path | None:
+    folder.mkdir(parents=True, exist_ok=True)
+    newest = checkpoint.newest_valid(folder, say=lambda line: print(line, flush=True))
+    (folder / RESULT).unlink(missing_ok=True)  # written again when this run has finished
+    return newest
+
+
+def _agreed(world: World, decide: Callable[[], Path | None]) -> Path | None:
+    """Let rank 0 decide and every worker know; a refusal is raised on all of them."""
+    decision: tuple[Path | None, str | None] = (None, None)
+    if world.rank == 0:
+        try:
+            decision = (decide(), None)
+        except CheckpointError as error:
+            decision = (None, str(error))
+    path, refusal = world.gather(decision)[0]
+    if refusal is not None:
+        raise CheckpointError(refusal)
+    return path
+
+
+def _restore(run: Run, folder: Path) -> None:
+    manifest = checkpoint.read_manifest(folder)
+    _refuse_other_run(run, manifest)
+    scratch = run.folder / "checkpoints" / ".universal"
+    try:
+        run.engine.load(
+            folder / checkpoint.SHARDS,
+            saved_world_size=manifest.world_size,
+            saved_zero_stage=manifest.config.engine.zero_stage,
+            scratch=scratch,
+        )
+    except EngineError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    run.step = manifest.step
+    run.skipped_in_a_row = manifest.progress["skipped_in_a_row"]
+    meters = manifest.progress["meters"]
+    run.meter.restore(metrics.place_state(meters, run.world.rank, run.world.size))
+
+
+def _refuse_other_run(run: Run, manifest: Manifest) -> None:
+    """Raise CheckpointError where going on would not be the same run: model, data, precision, order or seed."""
+    old, new = manifest.config.flat(), run.config.flat()
+    fixed = [n for n in new if n.startswith("model.") and n != "model.recurrence"] + [*_FIXED, "train.seed"]
+    pairs = {name: (old[name], new[name]) for name in fixed}
+    pairs["engine.precision"] = (manifest.precision, run.engine.precision)
+    pairs["the fingerprint of the data"] = (manifest.data_fingerprint, run.store.fingerprint)
+    for name, (before, now) in pairs.items():
+        if before != now:
+            raise CheckpointError(
+                f"{run.folder} was trained with {name} = {before}, and now it is {now}: "
+                "use the old one to go on, or another --name for a new run (--from takes its weights along)"
+            )
+
+
+def _load_weights(module: torch.nn.Module, config: Config, start_from: Path) -> None:
+    folder = checkpoint.resolve(start_from)
+    manifest = checkpoint.verify(folder, only=checkpoint.WEIGHTS)
+    if manifest.config.model != config.model:
+        old, new = manifest.config.flat(), config.flat()
+        name = next(n for n in new if n.startswith("model.") and old[n] != new[n])
+        raise CheckpointError(f"{folder} was trained with {name} = {old[name]}, this run has {new[name]}")
+    module.load_state_dict(load_file(folder / checkpoint.WEIGHTS))

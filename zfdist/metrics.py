@@ -1,0 +1,132 @@
+"""From sums on the device to one dict per log step, and from that dict to files and a terminal.
+
+`metrics.jsonl` is the truth, one JSON object a line; TensorBoard's events are written from the same dict. Names are
+paths with the unit as their last word; README lists them.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zfdist.world import World
+
+FILE = "metrics.jsonl"
+_COUNTS = ("sequences", "frames", "updates", "skipped", "grad_norm")
+
+
+class Meter:
+    """Sums of one log window on one worker; `flush` turns all workers' sums into means per sequence."""
+
+    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
+        """Sum the terms `names`, e.g. elbo_nats, on `device`."""
+        self._names = names
+        self._sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+        self._counts = dict.fromkeys(_COUNTS, 0.0)
+        self._timer = time.monotonic()
+        self._data_wait_s = 0.0
+
+    def add(self, sums: Mapping[str, Tensor]) -> None:
+        """Add this worker's sums of one update; no copy to the host."""
+        self._sums += torch.stack([sums[name] for name in self._names])
+
+    def count(self, *, sequences: int, frames: int, grad_norm: float, skipped: bool) -> None:
+        """Count one update of the global batch; a skipped one adds to nothing but the skips."""
+        seen = (0, 0, 0, 1, 0.0) if skipped else (sequences, frames, 1, 0, grad_norm)
+        for name, value in zip(_COUNTS, seen, strict=True):
+            self._counts[name] += value
+
+    def waited(self, seconds: float) -> None:
+        """Count time that training stood still for data."""
+        self._data_wait_s += seconds
+
+    def flush(self, world: World) -> dict[str, float]:
+        """Return the means of the window over all workers, and start the next window; all workers must call it."""
+        totals = world.sum(self._sums).tolist()
+        counts, elapsed_s = self._counts, time.monotonic() - self._timer
+        metrics = {"optim/skipped_updates": counts["skipped"]}
+        if counts["sequences"]:
+            metrics |= {
+                f"train/{name}": total / counts["sequences"] for name, total in zip(self._names, totals, strict=True)
+            }
+            metrics["train/kl_nats_per_frame"] = totals[self._names.index("kl_nats")] / counts["frames"]
+            metrics["optim/grad_norm"] = counts["grad_norm"] / counts["updates"]
+        updates = counts["updates"] + counts["skipped"]
+        metrics["speed/frames_per_s"] = counts["frames"] / elapsed_s
+        metrics["speed/step_s"] = elapsed_s / max(1.0, updates)
+        metrics["speed/data_wait_s"] = self._data_wait_s / max(1.0, updates)
+        self.restore(None)
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        """Return what an exact resume in mid-window needs of this worker, as JSON values."""
+        return {"sums": self._sums.tolist(), "counts": dict(self._counts)}
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Start from a saved state, or from zero; speeds always start anew."""
+        values = [0.0] * len(self._names) if state is None else state["sums"]
+        self._sums = torch.tensor(values, dtype=torch.float64, device=self._sums.device)
+        self._counts = dict.fromkeys(_COUNTS, 0.0) if state is None else dict(state["counts"])
+        self._timer, self._data_wait_s = time.monotonic(), 0.0
+
+
+def place_state(states: list[dict[str, Any]], rank: int, world_size: int) -> dict[str, Any]:
+    """Return the state that this worker takes over: its own, or, at another world size, all of them on rank 0."""
+    if len(states) == world_size:
+        return states[rank]
+    columns = zip(*(state["sums"] for state in states), strict=True)
+    sums = [math.fsum(column) if rank == 0 else 0.0 for column in columns]
+    return {"sums": sums, "counts": states[0]["counts"]}
+
+
+class Log:
+    """The files of a run that metrics go to; on one worker only."""
+
+    def __init__(self, run_folder: Path, resumed_step: int) -> None:
+        """Open for appending after `resumed_step`; lines of later steps belong to lost work and are dropped."""
+        from tensorboardX import SummaryWriter
+
+        self._path = run_folder / FILE
+        _drop_after(self._path, resumed_step)
+        self._file = self._path.open("a")
+        self._events = SummaryWriter(str(run_folder), purge_step=resumed_step + 1)
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Append one line; values that are no finite number are written as null."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+        self._file.write(json.dumps({"step": step, "time_s": round(time.time(), 3)} | clean) + "\n")
+        self._file.flush()
+        for name, value in clean.items():
+            if isinstance(value, int | float):
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+        self._events.close()
+
+
+def read(run_folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a run in order; a last line cut by a crash is left out."""
+    path = run_folder / FILE
+    if not path.is_file():
+        return
+    with path.open() as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def _drop_after(path: Path, step: int) -> None:
+    if not path.is_file():
+        return
+    kept = [line for line in read(path.parent) if line["step"] <= step]
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    os.replace(fresh, path)

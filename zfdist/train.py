@@ -1,0 +1,242 @@
+"""THE loop: build, restore, step, log, validate, save.
+
+    build data, network, engine; restore the newest intact checkpoint, if there is one
+    for step in start .. steps:
+        batch   = loader(step)                          a pure function of (seed, step)
+        terms   = network(batch, noise(seed, step))
+        loss    = objective(terms, weights(step))       mean over the global batch
+        engine: backward, reduce, clip, check finite, update
+        now and then: log, validate, checkpoint, report
+
+The step is the whole position of a run: order, noise, weights and learning rate are functions of it. A checkpoint
+therefore holds parameters, optimizer state, the step, and the sums of the log window that it fell into.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from safetensors.torch import save_file
+
+from zfdist import checkpoint, metrics, schedule, seeding
+from zfdist.build import RESULT, Run, build
+from zfdist.checkpoint import Manifest
+from zfdist.config import Config
+from zfdist.data.loader import Batch, evaluation_batches
+from zfdist.engine import Update
+from zfdist.evaluate import evaluate
+from zfdist.model.objective import Loss, objective
+from zfdist.world import World
+
+
+class NonFiniteError(RuntimeError):
+    """Too many updates in a row had a non-finite loss or gradient; names the step, terms and sequences."""
+
+
+class Reporter(Protocol):
+    """Whoever started this run: told of progress, asked whether to go on."""
+
+    def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
+        """Take news of a validation or checkpoint; every worker calls it at the same steps."""
+
+    def should_stop(self) -> bool:
+        """Return whether the run should save and end; asked on rank 0 at every step."""
+
+
+class Outcome(NamedTuple):
+    """How a call of `train` ended."""
+
+    state: Literal["finished", "stopped"]
+    step: int
+
+
+def train(
+    config: Config, run_folder: Path, world: World, reporter: Reporter, start_from: Path | None = None
+) -> Outcome:
+    """Train until `train.steps` or until asked to stop; a run folder that holds checkpoints is resumed.
+
+    Args:
+        config: the whole run; every worker passes the same.
+        run_folder: a folder that all workers share.
+        world: this worker's place.
+        reporter: told of validations and checkpoints, on every worker.
+        start_from: a checkpoint, run or export whose weights a *new* run starts from.
+
+    Raises:
+        CheckpointError: if what is there cannot be resumed with this config or data.
+        NonFiniteError: after `engine.max_nonfinite_steps` skipped updates in a row.
+    """
+    if config.engine.threads_per_worker:
+        torch.set_num_threads(config.engine.threads_per_worker)
+    run = build(config, run_folder, world, start_from)
+    try:
+        state = _loop(run, reporter)
+        if state == "finished" and world.rank == 0:
+            _write_result(run)
+        return Outcome(state, run.step)
+    finally:
+        if run.log:
+            run.log.close()
+        run.engine.close()
+
+
+def _loop(run: Run, reporter: Reporter) -> Literal["finished", "stopped"]:
+    every, steps = run.config.train, run.config.train.steps
+    for micro_batches in _timed(run.loader.iterate(run.step, steps), run.meter.waited):
+        _update(run, micro_batches)
+        run.step += 1
+        last = run.step == steps
+        stop = run.world.any(run.world.rank == 0 and reporter.should_stop()) and not last
+        if last or run.step % every.log_every == 0:
+            _write(run, run.meter.flush(run.world) | _weights(run))
+        validation = _validate(run) if last or run.step % every.validate_every == 0 else None
+        saves = last or stop or run.step % run.config.checkpoint.every_steps == 0
+        folder = _save(run, validation) if saves else None
+        if validation or folder:
+            reporter.report({"step": run.step} | (validation or {}), folder)
+        if stop:
+            return "stopped"
+    return "finished"
+
+
+def _update(run: Run, micro_batches: list[Batch]) -> None:
+    """One optimizer step on the global batch."""
+    weights = schedule.weights(run.config.loss, run.step)
+    noise_key = seeding.key(run.config.train.seed, "noise", run.step)
+    losses: list[Loss] = []
+    update: Update | None = None
+    for batch in micro_batches:
+        eps_TBZ = seeding.normals(noise_key, batch.positions_B, len(batch.x_TBX), run.config.model.z_dim)
+        terms = run.engine.forward(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
+        loss = objective(terms, batch.mask_TB, weights, batch.num_sequences)
+        run.engine.backward(loss.total)
+        losses.append(loss)
+        update = run.engine.step(schedule.learning_rate(run.config.optim, run.step))
+    assert update is not None, "the last micro-batch of a step closes it"
+    first = micro_batches[0]
+    run.meter.count(
+        sequences=first.num_sequences, frames=first.num_frames, grad_norm=update.grad_norm, skipped=update.skipped
+    )
+    if update.skipped:
+        _skipped(run, micro_batches, losses)
+        return
+    run.skipped_in_a_row = 0
+    for loss in losses:
+        run.meter.add(loss.sums)
+
+
+def _skipped(run: Run, micro_batches: list[Batch], losses: list[Loss]) -> None:
+    """Say which terms and sequences made all workers skip this update; give up after too many in a row."""
+    run.skipped_in_a_row += 1
+    bad_terms = {name for loss in losses for name, value in loss.sums.items() if not torch.isfinite(value)}
+    bad_ids = {
+        int(i)
+        for batch, loss in zip(micro_batches, losses, strict=True)
+        for i in batch.ids_B[~torch.isfinite(loss.elbo_B)].tolist()
+        if i >= 0
+    }
+    everyone = run.world.gather((sorted(bad_terms), sorted(bad_ids)))
+    terms = sorted({term for worker_terms, _ in everyone for term in worker_terms}) or ["gradient"]
+    ids = sorted({i for _, worker_ids in everyone for i in worker_ids})
+    _write(run, {"skipped/terms": terms, "skipped/sequence_ids": ids, "skipped/in_a_row": run.skipped_in_a_row})
+    if run.skipped_in_a_row >= run.config.engine.max_nonfinite_steps:
+        raise NonFiniteError(
+            f"step {run.step + 1}: {run.skipped_in_a_row} updates in a row had a non-finite {', '.join(terms)}"
+            + (f" (sequences {ids[:20]})" if ids else "")
+            + "; lower optim.learning_rate or optim.clip_norm, or look at these sequences"
+        )
+
+
+def _validate(run: Run) -> dict[str, float]:
+    """The bound on the validation split, over all workers."""
+    batches = evaluation_batches(
+        run.store, run.config.data, "valid", rank=run.world.rank, world_size=run.world.size, device=run.world.device
+    )
+    result = evaluate(
+        run.engine.forward,
+        batches,
+        z_dim=run.config.model.z_dim,
+        frame_samples=run.config.data.frame_samples,
+        seed=run.config.train.seed,
+        reduce=run.world.sum,
+    )
+    validation = {
+        "valid/elbo_nats": result.elbo_nats,
+        "valid/log_px_nats": result.log_px_nats,
+        "valid/kl_nats": result.kl_nats,
+        "valid/kl_nats_per_frame": result.kl_nats_per_frame,
+        "valid/nats_per_sample": result.nats_per_sample,
+    }
+    _write(run, validation)
+    return validation
+
+
+def _save(run: Run, validation: dict[str, float] | None) -> Path:
+    """Write a checkpoint together; return its final folder on every worker."""
+    started = time.monotonic()
+    partial = checkpoint.folder_of(run.folder, run.step).with_suffix(".partial")
+    if run.world.rank == 0:
+        checkpoint.begin(run.folder, run.step)
+    run.world.barrier()
+    run.engine.save(partial / checkpoint.SHARDS)
+    weights = run.engine.weights()
+    meters = run.world.gather(run.meter.state())  # also the barrier after which all shards are written
+    if run.world.rank == 0:
+        assert weights is not None
+        save_file(weights, str(partial / checkpoint.WEIGHTS))
+        manifest = Manifest(
+            step=run.step,
+            config=run.config,
+            world_size=run.world.size,
+            precision=run.engine.precision,
+            data_fingerprint=run.store.fingerprint,
+            normalisation={"mean": run.store.mean, "std": run.store.std},
+            progress={"meters": meters, "skipped_in_a_row": run.skipped_in_a_row},
+            validation=validation,
+        )
+        checkpoint.commit(partial, manifest)
+        checkpoint.prune(run.folder, run.config.checkpoint)
+        _write(run, {"checkpoint/save_s": round(time.monotonic() - started, 3)})
+    run.world.barrier()
+    return checkpoint.folder_of(run.folder, run.step)
+
+
+def _weights(run: Run) -> dict[str, float]:
+    """The weights of the update that was just made."""
+    now = schedule.weights(run.config.loss, run.step - 1)
+    rate = schedule.learning_rate(run.config.optim, run.step - 1)
+    return {
+        "weights/kl": now.kl,
+        "weights/alpha": now.alpha,
+        "weights/beta": now.beta,
+        "optim/learning_rate": rate,
+    }
+
+
+def _write(run: Run, line: dict[str, object] | dict[str, float]) -> None:
+    if run.log:
+        run.log.write(run.step, line)
+
+
+def _write_result(run: Run) -> None:
+    validations = [line for line in metrics.read(run.folder) if line.get("valid/elbo_nats") is not None]
+    best = max(validations, key=lambda line: float(line["valid/elbo_nats"]), default=None)
+    result = {"state": "finished", "step": run.step}
+    if best is not None:
+        result |= {name: value for name, value in validations[-1].items() if name.startswith("valid/")}
+        result |= {"best_step": best["step"], "best_valid_elbo_nats": best["valid/elbo_nats"]}
+    (run.folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _timed(batches: Iterator[list[Batch]], waited: Callable[[float], None]) -> Iterator[list[Batch]]:
+    """Pass batches on, and tell how long each was waited for."""
+    while True:
+        started = time.monotonic()
+        batch = next(batches, None)
+        waited(time.monotonic() - started)
+        if batch is None:
+            return
+        yield batch
