@@ -1,0 +1,57 @@
+"""One step of the recurrence, and the activations of the nets around it: what every implementation shares.
+
+Shapes: B batch, H hidden, G = 4 H gates in the order o, i, f, u.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zfdist.model.distributions import widen
+
+SLOPE = 1.0 / 3.0
+CLIP = 3.0
+GATES = 4
+
+
+class State(NamedTuple):
+    """What one time step hands to the next."""
+
+    h_BH: Tensor
+    c_BH: Tensor
+
+
+def clipped_leaky_relu(value: Tensor) -> Tensor:
+    """Leaky ReLU of slope 1/3, clipped to [-3, 3]: the activation of all nets beside the LSTMs."""
+    return F.leaky_relu(value, SLOPE).clamp(-CLIP, CLIP)
+
+
+def clamp_latent(value: Tensor, bound: float) -> Tensor:
+    """Clamp to [-bound, bound]; a bound of 0 stands for none."""
+    return value.clamp(-bound, bound) if bound > 0 else value
+
+
+def cell(g_BG: Tensor, c_BH: Tensor) -> State:
+    """LSTM cell on the summed pre-activations of its gates, equation (4)."""
+    o_BH, i_BH, f_BH, u_BH = g_BG.chunk(GATES, dim=-1)
+    c_BH = torch.sigmoid(f_BH) * c_BH + torch.sigmoid(i_BH) * torch.tanh(u_BH)
+    return State(torch.sigmoid(o_BH) * torch.tanh(c_BH), c_BH)
+
+
+def linear(value: Tensor, weight: Tensor, operand: torch.dtype) -> Tensor:
+    """Multiply with operands rounded to `operand`, the result widened again; weight gradients add up wide."""
+    return widen(F.linear(value.to(operand), weight.to(operand)))
+
+
+def operand_dtype(like: Tensor) -> torch.dtype:
+    """Return the type that operands of matrix products are rounded to: autocast's, where it is on."""
+    kind = like.device.type
+    narrow = torch.is_autocast_enabled(kind) and like.dtype == torch.float32
+    return torch.get_autocast_dtype(kind) if narrow else like.dtype
+
+
+def no_autocast(like: Tensor) -> torch.autocast:
+    """Return a context in which the dtypes written down are the dtypes computed in."""
+    return torch.autocast(like.device.type, enabled=False)
