@@ -1,0 +1,39 @@
+# make demo | make test | make lint | make unit | make setup
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Ray asks for a token where one was ever made on this machine; the tests' clusters live on loopback.
+TEST_ENV := RAY_AUTH_MODE=disabled OMP_NUM_THREADS=1
+
+.PHONY: demo test unit lint setup clean
+.DEFAULT_GOAL := setup
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@bash cluster/setup-machine.sh $(PYTHON)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing zfdist and its dependencies into $(VENV) (a minute or two)"
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python -m jobs.demo
+
+test: $(READY) lint
+	$(TEST_ENV) $(BIN)/python -m pytest tests --durations=15
+
+unit: $(READY)
+	$(TEST_ENV) $(BIN)/python -m pytest tests/unit
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,98 @@
+"""What many tests start from: a small store, a small config, and real process groups on this machine."""
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from zfdist.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    KLConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from zfdist.data.store_writer import Recording, publish, write_shard
+
+FRAME = 20
+
+
+def make_store(root: Path, *, train: int = 40, held_out: int = 6, seed: int = 0) -> Path:
+    """Write a store of resonant noise: 2 to 31 frames of 20 samples a recording, so that batches are ragged."""
+    rng = np.random.default_rng(seed)
+
+    def recordings(split: str, count: int) -> list[Recording]:
+        made = []
+        for i in range(count):
+            noise = rng.normal(size=int(rng.integers(2 * FRAME, 32 * FRAME)))
+            tone = np.sin(np.arange(len(noise)) * rng.uniform(0.05, 0.6))
+            made.append(Recording(f"{split}/{i:04d}", np.int16(4000 * tone + 400 * noise)))
+        return made
+
+    sizes = {"train": train, "valid": held_out, "test": held_out}
+    shards = {
+        split: [write_shard(root, f"{split}-00000", "test", recordings(split, n), {})] for split, n in sizes.items()
+    }
+    publish(root, shards, sample_rate=16_000, source={"converter": "test"}, licence="none")
+    return root
+
+
+def tiny_config(store: Path, **values: Any) -> Config:
+    """A config that trains in milliseconds a step; `values` are dotted names with `__` for the dot."""
+    config = Config(
+        model=ModelConfig(hidden=16, z_dim=4, mlp_dim=16),
+        loss=LossConfig(alpha=0.01, beta=0.1, kl=KLConfig(start=0.2, increment=0.05)),
+        data=DataConfig(
+            root=str(store), frame_samples=FRAME, segment_frames=10, global_batch=7, eval_batch=4, window_batches=4
+        ),
+        optim=OptimConfig(learning_rate=1e-2),
+        checkpoint=CheckpointConfig(every_steps=4, keep_last=10),
+        train=TrainConfig(steps=8, log_every=3, validate_every=4),
+    )
+    return config.with_values({name.replace("__", "."): value for name, value in values.items()})
+
+
+class Recorder:
+    """A reporter that remembers, and asks to stop after a given number of questions."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.reports: list[tuple[dict[str, float], Path | None]] = []
+        self._left = stop_after
+
+    def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
+        self.reports.append((metrics, checkpoint_folder))
+
+    def should_stop(self) -> bool:
+        if self._left is None:
+            return False
+        self._left -= 1
+        return self._left <= 0
+
+
+def run_ranks(world_size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
+    """Run `work(*args)` in `world_size` new processes with a gloo group; return what each gave, by rank.
+
+    An exception in a rank is raised here, with its traceback.
+    """
+    with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
+        mp.spawn(_rank, (world_size, folder, work, args), nprocs=world_size)
+        return [pickle.loads(Path(folder, f"{rank}.pickle").read_bytes()) for rank in range(world_size)]
+
+
+def _rank(rank: int, world_size: int, folder: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    result = work(*args)
+    Path(folder, f"{rank}.pickle").write_bytes(pickle.dumps(result))
+    dist.destroy_process_group()

@@ -1,0 +1,40 @@
+"""The house rules that no tool checks: sizes of files and functions, empty __init__ files, light front doors."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(p for room in ("zfdist", "cluster", "jobs", "tests") for p in (ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_sizes(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 300, f"{path}: more than 300 lines; find the second room in it"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 60, f"{path}:{node.lineno} {node.name}: {length} lines"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name == "__init__.py"], ids=str)
+def test_init_files_hold_a_docstring_and_nothing_else(path: Path) -> None:
+    body = ast.parse(path.read_text()).body
+    assert len(body) == 1 and isinstance(body[0], ast.Expr), f"{path}: holds more than a docstring"
+
+
+@pytest.mark.parametrize("job", ["train", "sweep", "prepare", "evaluate", "report"])
+def test_jobs_parse_before_they_import_machinery(job: str) -> None:
+    """So that --help and a typo answer at once."""
+    code = f"import sys, jobs.{job}; print(sorted({{'torch', 'ray', 'deepspeed', 'pyarrow'}} & sys.modules.keys()))"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_import_contracts() -> None:
+    out = subprocess.run([Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True)
+    assert out.returncode == 0, out.stdout
