@@ -200,7 +200,8 @@ def _batch(rows: _Rows, part: slice, store: Store, frame_samples: int, device: t
     pcm_BS = rows.pcm_BS[part].to(device, non_blocking=True)
     pcm_BTX = pcm_BS.view(pcm_BS.shape[0], -1, frame_samples)
     frames_TBX = torch.empty(pcm_BTX.shape[1], pcm_BTX.shape[0], frame_samples, device=device)
-    frames_TBX.copy_(pcm_BTX.transpose(0, 1)).sub_(store.mean).div_(store.std)
+    # Converts, subtracts and transposes in one pass over memory.
+    torch.sub(pcm_BTX.transpose(0, 1), store.mean, out=frames_TBX).div_(store.std)
     x_TBX, y_TBX = frames_TBX[:-1], frames_TBX[1:]
     lengths = rows.frames_B[part]
     lengths_B = torch.from_numpy(lengths).to(device)

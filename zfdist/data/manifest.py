@@ -146,7 +146,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON, the same text for the same values."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     @staticmethod
     def read(root: Path) -> "Manifest":

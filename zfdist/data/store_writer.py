@@ -6,12 +6,14 @@ is complete and never changes.
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import mmap
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,23 @@ class FinishedShard:
     statistics: Statistics
     notes: dict[str, str]
     """Inputs that gave no recording, with the reason."""
+
+
+@contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """Hold the right to write a store in folder `root`, which is made if need be.
+
+    Raises StoreError if another process holds it or the folder has other things in it.
+    """
+    if root.exists() and not (root.is_dir() and (not any(root.iterdir()) or (root / UNFINISHED).is_dir())):
+        raise StoreError(f"{root}: exists and is not an unfinished data set; choose another --out or remove it")
+    (root / UNFINISHED).mkdir(parents=True, exist_ok=True)
+    with (root / UNFINISHED / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StoreError(f"{root}: another process is writing it; wait for it or choose another --out") from None
+        yield
 
 
 def finished_shard(root: Path, label: str, key: str) -> FinishedShard | None:

@@ -1,0 +1,1 @@
+"""The data that ship, and how they were made."""
