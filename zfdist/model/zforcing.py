@@ -103,22 +103,21 @@ class ZForcing(nn.Module):
         *,
         state: State | None = None,
         x_BX: Tensor | None = None,
-        temperature: float = 1.0,
     ) -> Generated:
         """Draw T frames x_2 .. x_{T+1} from the model: z from the prior, each frame fed back as the next input.
 
-        The noise says how many steps and sequences; `eps_TBX` = 0 gives the mean of each frame. Begins at `state`
-        (default h_0 = 0) with the input `x_BX` (default 0, the mean frame). `temperature` scales both standard
-        deviations. Reads weights outside `forward`: for a whole module, not for one that ZeRO-3 has partitioned.
+        The noise says how many steps and sequences; scaled noise is another temperature, and noise 0 the mean. Begins
+        at `state` (default h_0 = 0) with the input `x_BX` (default 0, the mean frame). Reads weights outside `forward`:
+        for a whole module, not for one that ZeRO-3 has partitioned.
         """
         batch = eps_TBZ.shape[1]
         state = self.initial_state(batch) if state is None else state
         x_BX = eps_TBX.new_zeros(batch, self.x_dim) if x_BX is None else x_BX
         frames = []
         for eps_BZ, eps_BX in zip(eps_TBZ, eps_TBX, strict=True):
-            z_BZ = self._prior(state.h_BH).sample(temperature * eps_BZ)
+            z_BZ = self._prior(state.h_BH).sample(eps_BZ)
             state = self.recurrence.step(self.input(x_BX), z_BZ, state)
-            x_BX = self._output_density(self.output, state.h_BH).sample(temperature * eps_BX)
+            x_BX = self._output_density(self.output, state.h_BH).sample(eps_BX)
             frames.append(x_BX)
         return Generated(torch.stack(frames), state)
 
@@ -195,7 +194,7 @@ def _reversal(lengths_B: Tensor, steps: int) -> Tensor:
     return (source_TB * lengths_B.shape[0] + torch.arange(lengths_B.shape[0], device=lengths_B.device)).flatten()
 
 
-def build(config: ModelConfig, x_dim: int, seed: int) -> nn.Module:
+def build(config: ModelConfig, x_dim: int, seed: int) -> ZForcing:
     """Return the network with initial weights drawn from `seed`; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "init"))
