@@ -157,7 +157,7 @@ def _validate(run: Run) -> dict[str, float]:
     )
     result = evaluate(
         run.engine.forward,
-        batches,
+        _in_lockstep(run, batches),
         z_dim=run.config.model.z_dim,
         frame_samples=run.config.data.frame_samples,
         seed=run.config.train.seed,
@@ -172,6 +172,24 @@ def _validate(run: Run) -> dict[str, float]:
     }
     _write(run, validation)
     return validation
+
+
+def _in_lockstep(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Give every worker as many batches as the busiest has; the added ones are empty and count nowhere.
+
+    Under ZeRO 3 a forward pass gathers the weights from all workers, so all must make equally many.
+    """
+    if run.config.engine.zero_stage < 3:
+        yield from batches
+        return
+    nothing = torch.zeros(1, dtype=torch.int64, device=run.world.device)
+    frame_1BX = torch.zeros(1, 1, run.config.data.frame_samples, device=run.world.device)
+    empty = Batch(frame_1BX, frame_1BX, nothing, nothing, nothing - 1, num_sequences=0, num_frames=0)
+    while True:
+        batch = next(batches, None)
+        if not run.world.any(batch is not None):
+            return
+        yield empty if batch is None else batch
 
 
 def _save(run: Run, validation: dict[str, float] | None) -> Path:

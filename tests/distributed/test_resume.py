@@ -1,0 +1,106 @@
+"""An interrupted run ends where an unbroken one does: bit for bit on as many workers, closely on another number."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+from safetensors.torch import load_file
+
+from zfdist.config import Config
+
+STEPS = 8
+
+
+def train_parts(parts: list[tuple[str, Config, int | None]]) -> list[tuple[str, int]]:
+    """Train each (run folder, config, stop after so many steps) in turn; return how each ended."""
+    from zfdist import train, world
+
+    here = world.connect()
+    return [tuple(train.train(c, Path(folder), here, harness.Recorder(stop))) for folder, c, stop in parts]
+
+
+def comparable_metrics(run: Path) -> list[dict[str, Any]]:
+    """All lines without times, speeds and the checkpoints that an interruption adds."""
+    kept = []
+    for text in (run / "metrics.jsonl").read_text().splitlines():
+        line = {k: v for k, v in json.loads(text).items() if k.split("/")[0] not in ("time_s", "speed", "checkpoint")}
+        if len(line) > 1:
+            kept.append(line)
+    return kept
+
+
+def shard_bytes(run: Path, pattern: str) -> list[bytes]:
+    folder = run / f"checkpoints/step-{STEPS:08d}"
+    return [p.read_bytes() for p in sorted(folder.rglob(pattern))]
+
+
+@pytest.mark.parametrize(("world_size", "zero_stage"), [(1, 1), (2, 1), (2, 0), (2, 3)])
+def test_resume_at_every_step_is_bit_equal(store: Path, tmp_path: Path, world_size: int, zero_stage: int) -> None:
+    config = harness.tiny_config(store, engine__zero_stage=zero_stage)
+    cuts = range(1, STEPS) if zero_stage == 1 else (3,)
+    parts: list[tuple[str, Config, int | None]] = [(str(tmp_path / "unbroken"), config, None)]
+    for cut in cuts:
+        parts += [(str(tmp_path / f"cut-{cut}"), config, cut), (str(tmp_path / f"cut-{cut}"), config, None)]
+    ended = harness.run_ranks(world_size, train_parts, parts)[0]
+    assert ended[0] == ("finished", STEPS)
+    for i, cut in enumerate(cuts):
+        assert ended[1 + 2 * i : 3 + 2 * i] == [("stopped", cut), ("finished", STEPS)]
+        again, unbroken = tmp_path / f"cut-{cut}", tmp_path / "unbroken"
+        assert shard_bytes(again, "model.safetensors") == shard_bytes(unbroken, "model.safetensors")
+        assert len(shard_bytes(again, "*optim_states.pt")) == (world_size if zero_stage else 0)
+        assert comparable_metrics(again) == comparable_metrics(unbroken)
+        assert json.loads((again / "result.json").read_text()) == json.loads((unbroken / "result.json").read_text())
+
+
+@pytest.mark.parametrize(("before", "after", "zero_stage"), [(2, 1, 1), (2, 3, 2), (2, 1, 0)])
+def test_resume_on_another_number_of_workers(
+    store: Path, tmp_path: Path, before: int, after: int, zero_stage: int
+) -> None:
+    config = harness.tiny_config(store, engine__zero_stage=zero_stage, train__log_every=1)
+    unbroken, cut = str(tmp_path / "unbroken"), str(tmp_path / "cut")
+    harness.run_ranks(before, train_parts, [(unbroken, config, None), (cut, config, 4)])
+    assert harness.run_ranks(after, train_parts, [(cut, config, None)])[0] == [("finished", STEPS)]
+    expected, found = comparable_metrics(tmp_path / "unbroken"), comparable_metrics(tmp_path / "cut")
+    for ours, theirs in zip(expected, found, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-5)
+    ours, theirs = (
+        load_file(tmp_path / run / f"checkpoints/step-{STEPS:08d}/model.safetensors") for run in ("unbroken", "cut")
+    )
+    for name in ours:
+        assert (ours[name] - theirs[name]).abs().max() < 1e-5, name
+
+
+def test_kill_9_and_start_again_is_bit_equal(store: Path, tmp_path: Path) -> None:
+    config = harness.tiny_config(store, train__steps=60, checkpoint__every_steps=5, train__validate_every=20)
+    harness.run_ranks(1, train_parts, [(str(tmp_path / "unbroken"), config, None)])
+    killed = tmp_path / "killed"
+    code = (
+        "import pickle, sys; sys.path.insert(0, sys.argv[1]); import harness, test_resume\n"
+        "harness.torch.set_num_threads(1)\n"
+        "test_resume.train_parts(pickle.loads(bytes.fromhex(sys.argv[2])))"
+    )
+    import pickle
+
+    argument = pickle.dumps([(str(killed), config, None)]).hex()
+    paths = f"{Path(__file__).parent}{os.pathsep}{Path(harness.__file__).parent}"
+    command = [sys.executable, "-c", code, str(Path(harness.__file__).parent), argument]
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment)
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoints/step-00000010").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "result.json").exists()
+    harness.run_ranks(1, train_parts, [(str(killed), config, None)])
+    weights = "checkpoints/step-00000060/model.safetensors"
+    assert (killed / weights).read_bytes() == (tmp_path / "unbroken" / weights).read_bytes()
+    assert comparable_metrics(killed) == comparable_metrics(tmp_path / "unbroken")
