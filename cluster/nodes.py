@@ -1,0 +1,71 @@
+"""What is alive in the cluster and what it offers."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import ray
+
+from cluster.session import ClusterError
+
+
+class Node(NamedTuple):
+    """One machine of the cluster: all that it has, in use or not."""
+
+    ip: str
+    cpus: int
+    gpus: int
+
+
+class Share(NamedTuple):
+    """What one worker of a run holds."""
+
+    cpus: int
+    gpus: int
+
+
+def alive() -> list[Node]:
+    """Return the machines that are up."""
+    return [
+        Node(n["NodeManagerAddress"], int(n["Resources"].get("CPU", 0)), int(n["Resources"].get("GPU", 0)))
+        for n in ray.nodes()
+        if n["Alive"]
+    ]
+
+
+def room_for(nodes: Sequence[Node], share: Share) -> int:
+    """Return how many such shares the machines hold, each share on one machine."""
+    return sum(
+        min(n.cpus // share.cpus if share.cpus else 10**6, n.gpus // share.gpus if share.gpus else 10**6) for n in nodes
+    )
+
+
+def share_of(nodes: Sequence[Node], *, workers: int, cpus_per_worker: int | None, use_gpu: bool | None) -> Share:
+    """Return what each of `workers` gets: a GPU where there are any, and an even part of the CPUs if not told.
+
+    Raises:
+        ClusterError: if the cluster is too small for that; names what is there.
+    """
+    gpus = int(any(n.gpus for n in nodes) if use_gpu is None else use_gpu)
+    most = max((n.cpus for n in nodes), default=0)
+    for cpus in [cpus_per_worker] if cpus_per_worker else range(most, 0, -1):
+        if room_for(nodes, Share(cpus, gpus)) >= workers:
+            return Share(cpus, gpus)
+    smallest = Share(cpus_per_worker or 1, gpus)
+    need = _plural(smallest.cpus, "CPU") + (" and a GPU" if gpus else "")
+    raise ClusterError(
+        f"--workers {workers} of {need} each do not fit: the cluster has {describe(nodes)}, "
+        f"room for {room_for(nodes, smallest)}; pass fewer --workers"
+        + (" or a smaller --cpus-per-worker" if smallest.cpus > 1 else "")
+    )
+
+
+def describe(nodes: Sequence[Node]) -> str:
+    """Return e.g. "1 machine with 2 CPUs and no GPU"."""
+    cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
+    return (
+        f"{_plural(len(nodes), 'machine')} with {_plural(cpus, 'CPU')} and {_plural(gpus, 'GPU') if gpus else 'no GPU'}"
+    )
+
+
+def _plural(count: int, thing: str) -> str:
+    return f"{count} {thing}" + ("" if count == 1 else "s")

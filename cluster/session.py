@@ -1,0 +1,98 @@
+"""Connect to a Ray cluster, or start a Ray on this machine for as long as the program runs.
+
+A local Ray listens on loopback alone, keeps its dashboard (Tune and Train ask its State API which of their actors are
+dead, to free what those held), and dies with this process, also by kill -9.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+
+import ray
+
+LOOPBACK = "127.0.0.1"
+_OBJECT_STORE_BYTES = 128 * 2**20  # nothing of size travels through Ray here
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same on workers as in the command
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a worker prints goes to its run's log
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+class ClusterError(ValueError):
+    """No cluster, or not enough of one; the message names what is there and the remedy."""
+
+
+@contextlib.contextmanager
+def connect(address: str | None, say: Callable[[str], None] = print) -> Iterator[str]:
+    """Be connected to Ray within the block; gives the cluster's address.
+
+    Args:
+        address: "auto" or host:port of a running cluster. None takes RAY_ADDRESS, and without that starts a local Ray.
+        say: told what takes time.
+
+    Raises:
+        ClusterError: if there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield ray.get_runtime_context().gcs_address
+        return
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    before = os.environ.get("RAY_ADDRESS")
+    wanted = address if address not in (None, "auto") else before or address
+    _join(wanted, say) if wanted else _start(say)
+    gcs_address: str = ray.get_runtime_context().gcs_address
+    os.environ["RAY_ADDRESS"] = gcs_address  # other Rays on this host must not confuse Ray's own tools
+    try:
+        yield gcs_address
+    finally:
+        ray.shutdown()
+        os.environ.pop("RAY_ADDRESS", None)
+        if before is not None:
+            os.environ["RAY_ADDRESS"] = before
+
+
+def on_worker_start() -> None:
+    """Runs first in every process of ours on the cluster: which Ray it belongs to, for Ray's own clean-up."""
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
+def _start(say: Callable[[str], None]) -> None:
+    cores = len(os.sched_getaffinity(0))
+    say(f"starting Ray on this machine ({cores} CPUs) ...")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # on loopback only; else Ray may write or ask for a token
+    _init(
+        address="local",
+        include_dashboard=True,
+        dashboard_host=LOOPBACK,
+        _node_ip_address=LOOPBACK,
+        object_store_memory=_OBJECT_STORE_BYTES,
+    )
+
+
+def _join(address: str, say: Callable[[str], None]) -> None:
+    say(f"connecting to the Ray cluster ({address}) ...")
+    try:
+        _init(address=address)
+    except (ConnectionError, ValueError, TimeoutError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ClusterError(
+            f"no Ray cluster at {address!r} ({reason}); start one with `ray start --head`, "
+            "or leave out --address and RAY_ADDRESS to use this machine alone"
+        ) from None
+
+
+def _init(**options: object) -> None:
+    ray.init(
+        namespace="zfdist",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"worker_process_setup_hook": "cluster.session.on_worker_start"},
+        **options,
+    )

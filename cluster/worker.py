@@ -1,0 +1,138 @@
+"""What runs in each worker process of a run: join the others, hold the run folder, train."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig
+
+from cluster.follow import LOG
+from cluster.nodes import Share
+from zfdist.config import Config
+from zfdist.train import Outcome, train
+from zfdist.world import connect, interface_of
+
+STOP = "stop"
+"""A file of this name in a run folder asks the run to save and end."""
+ERRORS = "error.log"
+"""Tracebacks of workers, appended to."""
+POLL_S = 0.25
+"""How often files are looked at."""
+
+
+class BusyError(ValueError):
+    """Another process is training in this run folder."""
+
+
+def work(job: dict[str, Any]) -> Outcome:
+    """What each worker does."""
+    if job["directory"].is_dir():
+        os.chdir(job["directory"])  # relative paths mean what they mean to the command
+    folder = job["run_folder"]
+    world = connect()
+    with logged(folder, world.rank), claim(folder, wait_s=60) if world.rank == 0 else contextlib.nullcontext():
+        return train(job["config"], folder, world, Reporter(folder, ray.train.report), job["start_from"])
+
+
+@contextlib.contextmanager
+def logged(run_folder: Path, rank: int) -> Iterator[None]:
+    """Send what rank 0 prints to the run's log, and every traceback to its error log, within the block."""
+    with contextlib.ExitStack() as stack:
+        if rank == 0:
+            log = stack.enter_context((run_folder / LOG).open("a", buffering=1))
+            stack.enter_context(contextlib.redirect_stdout(log))
+        try:
+            yield
+        except Exception:
+            with (run_folder / ERRORS).open("a") as errors:
+                errors.write(f"{time.strftime('%F %T')} worker {rank} on {socket.gethostname()}\n")
+                errors.write(traceback.format_exc() + "\n")
+            raise
+
+
+class Reporter:
+    """Whoever started a run, as the run sees it: told through `tell`, and stopping it by a file."""
+
+    def __init__(self, run_folder: Path, tell: Callable[[dict[str, float]], None]) -> None:
+        self._stop = run_folder / STOP
+        self._tell = tell
+        self._next_look_s = 0.0
+
+    def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
+        """Pass the metrics on; checkpoints stay in the run folder, which is all that a resume needs."""
+        self._tell(metrics)
+
+    def should_stop(self) -> bool:
+        """Return whether the stop file is there; looks four times a second at most, as the disk may be far away."""
+        now = time.monotonic()
+        if now < self._next_look_s:
+            return False
+        self._next_look_s = now + POLL_S
+        return self._stop.exists()
+
+
+@contextlib.contextmanager
+def claim(run_folder: Path, *, wait_s: float) -> Iterator[None]:
+    """Be the only process that writes to a run within the block; a killed holder frees it by dying.
+
+    Raises:
+        BusyError: if another process still holds it after `wait_s`.
+    """
+    run_folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_s
+    with (run_folder / ".lock").open("a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    raise BusyError(f"{run_folder} is being trained by another process ({file.read()})") from None
+                time.sleep(0.2)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def worker_env(share: Share, config: Config) -> dict[str, str]:
+    """Return the environment of a process that trains."""
+    threads = config.engine.threads_per_worker or share.cpus
+    hidden = {} if share.gpus else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    passed_on = {name: os.environ[name] for name in ("TORCH_EXTENSIONS_DIR",) if name in os.environ}
+    return {"OMP_NUM_THREADS": str(threads)} | hidden | passed_on
+
+
+class _OnRayInterface(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Ray's set-up of the process group, on the network interface that carries each node's Ray address."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Choose the interface on every worker, then make the group."""
+        worker_group.execute(_use_ray_interface)
+        super().on_start(worker_group, backend_config)
+
+
+class Backend(TorchConfig):  # type: ignore[misc]
+    """NCCL for workers with a GPU, else gloo."""
+
+    @property
+    def backend_cls(self) -> type:
+        """The class that makes the process group."""
+        return _OnRayInterface
+
+
+def _use_ray_interface() -> None:
+    """Make gloo and NCCL use the interface of the node's Ray address; by themselves they may take loopback."""
+    interface = interface_of(ray.util.get_node_ip_address())
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        if interface and name not in os.environ:
+            os.environ[name] = interface

@@ -1,0 +1,114 @@
+"""Train one run: `python -m jobs.train RECIPE --name NAME [--workers W] [--loss.alpha 0.005] ...`.
+
+The same command again goes on with the run. Ctrl-C or SIGTERM saves and stops (exit code 0); a second one aborts.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jobs import command
+from zfdist.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train one run of a recipe; the same command again goes on with it."""
+
+    name: str
+    """The run's name: its folder is runs/NAME."""
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    workers: int = 1
+    """Processes that share each global batch."""
+    cpus_per_worker: int | None = None
+    """CPUs of each worker; None for an even part of what there is."""
+    gpu: bool | None = None
+    """A GPU for each worker; None if there are any."""
+    address: str | None = None
+    """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
+    start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """A checkpoint, run or export whose weights a new run starts from."""
+    max_failures: int = 3
+    """Deaths of workers that are answered by going on from the newest checkpoint."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line `argv`; return the exit code."""
+    arguments = command.parse(Arguments, "train", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
+    folder = command.run_folder(arguments.name)
+    for flag, value, low in (("workers", arguments.workers, 1), ("cpus-per-worker", arguments.cpus_per_worker, 1)):
+        if value is not None and value < low:
+            command.refuse(f"--{flag} {value}: must be {low} or more")
+    return command.exit_code(lambda: _train(arguments, folder))
+
+
+def _train(arguments: Arguments, folder: Path) -> None:
+    from cluster import session
+    from cluster.fit import fit
+
+    console = Console(arguments.config.train.steps)
+    with session.connect(arguments.address, say=console.say):
+        outcome = fit(
+            arguments.config,
+            folder,
+            workers=arguments.workers,
+            cpus_per_worker=arguments.cpus_per_worker,
+            use_gpu=arguments.gpu,
+            max_failures=arguments.max_failures,
+            start_from=arguments.start_from,
+            on_report=console.report,
+            say=console.say,
+        )
+    if outcome.state == "stopped":
+        console.say(f"stopped at step {outcome.step}; the same command goes on from there")
+    else:
+        console.say(f"finished at step {outcome.step}: {folder}")
+
+
+class Console:
+    """Prints a run's metrics, a line for each record."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def say(self, line: str) -> None:
+        """Print a line at once."""
+        print(line, flush=True)
+
+    def report(self, record: dict[str, Any]) -> None:
+        """Print a record of metrics.jsonl: training, validation, checkpoint or skipped update."""
+        step = f"step {record['step']:>{len(str(self._steps))}}/{self._steps}"
+        if "train/elbo_nats" in record:
+            left_s = (self._steps - record["step"]) * record["speed/step_s"]
+            self.say(
+                f"{step}  train elbo {_nats(record['train/elbo_nats'])} nats/seq  kl {_nats(record['train/kl_nats'])}"
+                f"  {record['speed/frames_per_s']:>9,.0f} frames/s  ETA {duration(left_s)}"
+            )
+        elif "valid/elbo_nats" in record:
+            self.say(
+                f"{step}  valid elbo {_nats(record['valid/elbo_nats'])} nats/seq  kl {_nats(record['valid/kl_nats'])}"
+                f"  {record['valid/nats_per_sample']:.4f} nats/sample"
+            )
+        elif "checkpoint/save_s" in record:
+            self.say(f"{step}  checkpoint saved in {record['checkpoint/save_s']:.2f} s")
+        elif "skipped/terms" in record:
+            self.say(f"{step}  update skipped: not finite: {', '.join(record['skipped/terms'])}")
+
+
+def duration(seconds: float) -> str:
+    """Return e.g. "45 s", "12 min" or "3 h 20 min"."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _nats(value: float | None) -> str:
+    return f"{value:>10.2f}" if value is not None else f"{'not finite':>10}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
