@@ -85,7 +85,8 @@ def _agreed(world: World, decide: Callable[[], Path | None]) -> Path | None:
             decision = (decide(), None)
         except CheckpointError as error:
             decision = (None, str(error))
-    path, refusal = world.gather(decision)[0]
+    agreed: tuple[Path | None, str | None] = world.gather(decision)[0]
+    path, refusal = agreed
     if refusal is not None:
         raise CheckpointError(refusal)
     return path
