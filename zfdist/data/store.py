@@ -201,7 +201,7 @@ def _map_shard(path: Path, entry: ShardEntry, lengths: NDArray[np.int64], verify
                 raise ShardCorrupt(f"{path}: batch {number} is {column.type}, not large_list<int16>; {REMEDY}")
             base = (column.values.buffers()[1].address - buffer.address) // 2
             starts.append(base + column.offsets.to_numpy())
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, IndexError) as error:
         raise ShardCorrupt(f"{path}: not readable as Arrow ({error}); {REMEDY}") from None
     if not np.array_equal(np.concatenate([np.diff(s) for s in starts] or [np.empty(0, np.int64)]), lengths):
         raise ShardCorrupt(f"{path}: holds other recordings than the index lists (swapped shards?); {REMEDY}")

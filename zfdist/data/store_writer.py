@@ -40,6 +40,8 @@ UNFINISHED = "unfinished"
 SHARDS = "shards"
 SCHEMA = pa.schema([pa.field("pcm", pa.large_list(pa.field("item", pa.int16(), nullable=False)), nullable=False)])
 KIND = "pcm16"
+HEADER_BYTES = 8 + SCHEMA.serialize().size
+"""Magic and schema, which Arrow writes together with the first batch."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ class _BatchWriter:
         offsets = np.cumsum([0, *(len(samples) for samples in self._pending)])
         values = pa.array(self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending))
         rows = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values, type=SCHEMA.field(0).type)
-        start = self._sink.tell()
+        start = max(self._sink.tell(), HEADER_BYTES)
         self._writer.write_batch(pa.record_batch([rows], schema=SCHEMA))
         self.ranges.append((start, self._sink.tell() - start, len(self._pending)))
         self._pending, self._pending_bytes = [], 0
