@@ -81,9 +81,8 @@ def _options(command: Speech) -> "Options":
     lists = {"train": command.list_train, "valid": command.list_valid, "test": command.list_test}
     given = {name: path for name, path in lists.items() if path is not None}
     if given and len(given) < len(lists):
-        raise SourceError(
-            f"--list-{next(name for name in lists if name not in given)} is missing: give all three lists"
-        )
+        missing = next(name for name in lists if name not in given)
+        raise SourceError(f"--list-{missing} is missing: give all three lists or none")
     return Options(
         source=command.source,
         sample_rate=command.sample_rate,

@@ -133,14 +133,15 @@ def _splits(options: Options, inputs: list[Input]) -> dict[str, list[Input]]:
 
 def _source(options: Options, splits: Mapping[str, list[Input]]) -> dict[str, Any]:
     """Describe what the data are made from; equal descriptions give equal bytes."""
-    rule: dict[str, Any] = {"rule": "list files"}
+    names = {split: [item.name for item in items] for split, items in splits.items()}
+    rule: dict[str, Any] = {"rule": "list files", "sha256": _json_sha256(names)}
     if options.lists is None:
         rule = {
             "rule": f"sha256 of the path of the {options.split_by} under the source",
             "valid_percent": options.valid_percent,
             "test_percent": options.test_percent,
         }
-    listing = [[name, item.name, item.bytes, item.edges] for name, items in splits.items() for item in items]
+    listing = sorted([item.name, item.bytes, item.edges] for items in splits.values() for item in items)
     return {
         "converter": "speech",
         "version": VERSION,
