@@ -136,6 +136,18 @@ def cut_flac_at_half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def cut_mp3(path: Path) -> None:
+    soundfile.write(path, tone(60_000), RATE, format="MP3")
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def damaged_flac(path: Path) -> None:
+    soundfile.write(path, pcm(60_000), RATE, format="FLAC")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    path.write_bytes(content)
+
+
 def cut_sphere(path: Path) -> None:
     sphere(path, pcm(3000))
     path.write_bytes(path.read_bytes()[:-2])
@@ -169,6 +181,8 @@ def unknown_codec(path: Path) -> None:
         (no_samples, "holds no samples"),
         (cut_flac, "cut short|not decodable"),
         (cut_flac_at_half, "cut short|not decodable"),
+        (cut_mp3, r"cut short: [\d,]+ of 60,000 frames"),
+        (damaged_flac, "not decodable"),
         (cut_sphere, r"cut short: 5,998 of 6,000 bytes"),
         (shorten, "compressed by shorten; unpack it first"),
         (uncounted_sphere, "without a valid sample_count"),

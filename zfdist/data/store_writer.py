@@ -92,12 +92,13 @@ def finished_shard(root: Path, label: str, key: str) -> FinishedShard | None:
     try:
         done = json.loads(_done_file(root, label).read_bytes())
         shard = manifests.build(FinishedShard, done, label)
-        content = (root / shard.entry.path).read_bytes()
+        if shard.key != key:
+            return None
+        with _mapped(root / shard.entry.path) as content:
+            is_whole = xxhash.xxh3_128_hexdigest(content) == shard.entry.xxh3_128
     except (OSError, ValueError):
         return None
-    if shard.key != key or len(content) != shard.entry.bytes:
-        return None
-    return shard if xxhash.xxh3_128_hexdigest(content) == shard.entry.xxh3_128 else None
+    return shard if is_whole else None
 
 
 def write_shard(
@@ -210,16 +211,25 @@ class _BatchWriter:
 
 def _entry(path: Path, label: str, writer: _BatchWriter) -> ShardEntry:
     """Hash a written shard, and name it by its hash."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        content = memoryview(mapped)
+    with _mapped(path) as content:
         batches = [
             BatchEntry(start, size, rows, xxhash.xxh3_128_hexdigest(content[start : start + size]))
             for start, size, rows in writer.ranges
         ]
         sha256, xxh3, size = hashlib.sha256(content).hexdigest(), xxhash.xxh3_128_hexdigest(content), len(content)
-        content.release()
     name = f"{SHARDS}/{label}-{sha256[:12]}.arrow"
     return ShardEntry(name, size, len(writer.lengths), sum(writer.lengths), sha256, xxh3, batches)
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    """Give the bytes of a file without reading it into memory; raises OSError or (empty file) ValueError."""
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as content,
+    ):
+        yield content
 
 
 def _split_entry(root: Path, split: str, shards: Sequence[FinishedShard]) -> SplitEntry:
