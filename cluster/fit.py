@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import ray.exceptions
 import ray.train
 from ray.train.torch import TorchTrainer
 
@@ -210,16 +211,28 @@ class _Failures(ray.train.UserCallback):  # type: ignore[misc]
             log.write(f"lost worker {ranks}; starting all again from the newest checkpoint ...\n")
 
 
+def root_message(error: BaseException) -> str:
+    """Return one line for what went wrong at the bottom of an exception that came through Ray."""
+    while isinstance(error, ray.exceptions.RayTaskError):
+        error = error.cause
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0] if is_ours(error) else f"{type(error).__name__}: {lines[0]}"
+
+
+def is_ours(error: BaseException) -> bool:
+    """Return whether this project defines the error, whose message then is a sentence for people."""
+    return type(error).__module__.split(".")[0] in ("zfdist", "cluster")
+
+
 def _explained(error: Exception, run_folder: Path) -> Exception:
     """Return the error that a person should see for what Ray Train raised."""
     causes = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
     for cause in causes:
-        if isinstance(cause, ValueError):
+        if is_ours(cause) and isinstance(cause, ValueError):
             return cause
     with (run_folder / ERRORS).open("a") as errors:
         errors.write("".join(traceback.format_exception(error)) + "\n")
-    lines = str(causes[0]).strip().splitlines() or [""]
-    return FitError(f"{type(causes[0]).__name__}: {lines[0]} (details in {run_folder / ERRORS})")
+    return FitError(f"{root_message(causes[0])} (details in {run_folder / ERRORS})")
 
 
 def _describe(share: Share) -> str:

@@ -117,7 +117,7 @@ class _OnRayInterface(TorchConfig().backend_cls):  # type: ignore[misc]
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         """Choose the interface on every worker, then make the group."""
-        worker_group.execute(_use_ray_interface)
+        worker_group.execute(use_ray_interface)
         super().on_start(worker_group, backend_config)
 
 
@@ -130,7 +130,7 @@ class Backend(TorchConfig):  # type: ignore[misc]
         return _OnRayInterface
 
 
-def _use_ray_interface() -> None:
+def use_ray_interface() -> None:
     """Make gloo and NCCL use the interface of the node's Ray address; by themselves they may take loopback."""
     interface = interface_of(ray.util.get_node_ip_address())
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):

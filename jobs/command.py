@@ -59,6 +59,26 @@ def refuse(sentence: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def check_data(config: Config) -> None:
+    """Raise StoreError now if the data are not there, rather than in a worker after Ray has started."""
+    from zfdist.data.store import Store
+
+    Store.open(Path(config.data.root), verify="size")
+
+
+def duration(seconds: float) -> str:
+    """Return e.g. "45 s", "12 min" or "3 h 20 min"."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 def exit_code(job: Callable[[], None]) -> int:
     """Run a job; print the errors that this project defines as one sentence.
 

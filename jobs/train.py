@@ -46,11 +46,13 @@ def main(argv: list[str]) -> int:
 
 
 def _train(arguments: Arguments, folder: Path) -> None:
+    command.check_data(arguments.config)
+
     from cluster import session
     from cluster.fit import fit
 
     console = Console(arguments.config.train.steps)
-    with session.connect(arguments.address, say=console.say):
+    with session.connect(arguments.address, say=command.say):
         outcome = fit(
             arguments.config,
             folder,
@@ -60,12 +62,12 @@ def _train(arguments: Arguments, folder: Path) -> None:
             max_failures=arguments.max_failures,
             start_from=arguments.start_from,
             on_report=console.report,
-            say=console.say,
+            say=command.say,
         )
     if outcome.state == "stopped":
-        console.say(f"stopped at step {outcome.step}; the same command goes on from there")
+        command.say(f"stopped at step {outcome.step}; the same command goes on from there")
     else:
-        console.say(f"finished at step {outcome.step}: {folder}")
+        command.say(f"finished at step {outcome.step}: {folder}")
 
 
 class Console:
@@ -74,36 +76,24 @@ class Console:
     def __init__(self, steps: int) -> None:
         self._steps = steps
 
-    def say(self, line: str) -> None:
-        """Print a line at once."""
-        print(line, flush=True)
-
     def report(self, record: dict[str, Any]) -> None:
         """Print a record of metrics.jsonl: training, validation, checkpoint or skipped update."""
         step = f"step {record['step']:>{len(str(self._steps))}}/{self._steps}"
         if "train/elbo_nats" in record:
             left_s = (self._steps - record["step"]) * record["speed/step_s"]
-            self.say(
+            command.say(
                 f"{step}  train elbo {_nats(record['train/elbo_nats'])} nats/seq  kl {_nats(record['train/kl_nats'])}"
-                f"  {record['speed/frames_per_s']:>9,.0f} frames/s  ETA {duration(left_s)}"
+                f"  {record['speed/frames_per_s']:>9,.0f} frames/s  ETA {command.duration(left_s)}"
             )
         elif "valid/elbo_nats" in record:
-            self.say(
+            command.say(
                 f"{step}  valid elbo {_nats(record['valid/elbo_nats'])} nats/seq  kl {_nats(record['valid/kl_nats'])}"
                 f"  {record['valid/nats_per_sample']:.4f} nats/sample"
             )
         elif "checkpoint/save_s" in record:
-            self.say(f"{step}  checkpoint saved in {record['checkpoint/save_s']:.2f} s")
+            command.say(f"{step}  checkpoint saved in {record['checkpoint/save_s']:.2f} s")
         elif "skipped/terms" in record:
-            self.say(f"{step}  update skipped: not finite: {', '.join(record['skipped/terms'])}")
-
-
-def duration(seconds: float) -> str:
-    """Return e.g. "45 s", "12 min" or "3 h 20 min"."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
+            command.say(f"{step}  update skipped: not finite: {', '.join(record['skipped/terms'])}")
 
 
 def _nats(value: float | None) -> str:

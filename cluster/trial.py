@@ -1,0 +1,138 @@
+"""One trial of a sweep as Ray Tune runs it: a run folder of its own, whose validations are the trial's results.
+
+A trial with one worker trains inside the trial's own process, which goes on to the next trial afterwards: no start-up
+but the first. One with more workers is a `fit`. Either way the run folder tells all: a trial that was begun before
+gives its recorded validations again, so that the scheduler's rungs are rebuilt, and goes on from its checkpoint, or
+ends there if it had ended.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from cluster.fit import Background, fit
+from cluster.follow import Records
+from cluster.nodes import Share
+from cluster.worker import POLL_S, STOP, Reporter, claim, logged, use_ray_interface, worker_env
+from zfdist import metrics
+from zfdist.build import RESULT
+from zfdist.config import Config
+from zfdist.train import NonFiniteError, Outcome, train
+from zfdist.world import connect
+
+OVER = ("finished", "stopped", "diverged")
+"""The states in which a trial is never trained again."""
+
+
+def state(folder: Path) -> str | None:
+    """Return how the trial of a folder ended, one of OVER; None if it did not."""
+    try:
+        ended: str | None = json.loads((folder / RESULT).read_text())["state"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return ended
+
+
+def mark(folder: Path, **result: Any) -> None:
+    """Say how a trial ended, unless it already says so."""
+    if state(folder) is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f"{RESULT}.tmp"
+        fresh.write_text(json.dumps(result, indent=2) + "\n")
+        fresh.replace(folder / RESULT)
+
+
+class TrialActor(tune.Trainable):  # type: ignore[misc]
+    """Ray Tune's process for a trial, and for the trials after it."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the trial that `config["job"]` tells of: its folder, config, share and number of workers."""
+        self._job = config["job"]
+        if Path(self._job["directory"]).is_dir():
+            os.chdir(self._job["directory"])  # relative paths mean what they mean to the command
+        self._folder = Path(self._job["folder"])
+        self._sweep_stop = Path(self._job["sweep_stop"])
+        self._config = Config.from_json(self._job["config"])
+        self._run: Background | None = None
+        self._results = self._validations()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """End the trial before, if it still runs, and begin another in this process."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next validation and return its record; with `done` where the trial is over."""
+        return next(self._results, {"done": True})
+
+    def cleanup(self) -> None:
+        """Make the run save and end, and wait for it."""
+        if self._run is not None:
+            while not self._run.ended(within_s=POLL_S):
+                (self._folder / STOP).touch()  # again: a run that is just starting takes it away
+            self._run = None
+
+    def _validations(self) -> Iterator[dict[str, Any]]:
+        """Yield recorded validations, then those of the run as it goes on; the last one only once it has ended."""
+        records = Records(self._folder / metrics.FILE, from_start=True)
+        last_step = self._config.train.steps
+        given = -1
+        held: dict[str, Any] = {}
+        for record in self._records(records):
+            if "valid/elbo_nats" not in record or record["step"] <= given:
+                continue
+            given = record["step"]
+            result = {k: v for k, v in record.items() if v is not None and k != "time_s"}
+            if given < last_step:
+                yield result
+            else:
+                held = result
+        yield held | {"done": True}
+
+    def _records(self, records: Records) -> Iterator[dict[str, Any]]:
+        yield from records.new()
+        if state(self._folder) in OVER or self._sweep_stop.exists():
+            return
+        (self._folder / STOP).unlink(missing_ok=True)
+        self._run = Background(self._train)
+        running = True
+        while running:
+            running = not self._run.ended(within_s=POLL_S)
+            if self._sweep_stop.exists():
+                (self._folder / STOP).touch()
+            yield from records.new()
+        run, self._run = self._run, None
+        try:
+            run.result()
+        except NonFiniteError as error:
+            mark(self._folder, state="diverged", error=str(error))
+
+    def _train(self) -> Outcome:
+        share, workers = Share(*self._job["share"]), self._job["workers"]
+        if workers == 1:
+            return _train_here(self._config, self._folder, share)
+        return fit(
+            self._config,
+            self._folder,
+            workers=workers,
+            cpus_per_worker=share.cpus,
+            use_gpu=bool(share.gpus),
+            say=lambda line: None,
+        )
+
+
+def _train_here(config: Config, folder: Path, share: Share) -> Outcome:
+    """Train in this process, as the only worker."""
+    environment = worker_env(share, config)
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    use_ray_interface()
+    folder.mkdir(parents=True, exist_ok=True)
+    with logged(folder, rank=0), claim(folder, wait_s=60):
+        return train(config, folder, connect(), Reporter(folder, tell=lambda metrics: None))

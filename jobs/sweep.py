@@ -1,0 +1,148 @@
+"""Sweep: `python -m jobs.sweep RECIPE --name NAME --samples K [--grid loss.alpha=0,0.005 ...] [--train.steps 500] ...`.
+
+The same command again goes on: no finished trial is trained again. Ctrl-C or SIGTERM saves and stops all trials (exit
+code 0); a second one aborts.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from jobs import command
+from zfdist.config import Config, ConfigError, parse_value
+
+if TYPE_CHECKING:
+    from cluster.space import Space
+    from cluster.sweep import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Sweep over a search space of a recipe's dotted names; the same command again goes on with it."""
+
+    name: str
+    """The sweep's name: its folder is runs/NAME."""
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    samples: int = 8
+    """Random trials, after all combinations of the grid."""
+    grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=VALUE,VALUE,...: try all combinations; may be given again for another name."""
+    choice: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=VALUE,VALUE,...: random trials draw one of these."""
+    uniform: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=LOW,HIGH: random trials draw evenly between these."""
+    loguniform: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=LOW,HIGH: random trials draw between these, evenly in the logarithm."""
+    seed: int = 0
+    """Of the random trials' values. (The seed of the runs themselves is --train.seed.)"""
+    metric: str = "valid/elbo_nats"
+    """The objective, a name of metrics.jsonl that validations write."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more or less of it is better."""
+    asha: bool = True
+    """Stop early (ASHA) what lags behind the other trials at the same step."""
+    grace_steps: int | None = None
+    """Optimizer steps before which no trial is stopped; None for a ninth of the run."""
+    reduction_factor: float = 3.0
+    """One in so many trials goes on from each rung; rungs are this factor apart in steps."""
+    workers_per_trial: int = 1
+    """Processes that share each trial's global batch."""
+    cpus_per_worker: int = 1
+    """CPUs of each worker."""
+    gpu: bool | None = None
+    """A GPU for each worker; None if there are any."""
+    max_concurrent: int | None = None
+    """Trials at a time; None for as many as fit."""
+    address: str | None = None
+    """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line `argv`; return the exit code."""
+    arguments = command.parse(Arguments, "sweep", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
+    folder = command.run_folder(arguments.name)
+    for flag in ("workers_per_trial", "cpus_per_worker", "max_concurrent", "grace_steps", "reduction_factor"):
+        value = getattr(arguments, flag)
+        low = 2 if flag == "reduction_factor" else 1
+        if value is not None and value < low:
+            command.refuse(f"--{flag.replace('_', '-')} {value}: must be {low} or more")
+    if arguments.samples < 0:
+        command.refuse(f"--samples {arguments.samples}: must be 0 or more")
+    return command.exit_code(lambda: _sweep(arguments, folder))
+
+
+def _sweep(arguments: Arguments, folder: Path) -> None:
+    from cluster.space import prepare
+
+    space = _space(arguments)
+    trials = prepare(folder, arguments.config, space, samples=arguments.samples, seed=arguments.seed)
+    command.check_data(arguments.config)
+
+    from cluster import session
+    from cluster.sweep import sweep
+    from jobs.board import Board
+
+    with (
+        session.connect(arguments.address, say=command.say),
+        Board(space.names(), arguments.config.train.steps) as board,
+    ):
+        results = sweep(folder, arguments.config, trials, _plan(arguments), show=board.show, say=board.say)
+    board.print_results(results)
+    unfinished = len(trials) - sum(result["state"] != "unfinished" for result in results)
+    if unfinished:
+        command.say(f"{unfinished} of {len(trials)} trials are not over; the same command goes on with them")
+    if results:
+        command.say(f"best trial: {results[0]['folder']}")
+
+
+def _plan(arguments: Arguments) -> "Plan":
+    from cluster.sweep import Plan
+
+    return Plan(
+        metric=arguments.metric,
+        mode=arguments.mode,
+        asha=arguments.asha,
+        grace_steps=arguments.grace_steps,
+        reduction_factor=arguments.reduction_factor,
+        workers=arguments.workers_per_trial,
+        cpus_per_worker=arguments.cpus_per_worker,
+        use_gpu=arguments.gpu,
+        max_concurrent=arguments.max_concurrent,
+    )
+
+
+def _space(arguments: Arguments) -> "Space":
+    """Return the space that the command line tells, or the default one if it tells none."""
+    from cluster.space import DEFAULT, Space
+
+    values = {kind: dict(map(_values, getattr(arguments, kind))) for kind in ("grid", "choice")}
+    bounds = {
+        kind: dict(_bounds(kind, text) for text in getattr(arguments, kind)) for kind in ("uniform", "loguniform")
+    }
+    space = Space(**values, **bounds)
+    return space if space.names() else DEFAULT
+
+
+def _values(text: str) -> tuple[str, tuple[Any, ...]]:
+    name, _, values = text.partition("=")
+    if not values:
+        raise ConfigError(f"{text!r}: must be NAME=VALUE,VALUE,..., e.g. loss.alpha=0,0.005")
+    return _dotted(name), tuple(parse_value(_dotted(name), value) for value in values.split(","))
+
+
+def _bounds(kind: str, text: str) -> tuple[str, tuple[float, float]]:
+    name, values = _values(text)
+    if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
+        raise ConfigError(f"--{kind} {text}: must be NAME=LOW,HIGH of a number, e.g. loss.beta=0,0.01")
+    return name, (float(values[0]), float(values[1]))
+
+
+def _dotted(name: str) -> str:
+    return name.strip().removeprefix("--").replace("-", "_")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
