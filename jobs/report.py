@@ -1,0 +1,125 @@
+"""Write a report: `python -m jobs.report runs/A [runs/B ...] --out DIR`: report.md, figures and sounds.
+
+Needs neither Ray nor DeepSpeed, and goes on a copy of the run folders as well.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from jobs import command
+
+if TYPE_CHECKING:
+    from jobs.page import Page
+    from zfdist.evaluate import Loaded
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare runs in a page with figures, the best run's bound on the test split, and speech to listen to."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders, and sweep folders for all their trials."""
+    out: Path
+    """Folder for report.md, figures/ and samples/."""
+    title: str = "Z-Forcing on speech"
+    """First line of the page."""
+    samples: bool = True
+    """Generate and rebuild a few seconds of speech."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line `argv`; return the exit code."""
+    arguments = tyro.cli(Arguments, prog="python -m jobs.report", args=argv)
+    if not arguments.runs:
+        command.refuse("name at least one run or sweep folder")
+    from jobs.history import HistoryError
+
+    try:
+        page = write(arguments.runs, arguments.out, title=arguments.title, samples=arguments.samples)
+    except HistoryError as error:
+        command.refuse(str(error))
+    except OSError as error:
+        command.refuse(f"{error.filename}: {error.strerror}")
+    print(f"written: {page}")
+    return 0
+
+
+def write(
+    runs: Sequence[Path], out: Path, *, title: str, samples: bool = True, say: Callable[[str], None] = print
+) -> Path:
+    """Write report.md, figures/ and samples/ into the folder `out`; return the page.
+
+    What cannot be had (no checkpoint yet, data elsewhere) is said on the page instead.
+
+    Raises:
+        HistoryError: if one of `runs` is neither a run nor a sweep.
+    """
+    from jobs import figures, history, page
+
+    histories = history.read(runs)
+    say(f"drawing the curves of {len(histories)} run{'s' * (len(histories) > 1)} ...")
+    labels = history.labels(histories)
+    drawn = {"curves": "figures/learning-curves.png", "kl": "figures/kl.png"}
+    figures.learning_curves(out / drawn["curves"], histories, labels)
+    figures.kl_curves(out / drawn["kl"], histories)
+    if {"loss.alpha", "loss.beta"} & set(history.varied(histories)) and histories[0].best:
+        drawn["sweep"] = "figures/sweep.png"
+        figures.sweep(out / drawn["sweep"], histories, labels)
+    content = page.Page(title=title, histories=histories, best=None, figures=drawn)
+    path = out / "report.md"
+    path.write_text(page.markdown(_with_best(content, out, samples, say)))
+    return path
+
+
+def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], None]) -> "Page":
+    """Add the best run's bound on the test split, and its speech, or why they cannot be had."""
+    import dataclasses
+
+    from jobs import evaluate, page
+    from zfdist.checkpoint import CheckpointError
+    from zfdist.config import ConfigError
+    from zfdist.data.store import StoreError
+    from zfdist.evaluate import EvaluationError, load_model
+
+    history = content.histories[0]
+    try:
+        loaded = load_model(history.folder)
+    except CheckpointError as error:
+        return dataclasses.replace(content, problem=f"Not evaluated: {error}.")
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    best = page.Best(history=history, manifest=loaded.manifest, parameters=parameters)
+    try:
+        say(f"evaluating {history.name} on the test split ...")
+        bound = evaluate.rows(evaluate.on_split(loaded, "test"))
+        content = dataclasses.replace(content, best=dataclasses.replace(best, bound=bound))
+        return _with_speech(content, loaded, out, say) if samples else content
+    except (StoreError, EvaluationError, ConfigError) as error:
+        return dataclasses.replace(content, best=best, problem=f"Not evaluated: {error}.")
+
+
+def _with_speech(content: "Page", loaded: "Loaded", out: Path, say: Callable[[str], None]) -> "Page":
+    import dataclasses
+
+    from jobs import figures, listen
+    from zfdist.data.store import Store
+
+    say("generating speech ...")
+    store = Store.open(Path(loaded.config.data.root), verify=loaded.config.data.verify)
+    sounds = listen.speech(loaded, store, "test", loaded.config.train.seed)
+    files = [path.relative_to(out).as_posix() for path in listen.write(out / "samples", sounds, store.sample_rate)]
+    drawn = {**content.figures, "speech": "figures/speech.png"}
+    figures.speech(out / drawn["speech"], {s.title: s.wave for s in sounds}, store.sample_rate)
+    rows = [
+        (file, s.title, s.what, f"{len(s.wave) / store.sample_rate:.2f}", f"{s.clipped_percent:.2g} %")
+        for file, s in zip(files, sounds, strict=True)
+    ]
+    return dataclasses.replace(content, figures=drawn, sounds=rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
