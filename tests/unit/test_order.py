@@ -65,6 +65,23 @@ def test_golden_batches() -> None:
     ]
 
 
+def test_golden_epoch_of_three_windows() -> None:
+    order = Order(FRAMES, global_batch=2, window_batches=4, seed=1234)
+    assert [order.ids(step).tolist() for step in range(11)] == [
+        [14, 17],
+        [1, 4],
+        [20, 10],
+        [22, 11],
+        [21, 7],
+        [5, 8],
+        [13, 16],
+        [9, 2],
+        [6, 12],
+        [0, 3],
+        [15, 18],
+    ]
+
+
 def permute_plainly(position: int, size: int, keys: list[int]) -> int:
     """The permutation again, with Python's integers and no numpy."""
     half = max(1, ((size - 1).bit_length() + 1) // 2)

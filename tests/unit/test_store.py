@@ -11,7 +11,7 @@ from stores import flip, make, noise, read_all
 
 from zfdist.data import store_writer
 from zfdist.data.manifest import Statistics
-from zfdist.data.store import Store, StoreError
+from zfdist.data.store import Store, StoreError, _windows
 from zfdist.data.store_writer import Recording, finished_shard, write_shard
 
 
@@ -92,6 +92,18 @@ def test_gather_equals_slicing(data: st.DataObject, tmp_path_factory: pytest.Tem
     for window, recording, start in zip(windows, picks, starts, strict=True):
         expected = rows[recording][start : start + width]
         assert np.array_equal(window[: len(expected)], expected)
+
+
+@given(
+    size=st.integers(0, 12),
+    width=st.integers(1, 14),
+    starts=st.lists(st.integers(0, 12), min_size=1, max_size=5),
+)
+def test_windows_at_the_end_of_a_file(size: int, width: int, starts: list[int]) -> None:
+    flat = np.arange(1, size + 1, dtype=np.int16)
+    inside = np.array([min(start, size) for start in starts])
+    for window, start in zip(_windows(flat, inside, width), inside, strict=True):
+        assert window.tolist() == [*range(start + 1, min(start + width, size) + 1), *[0] * (start + width - size)]
 
 
 def test_gather_refuses_what_is_not_there(root: Path) -> None:
