@@ -271,7 +271,8 @@ def _label_ends(axes: Any, ends: Sequence[tuple[int, float, str, str]]) -> None:
 
 
 def _spectrum(wave: NDArray[np.float32], sample_rate: int) -> tuple[Any, Any, Any]:
-    frequencies, times, values = stft(wave, sample_rate, nperseg=512, noverlap=384, boundary=None, padded=True)
+    window = min(512, len(wave))
+    frequencies, times, values = stft(wave, sample_rate, nperseg=window, noverlap=window * 3 // 4, boundary=None)
     return frequencies, times, 20 * np.log10(np.abs(values) + 1e-7)
 
 
