@@ -29,12 +29,13 @@ class ClusterError(ValueError):
 
 
 @contextlib.contextmanager
-def connect(address: str | None, say: Callable[[str], None] = print) -> Iterator[str]:
+def connect(address: str | None, say: Callable[[str], None] = print, cpus: int | None = None) -> Iterator[str]:
     """Be connected to Ray within the block; gives the cluster's address.
 
     Args:
         address: "auto" or host:port of a running cluster. None takes RAY_ADDRESS, and without that starts a local Ray.
         say: told what takes time.
+        cpus: what a local Ray offers; None for as many as this process may use.
 
     Raises:
         ClusterError: if there is no cluster at the address.
@@ -46,7 +47,7 @@ def connect(address: str | None, say: Callable[[str], None] = print) -> Iterator
         os.environ.setdefault(name, value)
     before = os.environ.get("RAY_ADDRESS")
     wanted = address if address not in (None, "auto") else before or address
-    _join(wanted, say) if wanted else _start(say)
+    _join(wanted, say) if wanted else _start(say, cpus or len(os.sched_getaffinity(0)))
     gcs_address: str = ray.get_runtime_context().gcs_address
     os.environ["RAY_ADDRESS"] = gcs_address  # other Rays on this host must not confuse Ray's own tools
     try:
@@ -63,12 +64,13 @@ def on_worker_start() -> None:
     os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 
 
-def _start(say: Callable[[str], None]) -> None:
-    cores = len(os.sched_getaffinity(0))
-    say(f"starting Ray on this machine ({cores} CPUs) ...")
+def _start(say: Callable[[str], None], cpus: int) -> None:
+    say(f"starting Ray on this machine ({cpus} CPUs) ...")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # on loopback only; else Ray may write or ask for a token
     _init(
         address="local",
+        num_cpus=cpus,
         include_dashboard=True,
         dashboard_host=LOOPBACK,
         _node_ip_address=LOOPBACK,

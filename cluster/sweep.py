@@ -42,7 +42,7 @@ class Plan:
     mode: Literal["max", "min"] = "max"
     asha: bool = True
     grace_steps: int | None = None
-    """No trial is stopped before; None for a ninth of the run, and at least one validation."""
+    """No trial is stopped before; None for a quarter of the run, and at least one validation."""
     reduction_factor: float = 3.0
     """Of the trials that reach a rung, one in so many goes on; rungs are this factor apart."""
     workers: int = 1
@@ -163,7 +163,7 @@ def _scheduler(base: Config, plan: Plan) -> TrialScheduler:
     if not plan.asha:
         return FIFOScheduler()
     every, steps = base.train.validate_every, base.train.steps
-    grace = plan.grace_steps or max(every, math.ceil(steps / 9 / every) * every)
+    grace = plan.grace_steps or max(every, math.ceil(steps / 4 / every) * every)
     return ASHAScheduler(
         time_attr="step",
         grace_period=min(grace, steps),

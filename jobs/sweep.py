@@ -45,7 +45,7 @@ class Arguments:
     asha: bool = True
     """Stop early (ASHA) what lags behind the other trials at the same step."""
     grace_steps: int | None = None
-    """Optimizer steps before which no trial is stopped; None for a ninth of the run."""
+    """Optimizer steps before which no trial is stopped; None for a quarter of the run."""
     reduction_factor: float = 3.0
     """One in so many trials goes on from each rung; rungs are this factor apart in steps."""
     workers_per_trial: int = 1
