@@ -55,10 +55,13 @@ class Speech:
     """Licence of the data; default: the text of a LICENSE or COPYRIGHT file in --source."""
 
 
-def main() -> None:
-    """Parse the command line, convert, print what came of it."""
+def main(argv: list[str]) -> int:
+    """Run the command line `argv`, print what came of it, return the exit code."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"speech": Speech}, prog="python -m jobs.prepare", description="Make a data set of Arrow shards from raw files."
+        {"speech": Speech},
+        prog="python -m jobs.prepare",
+        description="Make a data set of Arrow shards from raw files.",
+        args=argv,
     )
     from zfdist.data.sources import speech
     from zfdist.data.sources.inputs import SourceError
@@ -72,6 +75,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")
+    return 0
 
 
 def _options(command: Speech) -> "Options":
@@ -144,4 +148,4 @@ def _print_outcome(out: Path, outcome: "Outcome") -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

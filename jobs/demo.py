@@ -1,0 +1,77 @@
+"""The main job on real input, from start to end: `make demo`, or `python -m jobs.demo`.
+
+Runs four commands that a user would type, and prints each: prepare the speech sample that ships, sweep over alpha, beta
+and KL annealing, evaluate the best trial on the test split, write a report. Each goes on where it was interrupted,
+and so does this: start it again.
+"""
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from jobs import evaluate, prepare, report, sweep
+from jobs.command import RUNS, duration
+
+DATA = Path("data/demo")
+SWEEP = RUNS / "demo"
+REPORT = SWEEP / "report"
+SPACE = ("--grid", "loss.alpha=0,0.005", "--grid", "loss.beta=0,0.005", "--grid", "loss.kl.kind=constant,linear")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train, compare and hear Z-Forcing on seven minutes of speech: minutes on two CPU cores."""
+
+    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
+    """More for the sweep, after `--`, e.g. `python -m jobs.demo -- --train.steps 100`."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line `argv`; return the exit code."""
+    arguments = tyro.cli(Arguments, prog="python -m jobs.demo", args=argv)
+    from zfdist.data.sources.speech import SAMPLE
+
+    started_s = time.monotonic()
+    source = SAMPLE.relative_to(Path.cwd()) if SAMPLE.is_relative_to(Path.cwd()) else SAMPLE
+    _act(1, "speech to Arrow shards", prepare.main, ["speech", "--source", str(source), "--out", str(DATA)])
+    swept = ["demo", "--name", SWEEP.name, "--data.root", str(DATA), "--samples", "0", *SPACE, *arguments.overrides]
+    _act(2, "a sweep: with and without auxiliary costs and KL annealing", sweep.main, swept)
+    results = json.loads((SWEEP / "results.json").read_text())
+    if not results or any(result["state"] == "unfinished" for result in results):
+        print("\ninterrupted; `make demo` goes on from here")
+        return 130
+    best = results[0]["folder"]
+    _act(3, "the best trial on the test split", evaluate.main, [best, "--json", str(SWEEP / "test.json")])
+    _act(4, "figures, tables and sound", report.main, [str(SWEEP), "--out", str(REPORT)])
+    print(_next(best, time.monotonic() - started_s))
+    return 0
+
+
+def _act(number: int, title: str, job: Callable[[list[str]], int], argv: Sequence[str]) -> None:
+    """Say what is done and with which command, do it, and end the demo with its exit code if it fails."""
+    name = job.__module__
+    print(f"\n[{number}/4] {title}\n$ python -m {name} {shlex.join(argv)}", flush=True)
+    code = job(list(argv))
+    if code:
+        raise SystemExit(code)
+
+
+def _next(best: str, took_s: float) -> str:
+    return f"""
+done in {duration(took_s)}. Look at {REPORT}/report.md and listen to {REPORT}/samples/*.wav
+
+Three commands to try next:
+  python -m jobs.train demo --name longer --workers 2 --loss.alpha 0.005 --loss.beta 0.005 --train.steps 3000
+  python -m jobs.train demo --name continued --from {best} --train.steps 600
+  tensorboard --logdir {SWEEP}/trials
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
