@@ -29,10 +29,12 @@ def test_kl_equals_torch():
     assert torch.equal(q.kl(q), torch.zeros(4, 5, dtype=torch.float64))
 
 
-def test_kl_of_nearly_equal_gaussians_keeps_its_digits_in_float32():
+@pytest.mark.parametrize("log_ratio", [7e-4, 1e-3, 1.3e-3, 1.7e-3, 2.1e-3])
+def test_kl_of_nearly_equal_gaussians_keeps_its_digits_in_float32(log_ratio):
     p = Gaussian(torch.zeros(1), torch.zeros(1))
-    q = Gaussian(torch.zeros(1), torch.full((1,), 1e-3))
-    exact = 0.5 * (math.expm1(2e-3) - 2e-3)
+    q = Gaussian(torch.zeros(1), torch.full((1,), log_ratio))
+    given = float(q.log_std)  # what float32 made of it
+    exact = 0.5 * (math.expm1(2 * given) - 2 * given)
     assert abs(float(q.kl(p)) - exact) < 1e-3 * exact
 
 

@@ -134,6 +134,12 @@ def test_any_callable_will_do_and_padding_counts_nowhere(store):
     assert bound.kl_nats_per_frame == 1.0
 
 
+def test_a_dummy_row_is_no_sequence(store, model):
+    (batch, *_) = batches(store, eval_batch=3)
+    dummy = batch._replace(lengths_B=batch.lengths_B * torch.tensor([1, 0, 1]))
+    assert run(model, [dummy]).sequences == 2
+
+
 def test_nothing_to_evaluate_is_a_sentence(model):
     with pytest.raises(EvaluationError, match="no sequences"):
         run(model, [])
@@ -246,8 +252,22 @@ def test_reconstructions_and_continuations(store, model):
         assert [len(w) for w in rebuilt] == [10 * n for n in batch.lengths_B.tolist()]
         sampled = generate.reconstructions(model, batch, units, seed=1)
         assert not np.allclose(rebuilt[0], sampled[0], atol=1e-7)
-    (single, *_) = batches(store, eval_batch=1)
-    assert generate.continuations(model, single, units, frames=5, seed=2).shape == (1, 50)
     (ragged, *_) = batches(store, eval_batch=3)
     with pytest.raises(ValueError, match="one length"):
         generate.continuations(model, ragged, units, frames=5, seed=2)
+
+
+def test_a_continuation_begins_with_the_last_frame_heard_in_the_state_after_it(store, model):
+    units, silent = {"mean": store.mean, "std": store.std}, {"temperature": 0.0, "frame_noise": 0.0}
+    (heard, *_) = batches(store, eval_batch=1)
+    assert generate.continuations(model, heard, units, frames=5, seed=2).shape == (1, 50)
+    steps = len(heard.x_TBX)
+    with torch.no_grad():
+        inferred = model.infer(heard.x_TBX, heard.y_TBX, heard.lengths_B, torch.zeros(steps, 1, 3))
+        z = model._prior(inferred.h_TBH[-1]).mean
+        state = model.recurrence.step(model.input(heard.y_TBX[-1]), z, inferred.state)
+        first = model._output_density(model.output, state.h_BH).mean
+    expected = generate.waveforms(first[None], units)
+    drawn = generate.continuations(model, heard, units, frames=1, seed=2, **silent)
+    np.testing.assert_allclose(drawn, expected, atol=1e-7)
+    assert np.abs(expected - generate.waveforms(heard.y_TBX[-1:], units)).max() > 1e-4

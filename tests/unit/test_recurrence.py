@@ -102,6 +102,14 @@ def test_any_output_may_go_unused(used):
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_bptt_leaves_the_gradients_it_is_given_alone():
+    case = Case(4, 2, 5, 3, 4)
+    outputs = case.run("bptt")
+    kept = [m.clone() for m in case.mix]
+    torch.autograd.grad(outputs, case.leaves(), case.mix)
+    assert all(torch.equal(a, b) for a, b in zip(kept, case.mix, strict=True))
+
+
 def test_one_step_is_the_formulas_of_the_paper():
     case = Case(1, 2, 3, 2, 4, clamp=0.5, scale=2.0)
     m, h, c = case.module, *case.state

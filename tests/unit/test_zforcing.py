@@ -6,6 +6,7 @@ from small_zforcing import SIZES, B, T, X, all_parts, data, make
 from torch.distributions import Normal, kl_divergence
 
 from zfdist.config import ModelConfig
+from zfdist.model.cell import clipped_leaky_relu
 from zfdist.model.objective import objective
 from zfdist.model.zforcing import build
 from zfdist.schedule import EVALUATION, Weights
@@ -72,6 +73,22 @@ def test_a_padded_batch_gives_the_terms_of_its_sequences_alone(implementation):
         alone = model(x[:n, one], y[:n, one], lengths[one], eps[:n, one])
         for whole, single in zip(padded, alone, strict=True):
             torch.testing.assert_close(whole[:n, one], single, rtol=1e-12, atol=1e-12)
+
+
+def test_the_backward_net_is_an_lstm_over_each_rows_own_reversal():
+    model, (frames, _, _) = make(), data(batch=4)
+    lengths = torch.tensor([T, 4, 1, 0])
+    y = frames[1:].clone().requires_grad_()
+    mix = torch.randn(T, 4, SIZES["hidden"], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = (torch.arange(T)[:, None] < lengths)[..., None]
+    b = model._read_backwards(y, lengths)
+    (gradient,) = torch.autograd.grad((mix * b * mask).sum(), y)
+    for row, n in enumerate(lengths.tolist()[:3]):
+        alone = y[:n, row].detach().requires_grad_()
+        expected = model.backward_net(alone.flip(0)[:, None])[0][:, 0].flip(0)
+        torch.testing.assert_close(b[:n, row], expected)
+        (its_gradient,) = torch.autograd.grad((mix[:n, row] * expected).sum(), alone)
+        torch.testing.assert_close(gradient[:n, row], its_gradient)
 
 
 def gradients_by_module(model, scalar):
@@ -160,6 +177,15 @@ def test_autocast_keeps_terms_wide_and_near():
         assert not torch.equal(a, b)
         assert (a - b).norm() < 0.02 * a.norm()
     narrow.log_px_TB.sum().backward()
+
+
+def test_the_last_product_of_every_net_is_wide_under_autocast():
+    model, (_, _, eps) = make(torch.float32), data(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = clipped_leaky_relu(model.aux.hidden[0](eps))
+        given = model.aux(eps)
+    assert narrow.dtype == torch.bfloat16
+    assert torch.equal(given, model.aux.out(narrow.float()))
 
 
 def test_build_is_a_function_of_the_seed_alone():
