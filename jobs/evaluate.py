@@ -27,7 +27,7 @@ class Arguments:
     only: not on batch size, machine load or number of workers.
     """
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder (its best checkpoint by validation ELBO), a checkpoint, or an export."""
     split: str = "test"
     """Which part of the data."""
@@ -59,6 +59,9 @@ def main(argv: list[str]) -> int:
         command.refuse(str(error))
     except OSError as error:
         command.refuse(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -22,6 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WITHOUT_AUX, WITH_AUX = COLOURS[1], COLOURS[0]
 GREY = "#B5B5B5"
 _MOST_RANKED = 24
+_MOST_LABELS = 9
 _THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}".replace("-", "\N{MINUS SIGN}"))
 _DECIBELS = 70.0
 _STYLE = {
@@ -86,18 +87,23 @@ def kl_curves(path: Path, histories: Sequence[History]) -> None:
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(6.2, 3.6), layout="constrained")
         groups: dict[tuple[bool, bool], list[Curve]] = {}
+        ends = []
         for history in histories:
             loss = history.config.loss
             key = (loss.alpha > 0, history.is_annealed)
-            groups.setdefault(key, []).append(history.curve("train/kl_nats_per_frame"))
+            curve = _smooth(history.curve("train/kl_nats_per_frame"))
+            groups.setdefault(key, []).append(curve)
+            if curve.steps:
+                text = f"\u03b1 {loss.alpha:g}, \u03b2 {loss.beta:g}"
+                ends.append((curve.steps[-1], curve.values[-1], text, WITH_AUX if key[0] else WITHOUT_AUX))
         for (has_aux, is_annealed), curves in sorted(groups.items(), reverse=True):
             style: dict[str, Any] = {
                 "color": WITH_AUX if has_aux else WITHOUT_AUX,
                 "linestyle": (0, (4, 1.5)) if is_annealed else "-",
-                "linewidth": 1.6 if len(histories) <= 8 else 1.1,
+                "linewidth": 1.6 if len(histories) <= _MOST_LABELS else 1.1,
             }
             for curve in curves:
-                axes.plot(*_smooth(curve), **style)
+                axes.plot(*curve, **style)
             what = "with auxiliary cost (\u03b1 > 0)" if has_aux else "without (\u03b1 = 0)"
             when = "KL annealed" if is_annealed else "KL weight 1"
             axes.plot([], [], label=f"{what}, {when}: {_runs(len(curves))}", **style)
@@ -105,6 +111,8 @@ def kl_curves(path: Path, histories: Sequence[History]) -> None:
         axes.set_ylim(bottom=0)
         _over_steps(axes)
         axes.yaxis.set_major_locator(MaxNLocator(6))
+        if len(ends) <= _MOST_LABELS:
+            _label_ends(axes, ends)
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=1, handlelength=2.6, borderaxespad=0)
         _save(figure, path)
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Arguments:
     """Compare runs in a page with figures, the best run's bound on the test split, and speech to listen to."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
     """Run folders, and sweep folders for all their trials."""
-    out: Path
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for report.md, figures/ and samples/."""
     title: str = "Z-Forcing on speech"
     """First line of the page."""
@@ -45,6 +45,9 @@ def main(argv: list[str]) -> int:
         command.refuse(str(error))
     except OSError as error:
         command.refuse(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     print(f"written: {page}")
     return 0
 
