@@ -22,7 +22,8 @@ from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.data.store import Store
 from zfdist.model import zforcing
 from zfdist.model.objective import objective
-from zfdist.model.zforcing import Terms, ZForcing
+from zfdist.model.terms import Terms
+from zfdist.model.zforcing import ZForcing
 from zfdist.schedule import EVALUATION
 
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zfdist.model.zforcing import Terms, ZForcing
+from zfdist.model.terms import Terms
+from zfdist.model.zforcing import ZForcing
 
 SLOPE, CLIP = 1 / 3, 3.0
 
@@ -43,7 +44,7 @@ def published_terms(model: ZForcing, x_TBX: Tensor, y_TBX: Tensor, eps_TBZ: Tens
         h_T.append(h)
     log_px = frame_log_prob(model, head(model.output, torch.stack(h_T)), y_TBX)
     log_px_backward = frame_log_prob(model, head(model.backward_output, b_TBH), x_TBX)
-    return Terms(log_px, torch.stack(kl_T), torch.stack(log_pb_T), log_px_backward)
+    return Terms(log_px, torch.stack(kl_T), torch.stack(log_pb_T), log_px_backward, torch.zeros_like(log_px))
 
 
 def lrelu(value: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from zfdist.data.store import Store
 from zfdist.data.store_writer import Recording, publish, write_shard, writing
 from zfdist.evaluate import EvaluationError, evaluate, evaluate_split, load_model
 from zfdist.model.objective import objective
-from zfdist.model.zforcing import Terms, build
+from zfdist.model.terms import Terms
+from zfdist.model.zforcing import build
 from zfdist.schedule import EVALUATION
 
 CPU = torch.device("cpu")
@@ -127,7 +128,7 @@ def test_any_callable_will_do_and_padding_counts_nowhere(store):
     def fixed(x_TBX, y_TBX, lengths_B, eps_TBZ):
         mask = torch.arange(len(x_TBX))[:, None] < lengths_B
         one = torch.where(mask, 1.0, torch.nan)
-        return Terms(3 * one, one, one, one)
+        return Terms(3 * one, one, one, one, -one)
 
     bound = run(fixed, batches(store))
     assert bound.elbo_nats == pytest.approx(2 * bound.frames / bound.sequences)

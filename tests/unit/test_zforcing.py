@@ -43,9 +43,21 @@ def test_terms_are_their_definitions():
         "kl_TB": kl_divergence(posterior, prior),
         "log_pb_TB": aux.log_prob(parts["b"]),
         "log_px_backward_TB": normal(net(model.backward_output, parts["b"]), floor).log_prob(x),
+        "log_ratio_TB": prior.log_prob(parts["z"]) - posterior.log_prob(parts["z"]),
     }
     for name, value in expected.items():
         torch.testing.assert_close(getattr(terms, name), value.sum(-1), rtol=1e-11, atol=1e-11, msg=name)
+
+
+def test_the_mean_of_the_log_ratio_is_minus_the_kl():
+    model, (frames, lengths, _) = make(), data(batch=1)
+    many = 20_000
+    eps = torch.randn(1, many, SIZES["z_dim"], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x, y = (frame.expand(1, many, X) for frame in (frames[:1], frames[1:2]))
+    terms = model(x, y, lengths.clamp(max=1).expand(many), eps)
+    assert not terms.log_ratio_TB.requires_grad
+    error = terms.log_ratio_TB.mean() + terms.kl_TB.mean()
+    assert abs(error) < 4 * terms.log_ratio_TB.std() / many**0.5
 
 
 def test_aux_tanh_and_clamp_are_options():

@@ -44,6 +44,12 @@ def latent_gaussian(mean: Tensor, log_variance: Tensor) -> Gaussian:
     return Gaussian(widen(mean), 0.5 * widen(log_variance))
 
 
+@torch.no_grad()
+def log_ratio(prior: Gaussian, posterior: Gaussian, z: Tensor) -> Tensor:
+    """Return log p(z) - log q(z), summed over the last dimension, without gradient: [..., D] -> [...]."""
+    return prior.log_prob(z) - posterior.log_prob(z)
+
+
 def output_size(density: Literal["gaussian"], x_dim: int) -> int:
     """Return how many numbers the output net gives for a frame of `x_dim` observations."""
     return {"gaussian": 2 * x_dim}[density]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zfdist.model.zforcing import Terms
+from zfdist.model.terms import Terms
 from zfdist.schedule import Weights
 
 SUMS = ("elbo_nats", "log_px_nats", "kl_nats", "log_pb_nats", "log_px_backward_nats", "objective_nats")
@@ -37,7 +37,8 @@ def objective(terms: Terms, mask_TB: Tensor, weights: Weights, num_sequences: in
     `num_sequences` (>= 1) is that of the global batch, so that ranks and micro-batches add up.
     A frame's KL below `weights.free_nats_per_frame` costs that much instead, in the objective only.
     """
-    log_px, kl, log_pb, log_px_backward = (torch.where(mask_TB, term, 0.0) for term in terms)
+    scored = (terms.log_px_TB, terms.kl_TB, terms.log_pb_TB, terms.log_px_backward_TB)
+    log_px, kl, log_pb, log_px_backward = (torch.where(mask_TB, term, 0.0) for term in scored)
     charged_kl = torch.where(mask_TB, kl.clamp(min=weights.free_nats_per_frame), 0.0)
     weighed_TB = log_px + weights.alpha * log_pb + weights.beta * log_px_backward - weights.kl * charged_kl
     with torch.no_grad():

@@ -15,18 +15,10 @@ from torch import Tensor, nn
 
 from zfdist.config import ModelConfig
 from zfdist.model.cell import GATES, State, clamp_latent, clipped_leaky_relu, no_autocast
-from zfdist.model.distributions import Gaussian, latent_gaussian, output_density, output_size, widen
+from zfdist.model.distributions import Gaussian, latent_gaussian, log_ratio, output_density, output_size, widen
 from zfdist.model.recurrence import Recurrence, Unrolled
+from zfdist.model.terms import Terms
 from zfdist.seeding import torch_seed
-
-
-class Terms(NamedTuple):
-    """The terms of equation (10), in nats, per time step: unweighted, unmasked, summed over dimensions only."""
-
-    log_px_TB: Tensor  # log p(x_{t+1} | h_t)
-    kl_TB: Tensor  # KL(q(z_t | h_{t-1}, b_t) || p(z_t | h_{t-1}))
-    log_pb_TB: Tensor  # log p(b_t | z_t): alpha's term
-    log_px_backward_TB: Tensor  # log p(x_t | b_t): beta's term
 
 
 class Generated(NamedTuple):
@@ -77,6 +69,7 @@ class ZForcing(nn.Module):
             kl_TB=posterior.kl(prior),
             log_pb_TB=self._aux(aux_z_TBZ).log_prob(b_TBH.detach()),
             log_px_backward_TB=self._output_density(self.backward_output, b_TBH).log_prob(x_TBX),
+            log_ratio_TB=log_ratio(prior, posterior, unrolled.z_TBZ),
         )
 
     def initial_state(self, batch: int) -> State:
