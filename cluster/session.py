@@ -1,19 +1,22 @@
 """Connect to a Ray cluster, or start a Ray on this machine for as long as the program runs.
 
-A local Ray listens on loopback alone, keeps its dashboard (Tune and Train ask its State API which of their actors are
-dead, to free what those held), and dies with this process, also by kill -9.
+A local Ray obeys only this program and what it starts, keeps its dashboard (Tune and Train ask its State API which of
+their actors are dead, to free what those held), and dies with this process, also by kill -9.
+
+Ray reads parts of its environment when it is imported, so this module imports it only once that is set; who connects
+imports the rest of this room afterwards.
 """
 
 import contextlib
 import logging
 import os
+import secrets
+import sys
 from collections.abc import Callable, Iterator
 
-import ray
-
-LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 128 * 2**20  # nothing of size travels through Ray here
-_QUIET = {
+_RESTORED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same on workers as in the command
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a worker prints goes to its run's log
@@ -40,40 +43,54 @@ def connect(address: str | None, say: Callable[[str], None] = print, cpus: int |
     Raises:
         ClusterError: if there is no cluster at the address.
     """
-    if ray.is_initialized():
-        yield ray.get_runtime_context().gcs_address
-        return
-    for name, value in _QUIET.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    before = os.environ.get("RAY_ADDRESS")
-    wanted = address if address not in (None, "auto") else before or address
-    _join(wanted, say) if wanted else _start(say, cpus or len(os.sched_getaffinity(0)))
-    gcs_address: str = ray.get_runtime_context().gcs_address
-    os.environ["RAY_ADDRESS"] = gcs_address  # other Rays on this host must not confuse Ray's own tools
+    before = {name: os.environ.get(name) for name in _RESTORED}
+    wanted = address if address not in (None, "auto") else before["RAY_ADDRESS"] or address
+    if wanted is None:
+        _keep_others_out()
+    import ray
+
     try:
+        if wanted is None:
+            _start(cpus or len(os.sched_getaffinity(0)), say)
+        else:
+            _join(wanted, say)
+        gcs_address: str = ray.get_runtime_context().gcs_address
+        os.environ["RAY_ADDRESS"] = gcs_address  # other Rays on this host must not confuse Ray's own tools
         yield gcs_address
     finally:
         ray.shutdown()
-        os.environ.pop("RAY_ADDRESS", None)
-        if before is not None:
-            os.environ["RAY_ADDRESS"] = before
+        for restored, former in before.items():
+            os.environ.pop(restored, None)
+            if former is not None:
+                os.environ[restored] = former
 
 
 def on_worker_start() -> None:
     """Runs first in every process of ours on the cluster: which Ray it belongs to, for Ray's own clean-up."""
+    import ray
+
     os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 
 
-def _start(say: Callable[[str], None], cpus: int) -> None:
+def _keep_others_out() -> None:
+    """Make a token that only our children inherit, unless the user chose how Ray authenticates.
+
+    Ray listens on the machine's address, even if asked for loopback, and runs whatever reaches it.
+    """
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
+def _start(cpus: int, say: Callable[[str], None]) -> None:
     say(f"starting Ray on this machine ({cpus} CPUs) ...")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # on loopback only; else Ray may write or ask for a token
     _init(
         address="local",
         num_cpus=cpus,
         include_dashboard=True,
-        dashboard_host=LOOPBACK,
-        _node_ip_address=LOOPBACK,
+        dashboard_host="127.0.0.1",
         object_store_memory=_OBJECT_STORE_BYTES,
     )
 
@@ -91,6 +108,8 @@ def _join(address: str, say: Callable[[str], None]) -> None:
 
 
 def _init(**options: object) -> None:
+    import ray
+
     ray.init(
         namespace="zfdist",
         log_to_driver=False,

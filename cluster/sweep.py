@@ -31,6 +31,7 @@ from cluster.worker import STOP, claim
 from zfdist.config import Config
 
 _SCRATCH = ".tune"
+_HEAD = "node:__internal_head__"  # what waits for workers elsewhere sits on the head, and takes no CPU
 _SHOW_EVERY_S = 1.0
 
 
@@ -123,7 +124,7 @@ def _tuner(folder: Path, base: Config, rows: Mapping[str, Row], plan: Plan, shar
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may end without a validation
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told by `sweep`
     shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
-    own = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {}) if plan.workers == 1 else {"CPU": 0}
+    own = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {}) if plan.workers == 1 else {_HEAD: 0.001}
     # Those that are over come first: they take no time, and fill the scheduler's rungs for the others.
     order = sorted(rows.values(), key=lambda row: row.state not in OVER)
     jobs = [

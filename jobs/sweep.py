@@ -82,13 +82,12 @@ def _sweep(arguments: Arguments, folder: Path) -> None:
     command.check_data(arguments.config)
 
     from cluster import session
-    from cluster.sweep import sweep
     from jobs.board import Board
 
-    with (
-        session.connect(arguments.address, say=command.say),
-        Board(space.names(), arguments.config.train.steps) as board,
-    ):
+    names, steps = space.names(), arguments.config.train.steps
+    with session.connect(arguments.address, say=command.say), Board(names, steps) as board:
+        from cluster.sweep import sweep
+
         results = sweep(folder, arguments.config, trials, _plan(arguments), show=board.show, say=board.say)
     board.print_results(results)
     unfinished = len(trials) - sum(result["state"] != "unfinished" for result in results)

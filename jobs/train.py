@@ -49,10 +49,11 @@ def _train(arguments: Arguments, folder: Path) -> None:
     command.check_data(arguments.config)
 
     from cluster import session
-    from cluster.fit import fit
 
     console = Console(arguments.config.train.steps)
     with session.connect(arguments.address, say=command.say):
+        from cluster.fit import fit
+
         outcome = fit(
             arguments.config,
             folder,
