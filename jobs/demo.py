@@ -21,7 +21,8 @@ from jobs.command import RUNS, duration
 DATA = Path("data/demo")
 SWEEP = RUNS / "demo"
 REPORT = SWEEP / "report"
-SPACE = ("--grid", "loss.alpha=0,0.005", "--grid", "loss.beta=0,0.005", "--grid", "loss.kl.kind=constant,linear")
+SPACE = ("--grid", "loss.alpha=0,0.5", "--grid", "loss.beta=0,0.05", "--grid", "loss.kl.kind=constant,linear")
+GRACE = ("--grace-steps", "300")  # so that the figure of the KL term has something of every trial
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,18 @@ def main(argv: list[str]) -> int:
     started_s = time.monotonic()
     source = SAMPLE.relative_to(Path.cwd()) if SAMPLE.is_relative_to(Path.cwd()) else SAMPLE
     _act(1, "speech to Arrow shards", prepare.main, ["speech", "--source", str(source), "--out", str(DATA)])
-    swept = ["demo", "--name", SWEEP.name, "--data.root", str(DATA), "--samples", "0", *SPACE, *arguments.overrides]
+    swept = [
+        "demo",
+        "--name",
+        SWEEP.name,
+        "--data.root",
+        str(DATA),
+        "--samples",
+        "0",
+        *SPACE,
+        *GRACE,
+        *arguments.overrides,
+    ]
     _act(2, "a sweep: with and without auxiliary costs and KL annealing", sweep.main, swept)
     results = json.loads((SWEEP / "results.json").read_text())
     if not results or any(result["state"] == "unfinished" for result in results):
@@ -67,7 +79,7 @@ def _next(best: str, took_s: float) -> str:
 done in {duration(took_s)}. Look at {REPORT}/report.md and listen to {REPORT}/samples/*.wav
 
 Three commands to try next:
-  python -m jobs.train demo --name longer --workers 2 --loss.alpha 0.005 --loss.beta 0.005 --train.steps 3000
+  python -m jobs.train demo --name longer --workers 2 --train.steps 4000
   python -m jobs.train demo --name continued --from {best} --train.steps 600
   tensorboard --logdir {SWEEP}/trials
 """

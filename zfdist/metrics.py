@@ -95,7 +95,9 @@ class Log:
         self._path = run_folder / FILE
         _drop_after(self._path, resumed_step)
         self._file = self._path.open("a")
-        self._events = SummaryWriter(str(run_folder), purge_step=resumed_step + 1)
+        # Two files begun within a second would have one name, and the second would replace the first.
+        suffix = f".{time.time_ns():x}"
+        self._events = SummaryWriter(str(run_folder), purge_step=resumed_step + 1, filename_suffix=suffix)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append one line; values that are no finite number are written as null."""
@@ -105,6 +107,7 @@ class Log:
         for name, value in clean.items():
             if isinstance(value, int | float):
                 self._events.add_scalar(name, value, step)
+        self._events.flush()  # so that what a kill -9 leaves behind is as long as metrics.jsonl
 
     def close(self) -> None:
         """Flush and close."""
