@@ -1,5 +1,6 @@
 """`jobs.prepare`: splits, lists, sameness of bytes, resuming after a kill, bad files, and what it says."""
 
+import hashlib
 import os
 import re
 import subprocess
@@ -19,6 +20,8 @@ from zfdist.data.store import Store, StoreError
 
 ROOT = Path(__file__).parents[2]
 FIRST = "speaker0/00.flac"
+SAMPLE_SHA256 = "796b7de0a59973aaa816dfb66f17700f9af231e4f699491e8e1f9764580d13f3"
+"""Of the sha256 of every file of the sample's store: the same bytes with the pyarrow of constraints.txt."""
 
 
 @pytest.fixture
@@ -46,6 +49,8 @@ def test_the_sample_that_ships_becomes_a_store(tmp_path: Path) -> None:
     assert "Allison Smith" in store.manifest.licence and store.fingerprint in first.stdout
     # The data of every published result hang on this: a change of it is a change of the data.
     assert store.fingerprint == "a5a259f103267d93c7f3153b3519bf10879381bee0cfc74456416ed113535659"
+    content = "".join(hashlib.sha256(data).hexdigest() for data in tree(tmp_path / "out").values())
+    assert hashlib.sha256(content.encode()).hexdigest() == SAMPLE_SHA256
     lines = [line.split() for line in first.stdout.splitlines()]
     assert ["split", "recordings", "minutes", "samples", "mean", "std", "shards"] in lines
     assert ["train", "146", "5.45", "5,227,382", "-1.659", "4570.17", "1"] in lines

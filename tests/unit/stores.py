@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from zfdist.data.kinds import NO_LABEL, Kind
 from zfdist.data.manifest import Manifest
 from zfdist.data.store import Store
 from zfdist.data.store_writer import Recording, publish, write_shard
@@ -47,3 +48,24 @@ def flip(path: Path, offset: int) -> None:
     content = bytearray(path.read_bytes())
     content[offset] ^= 1
     path.write_bytes(content)
+
+
+def make_kind(
+    root: Path,
+    kind: Kind,
+    rows: dict[str, list[list[int]]],
+    *,
+    labels: dict[str, list[int]] | None = None,
+    words: list[str] | None = None,
+) -> Path:
+    """Write a store of images or sentences, one shard a split; the rows are called train-0, train-1 .."""
+    shards = {}
+    for split, some in rows.items():
+        tags = labels[split] if labels else [NO_LABEL] * len(some)
+        recordings = [
+            Recording(f"{split}-{i}", np.array(row, kind.dtype), tag)
+            for i, (row, tag) in enumerate(zip(some, tags, strict=True))
+        ]
+        shards[split] = [write_shard(root, f"{split}-00000", "k", recordings, {}, kind)]
+    publish(root, shards, sample_rate=0, source={}, licence="", kind=kind, words=words)
+    return root

@@ -1,6 +1,7 @@
 """Batches of frames on the device: order x store, with no state but the step.
 
 T time (frames), B batch (rows), X samples of a frame, S samples of a row (one frame more than is scored).
+What a frame is depends on the store's kind: `data.frame_samples` samples of sound, a pixel, a word.
 """
 
 from collections import deque
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zfdist.config import DataConfig
-from zfdist.data.order import Order, Sequences, view
+from zfdist.data.kinds import NO_LABEL, TOKENS
+from zfdist.data.order import Order, OrderError, Sequences, view
 from zfdist.data.store import Store
 
 Int64s = NDArray[np.int64]
@@ -27,7 +29,11 @@ PADDED_FRAMES = 16_384
 
 
 class Batch(NamedTuple):
-    """Sequences padded to one length, time-major; `x_TBX` and `y_TBX` may share memory."""
+    """Sequences padded to one length, time-major; `x_TBX` and `y_TBX` may share memory.
+
+    Of sentences they are not float32 [T, B, X] but int64 [T, B], ids of words: x = <s> w_1 .. w_n and
+    y = w_1 .. w_n </s>, 0 (<pad>) where padded. Of images X = 1: y are all pixels, 0 or 1, and x_1 is 0.
+    """
 
     x_TBX: Tensor
     """Inputs x_1 .. x_T, float32, normalised by the manifest's mean and std; 0 where padded."""
@@ -43,6 +49,8 @@ class Batch(NamedTuple):
     """Real sequences of the global batch (training), of this batch (evaluation)."""
     num_frames: int
     """Scored frames of the global batch (training), of this batch (evaluation)."""
+    labels_B: Tensor | None = None
+    """Label of each row, int64, -1 where unknown and for dummy rows; None if the data have no labels."""
 
     @property
     def mask_TB(self) -> Tensor:
@@ -54,12 +62,36 @@ class Batch(NamedTuple):
 class _Rows(NamedTuple):
     """The rows of a rank as they come from the store, on the host; all micro-batches of a step in one."""
 
-    pcm_BS: Tensor
+    rows_BS: Tensor
     frames_B: Int64s
     positions_B: Int64s
     ids_B: Int64s
     num_sequences: int
     num_frames: int
+    labels_B: Int64s | None
+
+
+def sequences_of(store: Store, config: DataConfig, split: str, kind: str) -> Sequences:
+    """Return the view named by `data.train_view` or `data.eval_view` over a split: which frames each sequence has.
+
+    Raises OrderError if the view or `data.frame_samples` does not fit the store's kind, StoreError for an unknown
+    split.
+    """
+    lengths, added = store.lengths(split), store.kind.added
+    if not added:
+        return view(kind, lengths, config.frame_samples, config.segment_frames)
+    name = store.kind.name
+    if config.frame_samples != 1:
+        raise OrderError(
+            f"data.frame_samples = {config.frame_samples}: must be 1 for {config.root}, which holds {name}; "
+            "set --data.frame-samples 1"
+        )
+    if kind != "utterances":
+        raise OrderError(
+            f"view {kind!r}: {config.root} holds {name}, whose rows are not cut; "
+            "set --data.train-view utterances --data.eval-view utterances"
+        )
+    return view(kind, lengths + added, 1, config.segment_frames)
 
 
 class TrainLoader:
@@ -81,8 +113,8 @@ class TrainLoader:
         accumulation_steps: int,
         device: torch.device,
     ) -> None:
-        """Raises OrderError if the training split has fewer sequences than a global batch."""
-        self._sequences = view(config.train_view, store.lengths("train"), config.frame_samples, config.segment_frames)
+        """Raises OrderError if the view does not fit the data or has fewer sequences than a global batch."""
+        self._sequences = sequences_of(store, config, "train", config.train_view)
         self._order = Order(
             self._sequences.frames,
             global_batch=config.global_batch,
@@ -127,14 +159,15 @@ class TrainLoader:
         global_frames = self._sequences.frames[global_ids]
         is_real = self._places < len(global_ids)
         ids = np.where(is_real, global_ids[np.minimum(self._places, len(global_ids) - 1)], -1)
-        pcm = _read(self._store, "train", self._sequences, ids, int(global_frames.max()), self._config.frame_samples)
+        width = int(global_frames.max())
         return _Rows(
-            _host_tensor(pcm, self._device),
+            _read(self._store, "train", self._sequences, ids, width, self._config.frame_samples, self._device),
             np.where(is_real, self._sequences.frames[ids], 0),
             self._places,
             ids,
             len(global_ids),
             int(global_frames.sum()),
+            _labels(self._store, "train", self._sequences, ids),
         )
 
     def _finished(self, rows: _Rows) -> list[Batch]:
@@ -152,12 +185,13 @@ def evaluation_batches(
     The batches are cut from the sequences sorted by length, at most `data.eval_batch` rows and PADDED_FRAMES frames
     each, alike for every world size, and dealt to the ranks so that their work is even. A rank may get none.
     """
-    sequences = view(config.eval_view, store.lengths(split), config.frame_samples, config.segment_frames)
+    sequences = sequences_of(store, config, split, config.eval_view)
 
     def gathered(ids: Int64s) -> _Rows:
         frames = sequences.frames[ids]
-        pcm = _read(store, split, sequences, ids, int(frames.max()), config.frame_samples)
-        return _Rows(_host_tensor(pcm, device), frames, ids, ids, len(ids), int(frames.sum()))
+        rows = _read(store, split, sequences, ids, int(frames.max()), config.frame_samples, device)
+        labels = _labels(store, split, sequences, ids)
+        return _Rows(rows, frames, ids, ids, len(ids), int(frames.sum()), labels)
 
     shares = _evaluation_shares(sequences.frames, config.eval_batch, world_size)
     for rows in _ahead(shares[rank], gathered, config.prefetch_batches):
@@ -181,33 +215,44 @@ def _evaluation_shares(frames: Int64s, most_rows: int, world_size: int) -> list[
 
 
 def _read(
-    store: Store, split: str, sequences: Sequences, ids: Int64s, frames: int, frame_samples: int
-) -> NDArray[np.int16]:
+    store: Store,
+    split: str,
+    sequences: Sequences,
+    ids: Int64s,
+    frames: int,
+    frame_samples: int,
+    device: torch.device,
+) -> Tensor:
     """Gather `frames` + 1 frames of each sequence, [len(ids), samples]; rows of dummies (id -1) hold anything."""
     ids = np.maximum(ids, 0)
-    width = (frames + 1) * frame_samples
-    return store.gather(split, sequences.recordings[ids], sequences.starts[ids], width)
-
-
-def _host_tensor(pcm: NDArray[np.int16], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(pcm)
+    recordings = sequences.recordings[ids]
+    width = (frames + 1) * frame_samples - store.kind.added
+    rows_BS = store.gather(split, recordings, sequences.starts[ids], width)
+    if store.kind.added:
+        rows_BS = store.kind.framed(rows_BS, np.minimum(store.lengths(split)[recordings], width))
+    tensor = torch.from_numpy(rows_BS)
     # Only a copy from pinned memory runs beside the computation of the step before.
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
+def _labels(store: Store, split: str, sequences: Sequences, ids: Int64s) -> Int64s | None:
+    labels = store.labels(split)
+    if labels is None:
+        return None
+    return np.where(ids >= 0, labels[sequences.recordings[np.maximum(ids, 0)]], NO_LABEL)
+
+
 def _batch(rows: _Rows, part: slice, store: Store, frame_samples: int, device: torch.device) -> Batch:
-    """Normalise some rows and make them time-major, on the device."""
-    pcm_BS = rows.pcm_BS[part].to(device, non_blocking=True)
-    pcm_BTX = pcm_BS.view(pcm_BS.shape[0], -1, frame_samples)
-    frames_TBX = torch.empty(pcm_BTX.shape[1], pcm_BTX.shape[0], frame_samples, device=device)
-    # Converts, subtracts and transposes in one pass over memory.
-    torch.sub(pcm_BTX.transpose(0, 1), store.mean, out=frames_TBX).div_(store.std)
+    """Make some rows time-major on the device, and zero where padded."""
+    rows_BS = rows.rows_BS[part].to(device, non_blocking=True)
+    frames_TBX = rows_BS.t().long() if store.kind == TOKENS else _normalised(rows_BS, store, frame_samples)
     x_TBX, y_TBX = frames_TBX[:-1], frames_TBX[1:]
     lengths = rows.frames_B[part]
     lengths_B = torch.from_numpy(lengths).to(device)
     if (lengths != x_TBX.shape[0]).any():
-        is_padding_TB1 = (torch.arange(x_TBX.shape[0], device=device)[:, None] >= lengths_B)[:, :, None]
-        x_TBX, y_TBX = x_TBX.masked_fill(is_padding_TB1, 0.0), y_TBX.masked_fill_(is_padding_TB1, 0.0)
+        is_padding_TB = torch.arange(x_TBX.shape[0], device=device)[:, None] >= lengths_B
+        is_padding_TBX = is_padding_TB.view(*is_padding_TB.shape, *[1] * (x_TBX.ndim - 2))
+        x_TBX, y_TBX = x_TBX.masked_fill(is_padding_TBX, 0), y_TBX.masked_fill_(is_padding_TBX, 0)
     return Batch(
         x_TBX,
         y_TBX,
@@ -216,7 +261,16 @@ def _batch(rows: _Rows, part: slice, store: Store, frame_samples: int, device: t
         torch.from_numpy(rows.ids_B[part]).to(device),
         rows.num_sequences,
         rows.num_frames,
+        None if rows.labels_B is None else torch.from_numpy(rows.labels_B[part]).to(device),
     )
+
+
+def _normalised(rows_BS: Tensor, store: Store, frame_samples: int) -> Tensor:
+    """Return rows as frames [T + 1, B, X], less the mean and over the standard deviation."""
+    rows_BTX = rows_BS.view(rows_BS.shape[0], -1, frame_samples)
+    frames_TBX = torch.empty(rows_BTX.shape[1], rows_BTX.shape[0], frame_samples, device=rows_BS.device)
+    # Converts, subtracts and transposes in one pass over memory.
+    return torch.sub(rows_BTX.transpose(0, 1), store.mean, out=frames_TBX).div_(store.std)
 
 
 def _ahead(jobs: Iterable[Job], work: Callable[[Job], Result], depth: int) -> Iterator[Result]:

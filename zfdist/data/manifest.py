@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from zfdist.data.kinds import KINDS
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -31,7 +34,7 @@ class ShardCorrupt(StoreError):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Exact sums over int16 samples; merging them is exact and free of order."""
+    """Exact sums over samples, integers of 16 bits or fewer; merging them is exact and free of order."""
 
     count: int = 0
     total: int = 0
@@ -40,7 +43,7 @@ class Statistics:
     maximum: int = 0
 
     @staticmethod
-    def of(samples: NDArray[np.int16], block: int = 1 << 20) -> "Statistics":
+    def of(samples: NDArray[np.integer], block: int = 1 << 20) -> "Statistics":
         """Sum over samples; `block` bounds the memory used."""
         result = Statistics()
         for start in range(0, samples.size, block):
@@ -63,12 +66,12 @@ class Statistics:
 
     @property
     def mean(self) -> float:
-        """Mean in PCM units, the float nearest to the exact value."""
+        """Mean in the units of the samples (sound: PCM), the float nearest to the exact value."""
         return float(Fraction(self.total, self.count))
 
     @property
     def std(self) -> float:
-        """Standard deviation in PCM units, dividing by the count."""
+        """Standard deviation in the same units, dividing by the count."""
         return math.sqrt(Fraction(self.count * self.squares - self.total**2, self.count**2))
 
 
@@ -97,7 +100,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """The file with name and length of every recording of a split."""
+    """The file with name, length and (where the data have them) label of every recording of a split."""
 
     path: str
     bytes: int
@@ -114,18 +117,32 @@ class SplitEntry:
     longest: int
     statistics: Statistics
     content_sha256: str
-    """Over length and sha256 of every recording in order: the same however it is cut into shards."""
+    """Over length and sha256 of every recording with its label, in order: the same however it is cut into shards."""
     index: IndexEntry
     shards: list[ShardEntry]
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation in PCM units, and the split they are of."""
+    """What is subtracted from the samples, and what they are divided by; the split they are of.
+
+    Sound: mean and standard deviation, in PCM units. Images and sentences stay as they are: 0 and 1.
+    """
 
     split: str
     mean: float
     std: float
+
+
+@dataclass(frozen=True)
+class VocabularyEntry:
+    """The file with the words of a store of sentences, one a line in the order of their ids."""
+
+    path: str
+    bytes: int
+    words: int
+    """The special ones included."""
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -134,7 +151,9 @@ class Manifest:
 
     format: int
     kind: str
+    """What a row is: one of `zfdist.data.kinds`."""
     sample_rate: int
+    """Samples a second; 0 where the rows are no sound."""
     schema: dict[str, str]
     normalisation: Normalisation
     splits: dict[str, SplitEntry]
@@ -143,10 +162,13 @@ class Manifest:
     licence: str
     generation: int
     fingerprint: str
+    vocabulary: VocabularyEntry | None = None
+    """Of a store of sentences."""
 
     def to_json(self) -> str:
-        """Return the manifest as indented JSON, the same text for the same values."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        """Return the manifest as indented JSON, the same text for the same values; what is None is left out."""
+        tree = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return json.dumps(tree, indent=1) + "\n"
 
     @staticmethod
     def read(root: Path) -> "Manifest":
@@ -156,7 +178,8 @@ class Manifest:
             tree = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise StoreError(
-                f"{root}: no {NAME}; run python -m jobs.prepare speech --source DIR --out {root}"
+                f"{root}: no {NAME}; run python -m jobs.prepare speech --source DIR --out {root} "
+                "(or timit, blizzard, mnist or text instead of speech)"
             ) from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: unreadable ({error}); remove {root} and run jobs.prepare again") from None
@@ -171,24 +194,37 @@ class Manifest:
     def _check(self, path: Path) -> None:
         """Raise StoreError unless the derived fields follow from the others."""
         remedy = "it was edited or damaged; remove the folder and run jobs.prepare again"
+        if self.kind not in KINDS:
+            raise StoreError(f"{path}: kind is {self.kind!r}, this version reads {', '.join(KINDS)}; {remedy}")
         if self.normalisation.split not in self.splits:
             raise StoreError(
                 f"{path}: normalisation names split {self.normalisation.split!r}, which is absent; {remedy}"
             )
-        statistics = self.splits[self.normalisation.split].statistics
-        if (self.normalisation.mean, self.normalisation.std) != (statistics.mean, statistics.std):
+        if self.normalisation != normalisation(self.kind, self.normalisation.split, self.splits):
             raise StoreError(f"{path}: normalisation does not follow from the statistics; {remedy}")
-        if self.fingerprint != fingerprint(self.kind, self.sample_rate, self.splits):
+        if self.fingerprint != fingerprint(self.kind, self.sample_rate, self.splits, self.vocabulary):
             raise StoreError(f"{path}: fingerprint does not follow from the contents; {remedy}")
 
 
-def fingerprint(kind: str, sample_rate: int, splits: Mapping[str, SplitEntry]) -> str:
+def normalisation(kind: str, split: str, splits: Mapping[str, SplitEntry]) -> Normalisation:
+    """Return how the samples of a store are normalised: by the statistics of `split`, or (0, 1) not at all."""
+    if not KINDS[kind].is_normalised:
+        return Normalisation(split, 0.0, 1.0)
+    statistics = splits[split].statistics
+    return Normalisation(split, statistics.mean, statistics.std)
+
+
+def fingerprint(
+    kind: str, sample_rate: int, splits: Mapping[str, SplitEntry], vocabulary: VocabularyEntry | None = None
+) -> str:
     """Return the identity of the data: sha256 over what fixes every sample of every split, and nothing else."""
-    fixed = {
+    fixed: dict[str, Any] = {
         "kind": kind,
         "sample_rate": sample_rate,
         "splits": {name: [entry.recordings, entry.samples, entry.content_sha256] for name, entry in splits.items()},
     }
+    if vocabulary is not None:
+        fixed["vocabulary"] = vocabulary.sha256
     return hashlib.sha256(json.dumps(fixed, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -205,12 +241,16 @@ def build(kind: type[T], tree: Any, path: str) -> T:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        if not isinstance(tree, dict) or set(tree) != set(hints):
-            found = sorted(set(tree) ^ set(hints)) if isinstance(tree, dict) else type(tree).__name__
-            raise StoreError(f"{path}: missing or unknown fields {found}; run jobs.prepare again")
-        return kind(**{name: build(hints[name], tree[name], f"{path}: {name}") for name in hints})
+        optional = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+        found = set(tree) if isinstance(tree, dict) else set()
+        if not isinstance(tree, dict) or found - set(hints) or set(hints) - optional - found:
+            wrong = sorted((set(hints) - optional) ^ (found - optional)) if found else type(tree).__name__
+            raise StoreError(f"{path}: missing or unknown fields {wrong}; run jobs.prepare again")
+        return kind(**{name: build(hints[name], tree[name], f"{path}: {name}") for name in hints if name in tree})
     if kind is Any:
         return typing.cast(T, tree)
+    if origin is types.UnionType:
+        return typing.cast(T, build(arguments[0], tree, path))
     if origin is list and isinstance(tree, list):
         return typing.cast(T, [build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(tree)])
     if origin is dict and isinstance(tree, dict):

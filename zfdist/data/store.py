@@ -1,14 +1,16 @@
-"""Reading a store: Arrow IPC shards of int16 recordings, mapped and checked, gathered a batch at a time.
+"""Reading a store: Arrow IPC shards of recordings, mapped and checked, gathered a batch at a time.
 
-A shard is mapped whole and seen as one flat int16 vector with the start of every recording in it, so that any window
-of any recording is a slice and a batch is one indexing call. Arrow has no checksums and a file cut short while mapped
-kills the process; so sizes are checked before mapping, hashes when a shard is first used, and shards never change.
+A row is called a recording and its elements samples, be it sound, an image or a sentence. A shard is mapped whole and
+seen as one flat vector of the kind's type with the start of every recording in it, so that any window of any recording
+is a slice and a batch is one indexing call. Arrow has no checksums and a file cut short while mapped kills the process;
+so sizes are checked before mapping, hashes when a shard is first used, and shards never change.
 """
 
+import hashlib
 import os
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from zfdist.data import manifest as manifests
+from zfdist.data.kinds import KINDS, Kind
 from zfdist.data.manifest import BatchEntry, IndexEntry, Manifest, ShardCorrupt, ShardEntry, StoreError
 
 __all__ = ["ShardCorrupt", "Store", "StoreError"]
@@ -25,19 +28,21 @@ REMEDY = "copy it again from an intact store, or remove the folder and run jobs.
 
 
 class _Shard(NamedTuple):
-    """A mapped shard: `flat` is the whole file as int16, recording i of the shard begins at `flat[starts[i]]`."""
+    """A mapped shard: `flat` is the whole file as samples, recording i of the shard begins at `flat[starts[i]]`."""
 
-    flat: NDArray[np.int16]
+    flat: NDArray[Any]
     starts: NDArray[np.int64]
 
 
 class _Split:
-    """A split as it is used: lengths and names from its index, and its shards, mapped when first asked for."""
+    """A split as it is used: its index, and its shards, mapped when first asked for."""
 
     def __init__(self, root: Path, entry: manifests.SplitEntry) -> None:
         table = _read_index(root, entry.index)
         self.lengths: NDArray[np.int64] = table["samples"].to_numpy()
         self.names: list[str] = table["name"].to_pylist()
+        has_labels = "label" in table.column_names
+        self.labels: NDArray[np.int64] | None = table["label"].to_numpy() if has_labels else None
         self.entries = entry.shards
         self.first_rows = np.cumsum([0, *(shard.rows for shard in entry.shards)])
         if len(self.lengths) != entry.recordings or self.first_rows[-1] != entry.recordings:
@@ -52,6 +57,7 @@ class Store:
         """Use `Store.open`."""
         self.root = root
         self.manifest = manifest
+        self.kind: Kind = KINDS[manifest.kind]
         self._verify = verify
         self._lock = threading.Lock()
         self._splits = {name: _Split(root, entry) for name, entry in manifest.splits.items()}
@@ -68,26 +74,28 @@ class Store:
         for split in manifest.splits.values():
             for entry in split.shards:
                 _check_size(root / entry.path, entry.bytes)
+        if manifest.vocabulary is not None:
+            _check_size(root / manifest.vocabulary.path, manifest.vocabulary.bytes)
         return Store(root, manifest, verify)
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the data: equal exactly if all samples of all splits are."""
+        """Identity of the data: equal exactly if all samples and labels of all splits are, and the vocabulary."""
         return self.manifest.fingerprint
 
     @property
     def mean(self) -> float:
-        """Mean of the training samples, in PCM units."""
+        """What is subtracted from a sample: sound: the mean of the training samples, in PCM units; others: 0."""
         return self.manifest.normalisation.mean
 
     @property
     def std(self) -> float:
-        """Standard deviation of the training samples, in PCM units."""
+        """What a sample is divided by: sound: the standard deviation of the training samples; others: 1."""
         return self.manifest.normalisation.std
 
     @property
     def sample_rate(self) -> int:
-        """Samples a second."""
+        """Samples a second; 0 where the rows are no sound."""
         return self.manifest.sample_rate
 
     @property
@@ -103,11 +111,27 @@ class Store:
         """Return the name of each recording of a split; raises StoreError for an unknown split."""
         return self._split(split).names
 
-    def gather(
-        self, split: str, recordings: NDArray[np.int64], starts: NDArray[np.int64], width: int
-    ) -> NDArray[np.int16]:
+    def labels(self, split: str) -> NDArray[np.int64] | None:
+        """Return the label of each recording of a split, -1 where unknown; None if these data have no labels."""
+        return self._split(split).labels
+
+    def vocabulary(self) -> list[str]:
+        """Return the words of a store of sentences in the order of their ids, `<pad> <s> </s> <unk>` first.
+
+        Raises StoreError if this store holds no sentences, or the file is damaged.
+        """
+        entry = self.manifest.vocabulary
+        if entry is None:
+            raise StoreError(f"{self.root}: holds {self.kind.name}, which has no vocabulary")
+        content = (self.root / entry.path).read_bytes()
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise StoreError(f"{self.root / entry.path}: damaged (its sha256 is not the manifest's); {REMEDY}")
+        return content.decode().removesuffix("\n").split("\n")
+
+    def gather(self, split: str, recordings: NDArray[np.int64], starts: NDArray[np.int64], width: int) -> NDArray[Any]:
         """Copy windows [len(recordings), width] that begin `starts` samples into the given recordings of a split.
 
+        Their type is the kind's: int16 (sound), uint8 (images), uint16 (sentences).
         What a window holds past the end of its recording is unspecified: mask it by length. Raises IndexError for a
         recording or start that does not exist, ShardCorrupt for a damaged shard.
         """
@@ -122,7 +146,7 @@ class Store:
         if len(used) == 1:
             shard = self._shard(source, int(used[0]))
             return _windows(shard.flat, shard.starts[rows] + starts, width)
-        windows = np.empty((len(recordings), width), np.int16)
+        windows = np.empty((len(recordings), width), self.kind.dtype)
         for number in used:
             shard = self._shard(source, int(number))
             here = np.flatnonzero(shard_of == number)
@@ -142,19 +166,19 @@ class Store:
         with self._lock:
             entry = split.entries[number]
             lengths = split.lengths[split.first_rows[number] : split.first_rows[number + 1]]
-            shard = _map_shard(self.root / entry.path, entry, lengths, self._verify)
+            shard = _map_shard(self.root / entry.path, entry, self.kind, lengths, self._verify)
             split.shards[number] = shard
         return shard
 
 
-def _windows(flat: NDArray[np.int16], starts: NDArray[np.int64], width: int) -> NDArray[np.int16]:
+def _windows(flat: NDArray[Any], starts: NDArray[np.int64], width: int) -> NDArray[Any]:
     """Copy `flat[s : s + width]` for each s in one call; windows that reach past the end are filled up with 0."""
     last = flat.size - width
     beyond = starts > last
-    every = as_strided(flat, (max(last, 0) + 1, width if last >= 0 else 0), (2, 2), writeable=False)
+    every = as_strided(flat, (max(last, 0) + 1, width if last >= 0 else 0), flat.strides * 2, writeable=False)
     if not beyond.any():
         return np.asarray(every[starts])
-    windows = np.zeros((len(starts), width), np.int16)
+    windows = np.zeros((len(starts), width), flat.dtype)
     if last >= 0:
         windows[~beyond] = every[starts[~beyond]]
     for row in np.flatnonzero(beyond):
@@ -184,7 +208,7 @@ def _read_index(root: Path, entry: IndexEntry) -> pa.Table:
     return pa.ipc.open_file(content).read_all()
 
 
-def _map_shard(path: Path, entry: ShardEntry, lengths: NDArray[np.int64], verify: str) -> _Shard:
+def _map_shard(path: Path, entry: ShardEntry, kind: Kind, lengths: NDArray[np.int64], verify: str) -> _Shard:
     """Map a shard of recordings of `lengths` samples and find where each begins; raises ShardCorrupt."""
     _check_size(path, entry.bytes)
     with pa.memory_map(str(path)) as source:
@@ -197,16 +221,29 @@ def _map_shard(path: Path, entry: ShardEntry, lengths: NDArray[np.int64], verify
         reader = pa.ipc.open_file(pa.BufferReader(buffer))
         for number in range(reader.num_record_batches):
             column = reader.get_batch(number).column(0)
-            if not pa.types.is_large_list(column.type) or column.values.type != pa.int16() or column.null_count:
-                raise ShardCorrupt(f"{path}: batch {number} is {column.type}, not large_list<int16>; {REMEDY}")
-            base = (column.values.buffers()[1].address - buffer.address) // 2
-            starts.append(base + column.offsets.to_numpy())
+            if not _is_of(column, kind):
+                raise ShardCorrupt(f"{path}: batch {number} is {column.type}, not {kind.dtype} rows; {REMEDY}")
+            base = (column.values.buffers()[1].address - buffer.address) // kind.dtype.itemsize
+            starts.append(base + _offsets(column))
     except (pa.ArrowException, OSError, IndexError) as error:
         raise ShardCorrupt(f"{path}: not readable as Arrow ({error}); {REMEDY}") from None
     if not np.array_equal(np.concatenate([np.diff(s) for s in starts] or [np.empty(0, np.int64)]), lengths):
         raise ShardCorrupt(f"{path}: holds other recordings than the index lists (swapped shards?); {REMEDY}")
-    flat = np.frombuffer(buffer, np.int16, count=buffer.size // 2)
+    flat = np.frombuffer(buffer, kind.dtype, count=buffer.size // kind.dtype.itemsize)
     return _Shard(flat, np.concatenate([s[:-1] for s in starts]))
+
+
+def _is_of(column: Any, kind: Kind) -> bool:
+    """Tell whether a column holds rows of a kind, and no nulls."""
+    is_list = pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    return bool(is_list and column.values.type == pa.from_numpy_dtype(kind.dtype) and not column.null_count)
+
+
+def _offsets(column: Any) -> NDArray[np.int64]:
+    """Return where each row of a column begins, and the last one ends, counted from the first."""
+    if pa.types.is_fixed_size_list(column.type):
+        return np.arange(len(column) + 1, dtype=np.int64) * int(column.type.list_size)
+    return np.asarray(column.offsets.to_numpy(), np.int64)
 
 
 def _check_hash(path: Path, entry: ShardEntry, content: memoryview) -> None:

@@ -18,38 +18,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import xxhash
-from numpy.typing import NDArray
 
 from zfdist.data import manifest as manifests
+from zfdist.data.batch_writer import BatchWriter, Recording, schema
+from zfdist.data.kinds import NO_LABEL, PCM16, SPECIALS, TOKENS, Kind
 from zfdist.data.manifest import (
     BatchEntry,
     IndexEntry,
     Manifest,
-    Normalisation,
     ShardEntry,
     SplitEntry,
     Statistics,
     StoreError,
+    VocabularyEntry,
 )
+
+__all__ = ["FinishedShard", "Recording", "clean", "finished_shard", "publish", "write_shard", "writing"]
 
 BATCH_BYTES = 16 << 20
 UNFINISHED = "unfinished"
 SHARDS = "shards"
-SCHEMA = pa.schema([pa.field("pcm", pa.large_list(pa.field("item", pa.int16(), nullable=False)), nullable=False)])
-KIND = "pcm16"
-HEADER_BYTES = 8 + SCHEMA.serialize().size
-"""Magic and schema, which Arrow writes together with the first batch."""
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A recording to be written: its name, unique in the store, and its samples (int16, at least one)."""
-
-    name: str
-    samples: NDArray[np.int16]
+VOCABULARY = "vocabulary.txt"
 
 
 @dataclass(frozen=True)
@@ -61,10 +52,13 @@ class FinishedShard:
     names: list[str]
     lengths: list[int]
     digests: list[str]
-    """sha256 of the samples of each recording, little-endian."""
+    """sha256 of the samples of each recording, little-endian, and of its label if it has one."""
     statistics: Statistics
     notes: dict[str, str]
     """Inputs that gave no recording, with the reason."""
+    labels: list[int]
+    """Label of each recording, -1 where unknown."""
+    kind: str
 
 
 @contextmanager
@@ -102,7 +96,7 @@ def finished_shard(root: Path, label: str, key: str) -> FinishedShard | None:
 
 
 def write_shard(
-    root: Path, label: str, key: str, recordings: Iterable[Recording], notes: dict[str, str]
+    root: Path, label: str, key: str, recordings: Iterable[Recording], notes: dict[str, str], kind: Kind = PCM16
 ) -> FinishedShard:
     """Write recordings, in order, to shard `label` (e.g. "train-00003"), and last the done-file that makes it count.
 
@@ -113,7 +107,7 @@ def write_shard(
     partial.parent.mkdir(parents=True, exist_ok=True)
     (root / SHARDS).mkdir(exist_ok=True)
     with partial.open("wb") as sink:
-        writer = _BatchWriter(sink)
+        writer = BatchWriter(sink, kind, BATCH_BYTES)
         for recording in recordings:
             writer.add(recording)
         writer.close()
@@ -121,36 +115,60 @@ def write_shard(
     entry = _entry(partial, label, writer)
     partial.rename(root / entry.path)
     _sync_folder(root / SHARDS)
-    shard = FinishedShard(key, entry, writer.names, writer.lengths, writer.digests, writer.statistics, notes)
+    shard = FinishedShard(
+        key,
+        entry,
+        writer.names,
+        writer.lengths,
+        writer.digests,
+        writer.statistics,
+        notes,
+        labels=writer.labels,
+        kind=kind.name,
+    )
     _publish_text(_done_file(root, label), json.dumps(dataclasses.asdict(shard)))
     return shard
 
 
 def publish(
-    root: Path, splits: Mapping[str, Sequence[FinishedShard]], *, sample_rate: int, source: dict[str, Any], licence: str
+    root: Path,
+    splits: Mapping[str, Sequence[FinishedShard]],
+    *,
+    sample_rate: int,
+    source: dict[str, Any],
+    licence: str,
+    kind: Kind = PCM16,
+    words: Sequence[str] | None = None,
 ) -> Manifest:
     """Make the finished shards a store: write the indices, then the manifest, then remove what is left of the making.
 
-    Raises StoreError if a split has no recording or the training split cannot be normalised.
+    `words` are the vocabulary of a store of sentences, without the special ones. Raises StoreError if a split has no
+    recording or the training split cannot be normalised.
     """
     for name, shards in splits.items():
         if not any(shard.lengths for shard in shards):
             raise StoreError(f"split {name!r} has no recording")
-    entries = {name: _split_entry(root, name, shards) for name, shards in splits.items()}
+    made = [shard for shards in splits.values() for shard in shards]
+    if any(shard.kind != kind.name for shard in made) or (words is None) != (kind != TOKENS):
+        raise ValueError(f"all shards must be {kind.name}, and words be given for {TOKENS.name} only")
+    has_labels = any(label != NO_LABEL for shard in made for label in shard.labels)
+    entries = {name: _split_entry(root, name, shards, has_labels) for name, shards in splits.items()}
     statistics = entries["train"].statistics
-    if statistics.minimum == statistics.maximum:
+    if kind.is_normalised and statistics.minimum == statistics.maximum:
         raise StoreError("all samples of the training split are equal: no standard deviation to normalise by")
+    vocabulary = None if words is None else _write_vocabulary(root, words)
     manifest = Manifest(
         format=manifests.FORMAT,
-        kind=KIND,
+        kind=kind.name,
         sample_rate=sample_rate,
-        schema={field.name: str(field.type) for field in SCHEMA},
-        normalisation=Normalisation("train", statistics.mean, statistics.std),
+        schema={field.name: str(field.type) for field in schema(kind)},
+        normalisation=manifests.normalisation(kind.name, "train", entries),
         splits=entries,
         source=source,
         licence=licence,
         generation=1,
-        fingerprint=manifests.fingerprint(KIND, sample_rate, entries),
+        fingerprint=manifests.fingerprint(kind.name, sample_rate, entries, vocabulary),
+        vocabulary=vocabulary,
     )
     _publish_text(root / manifests.NAME, manifest.to_json())
     clean(root, manifest)
@@ -166,50 +184,7 @@ def clean(root: Path, manifest: Manifest) -> None:
     shutil.rmtree(root / UNFINISHED, ignore_errors=True)
 
 
-class _BatchWriter:
-    """Collects recordings into record batches of about BATCH_BYTES and remembers where each batch lies."""
-
-    def __init__(self, sink: Any) -> None:
-        self._sink = sink
-        self._writer = pa.ipc.new_file(sink, SCHEMA)
-        self._pending: list[NDArray[np.int16]] = []
-        self._pending_bytes = 0
-        self.ranges: list[tuple[int, int, int]] = []
-        self.names: list[str] = []
-        self.lengths: list[int] = []
-        self.digests: list[str] = []
-        self.statistics = Statistics()
-
-    def add(self, recording: Recording) -> None:
-        samples = np.ascontiguousarray(recording.samples)
-        if samples.dtype != np.int16 or not samples.size:
-            raise ValueError(f"{recording.name}: samples must be int16 and at least one, got {samples.dtype}")
-        if self._pending and self._pending_bytes + samples.nbytes > BATCH_BYTES:
-            self._flush()
-        self._pending.append(samples)
-        self._pending_bytes += samples.nbytes
-        self.names.append(recording.name)
-        self.lengths.append(samples.size)
-        self.digests.append(hashlib.sha256(samples.astype("<i2", copy=False).data).hexdigest())
-        self.statistics = self.statistics.merged(Statistics.of(samples))
-
-    def close(self) -> None:
-        self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        offsets = np.cumsum([0, *(len(samples) for samples in self._pending)])
-        values = pa.array(self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending))
-        rows = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values, type=SCHEMA.field(0).type)
-        start = max(self._sink.tell(), HEADER_BYTES)
-        self._writer.write_batch(pa.record_batch([rows], schema=SCHEMA))
-        self.ranges.append((start, self._sink.tell() - start, len(self._pending)))
-        self._pending, self._pending_bytes = [], 0
-
-
-def _entry(path: Path, label: str, writer: _BatchWriter) -> ShardEntry:
+def _entry(path: Path, label: str, writer: BatchWriter) -> ShardEntry:
     """Hash a written shard, and name it by its hash."""
     with _mapped(path) as content:
         batches = [
@@ -232,12 +207,15 @@ def _mapped(path: Path) -> Iterator[memoryview]:
         yield content
 
 
-def _split_entry(root: Path, split: str, shards: Sequence[FinishedShard]) -> SplitEntry:
+def _split_entry(root: Path, split: str, shards: Sequence[FinishedShard], has_labels: bool) -> SplitEntry:
     """Write the index of a split and describe the split."""
     shards = [shard for shard in shards if shard.lengths]
     names = [name for shard in shards for name in shard.names]
     lengths = [length for shard in shards for length in shard.lengths]
-    table = pa.table({"name": pa.array(names, pa.large_string()), "samples": pa.array(lengths, pa.int64())})
+    columns = {"name": pa.array(names, pa.large_string()), "samples": pa.array(lengths, pa.int64())}
+    if has_labels:
+        columns["label"] = pa.array([label for shard in shards for label in shard.labels], pa.int64())
+    table = pa.table(columns)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -256,6 +234,12 @@ def _split_entry(root: Path, split: str, shards: Sequence[FinishedShard]) -> Spl
         index=IndexEntry(f"index-{split}.arrow", len(content), xxhash.xxh3_128_hexdigest(content)),
         shards=[shard.entry for shard in shards],
     )
+
+
+def _write_vocabulary(root: Path, words: Sequence[str]) -> VocabularyEntry:
+    content = "".join(f"{word}\n" for word in [*SPECIALS, *words]).encode()
+    _publish_bytes(root / VOCABULARY, content)
+    return VocabularyEntry(VOCABULARY, len(content), len(SPECIALS) + len(words), hashlib.sha256(content).hexdigest())
 
 
 def _done_file(root: Path, label: str) -> Path:
