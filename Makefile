@@ -5,8 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Ray asks for a token where one was ever made on this machine; the tests' clusters live on loopback.
-TEST_ENV := RAY_AUTH_MODE=disabled OMP_NUM_THREADS=1
+TEST_ENV := OMP_NUM_THREADS=1
 
 .PHONY: demo test unit lint setup clean
 .DEFAULT_GOAL := setup

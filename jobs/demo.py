@@ -22,7 +22,12 @@ DATA = Path("data/demo")
 SWEEP = RUNS / "demo"
 REPORT = SWEEP / "report"
 SPACE = ("--grid", "loss.alpha=0,0.5", "--grid", "loss.beta=0,0.05", "--grid", "loss.kl.kind=constant,linear")
-GRACE = ("--grace-steps", "300")  # so that the figure of the KL term has something of every trial
+ASHA = (
+    "--grace-steps",
+    "300",
+    "--reduction-factor",
+    "2",
+)  # so that the figure of the KL term has something of every trial
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def main(argv: list[str]) -> int:
         "--samples",
         "0",
         *SPACE,
-        *GRACE,
+        *ASHA,
         *arguments.overrides,
     ]
     _act(2, "a sweep: with and without auxiliary costs and KL annealing", sweep.main, swept)
