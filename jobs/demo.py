@@ -22,12 +22,8 @@ DATA = Path("data/demo")
 SWEEP = RUNS / "demo"
 REPORT = SWEEP / "report"
 SPACE = ("--grid", "loss.alpha=0,0.5", "--grid", "loss.beta=0,0.05", "--grid", "loss.kl.kind=constant,linear")
-ASHA = (
-    "--grace-steps",
-    "300",
-    "--reduction-factor",
-    "2",
-)  # so that the figure of the KL term has something of every trial
+# Late enough that the figure of the KL term has something of every trial.
+ASHA = ("--grace-steps", "300", "--reduction-factor", "2")
 
 
 @dataclass(frozen=True)
