@@ -42,19 +42,8 @@ def main(argv: list[str]) -> int:
     started_s = time.monotonic()
     source = SAMPLE.relative_to(Path.cwd()) if SAMPLE.is_relative_to(Path.cwd()) else SAMPLE
     _act(1, "speech to Arrow shards", prepare.main, ["speech", "--source", str(source), "--out", str(DATA)])
-    swept = [
-        "demo",
-        "--name",
-        SWEEP.name,
-        "--data.root",
-        str(DATA),
-        "--samples",
-        "0",
-        *SPACE,
-        *ASHA,
-        *arguments.overrides,
-    ]
-    _act(2, "a sweep: with and without auxiliary costs and KL annealing", sweep.main, swept)
+    swept = ["demo", "--name", SWEEP.name, "--data.root", str(DATA), "--samples", "0", *SPACE, *ASHA]
+    _act(2, "a sweep: with and without auxiliary costs and KL annealing", sweep.main, [*swept, *arguments.overrides])
     results = json.loads((SWEEP / "results.json").read_text())
     if not results or any(result["state"] == "unfinished" for result in results):
         print("\ninterrupted; `make demo` goes on from here")
