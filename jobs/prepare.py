@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from zfdist.data.sources.speech import Options, Outcome, Progress
+    from zfdist.data.sources.convert import Outcome, Progress
+    from zfdist.data.sources.speech import Options
 
 ListFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 

@@ -13,10 +13,10 @@ import soundfile
 from folders import lists, prepare_to, tree, write
 
 from zfdist.data.manifest import Manifest
-from zfdist.data.sources import speech
 from zfdist.data.sources.inputs import SourceError, split_of
 from zfdist.data.sources.speech import SAMPLE, Options, prepare
 from zfdist.data.store import Store, StoreError
+from zfdist.data.store_writer import writing
 
 ROOT = Path(__file__).parents[2]
 FIRST = "speaker0/00.flac"
@@ -207,7 +207,7 @@ def test_what_is_no_input_says_so(source: Path, tmp_path: Path) -> None:
 
 def test_two_at_once_are_kept_apart(source: Path, tmp_path: Path) -> None:
     with (
-        speech.writing(tmp_path / "out"),
+        writing(tmp_path / "out"),
         pytest.raises(StoreError, match="another process is writing it"),
     ):
         prepare_to(source, tmp_path / "out")

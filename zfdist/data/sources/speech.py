@@ -1,29 +1,30 @@
 """A tree of audio files to a store: which files, which split, which shard; resumable, the same bytes every time."""
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zfdist.data import manifest as manifests
-from zfdist.data.manifest import Manifest
+from zfdist.data.kinds import PCM16
+from zfdist.data.manifest import SPLITS
 from zfdist.data.sources import audio
+from zfdist.data.sources.convert import (
+    Outcome,
+    PlannedShard,
+    Progress,
+    Report,
+    convert,
+    existing,
+    json_sha256,
+    licence_beside,
+    silent,
+)
 from zfdist.data.sources.inputs import Input, SourceError, list_inputs, split_of, splits_by_lists
-from zfdist.data.store import Store, StoreError
-from zfdist.data.store_writer import FinishedShard, Recording, clean, finished_shard, publish, write_shard, writing
+from zfdist.data.store_writer import Recording
 
 VERSION = 1
 SAMPLE = Path(__file__).parent / "sample" / "speech"
 """The speech that ships: one speaker, 16 kHz."""
-
-SHORT_SAMPLES = 400
-"""Two of the usual frames: a recording with less has nothing to predict."""
-LICENCE_NAMES = ("LICENSE", "LICENCE", "COPYRIGHT", "COPYING")
-
-Progress = Callable[[int, int, str], None]
-"""Called with samples done, samples in all (estimated) and the shard or file in hand."""
 
 
 @dataclass(frozen=True)
@@ -55,60 +56,40 @@ class Options:
             )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What `prepare` left behind."""
-
-    manifest: Manifest
-    was_there: bool
-    """The store had been finished before from the same input."""
-    bad: dict[str, str]
-    """Files that gave no recording, with the reason."""
-    short: int
-    """Recordings of fewer than SHORT_SAMPLES samples."""
-
-
-def prepare(options: Options, out: Path, progress: Progress = lambda done, total, label: None) -> Outcome:
+def prepare(options: Options, out: Path, progress: Progress = silent) -> Outcome:
     """Convert a tree of audio files to a store in folder `out`, or finish what an interrupted run began.
 
     Raises SourceError for unusable input (files that cannot be read are reported together, at the end), StoreError if
     `out` holds something else.
     """
     splits = _splits(options, list_inputs(options.source))
-    source = _source(options, splits)
-    if (out / manifests.NAME).exists():
-        return _existing(out, source)
-    with writing(out):
-        plan = [shard for name, inputs in splits.items() for shard in _plan(options, name, inputs)]
-        total, done = sum(shard.samples for shard in plan), 0
-        shards: dict[str, list[FinishedShard]] = {name: [] for name in splits}
-        for shard in plan:
-
-            def report(samples: int, name: str, start: int = done) -> None:
-                progress(start + samples, total, name)
-
-            shards[shard.split].append(_shard(options, out, shard, report))
-            done += shard.samples
-        bad = {name: reason for split in shards.values() for shard in split for name, reason in shard.notes.items()}
-        if len(bad) > options.max_bad:
-            raise SourceError(_too_many_bad(bad, options.max_bad))
-        publish(
-            out,
-            shards,
-            sample_rate=options.sample_rate,
-            source=source | {"left_out": bad},
-            licence=options.licence or _licence_beside(options.source),
-        )
-    return _outcome(out, was_there=False)
+    source = {"converter": "speech", "version": VERSION, "split": _rule(options, splits)}
+    return prepare_files(options, splits, source, out, progress)
 
 
-@dataclass(frozen=True)
-class _PlannedShard:
-    split: str
-    label: str
-    inputs: list[Input]
-    samples: int
-    """Estimated from the headers."""
+def prepare_files(
+    options: Options, splits: Mapping[str, list[Input]], source: Mapping[str, Any], out: Path, progress: Progress
+) -> Outcome:
+    """Convert the files of each split, one recording a file; `source` names the converter and its split.
+
+    Of the options, those that say how a split is found are not used.
+    """
+    source = {**source, **described(options, [item for items in splits.values() for item in items])}
+    outcome = existing(out, source)
+    if outcome is not None:
+        return outcome
+    plan = [shard for name, inputs in splits.items() for shard in _plan(options, name, inputs)]
+    return convert(
+        out,
+        plan,
+        source=source,
+        licence=options.licence or licence_beside(options.source),
+        total=sum(shard.samples for shard in plan),
+        progress=progress,
+        kind=PCM16,
+        sample_rate=options.sample_rate,
+        max_bad=options.max_bad,
+    )
 
 
 def _splits(options: Options, inputs: list[Input]) -> dict[str, list[Input]]:
@@ -116,7 +97,7 @@ def _splits(options: Options, inputs: list[Input]) -> dict[str, list[Input]]:
     if options.lists is not None:
         splits = splits_by_lists(options.lists, options.source, inputs)
     else:
-        splits = {name: [] for name in manifests.SPLITS}
+        splits = {name: [] for name in SPLITS}
         for item in inputs:
             splits[split_of(item.name, options.split_by, options.valid_percent, options.test_percent)].append(item)
     empty = [name for name, items in splits.items() if not items]
@@ -131,103 +112,66 @@ def _splits(options: Options, inputs: list[Input]) -> dict[str, list[Input]]:
     return splits
 
 
-def _source(options: Options, splits: Mapping[str, list[Input]]) -> dict[str, Any]:
-    """Describe what the data are made from; equal descriptions give equal bytes."""
-    names = {split: [item.name for item in items] for split, items in splits.items()}
-    rule: dict[str, Any] = {"rule": "list files", "sha256": _json_sha256(names)}
-    if options.lists is None:
-        rule = {
-            "rule": f"sha256 of the path of the {options.split_by} under the source",
-            "valid_percent": options.valid_percent,
-            "test_percent": options.test_percent,
-        }
-    listing = sorted([item.name, item.bytes, item.edges] for items in splits.values() for item in items)
+def _rule(options: Options, splits: Mapping[str, list[Input]]) -> dict[str, Any]:
+    """Describe how the splits came about."""
+    if options.lists is not None:
+        return lists_rule(splits)
     return {
-        "converter": "speech",
-        "version": VERSION,
-        "split": rule,
-        "sample_rate": options.sample_rate,
-        "shard_mb": options.shard_mb,
-        "files": len(listing),
-        "bytes": sum(item.bytes for items in splits.values() for item in items),
-        "inputs_sha256": _json_sha256(listing),
+        "rule": f"sha256 of the path of the {options.split_by} under the source",
+        "valid_percent": options.valid_percent,
+        "test_percent": options.test_percent,
     }
 
 
-def _existing(out: Path, source: dict[str, Any]) -> Outcome:
-    """Return the finished store in `out` if it was made from the same input; raises StoreError if not."""
-    manifest = Manifest.read(out)
-    differing = [name for name in source if manifest.source.get(name) != source[name]]
-    if differing:
-        raise StoreError(
-            f"{out}: holds a data set made from other input or options (different: {', '.join(differing)}); "
-            f"choose another --out, or remove the folder to make it anew"
-        )
-    clean(out, manifest)  # an earlier run may have been killed between publishing and tidying up
-    return _outcome(out, was_there=True)
+def lists_rule(splits: Mapping[str, list[Input]]) -> dict[str, Any]:
+    """Describe splits that list files gave."""
+    names = {split: [item.name for item in items] for split, items in splits.items()}
+    return {"rule": "list files", "sha256": json_sha256(names)}
 
 
-def _outcome(out: Path, *, was_there: bool) -> Outcome:
-    """Describe a finished store; opening it checks the size of every file."""
-    store = Store.open(out, "size")
-    short = sum(int((store.lengths(split) < SHORT_SAMPLES).sum()) for split in store.splits)
-    return Outcome(store.manifest, was_there, store.manifest.source["left_out"], short)
+def described(options: Options, inputs: Sequence[Input]) -> dict[str, Any]:
+    """Describe the files and how they are converted."""
+    listing = sorted(listed(item) for item in inputs)
+    return {
+        "sample_rate": options.sample_rate,
+        "shard_mb": options.shard_mb,
+        "files": len(listing),
+        "bytes": sum(item.bytes for item in inputs),
+        "inputs_sha256": json_sha256(listing),
+    }
 
 
-def _plan(options: Options, split: str, inputs: list[Input]) -> Iterator[_PlannedShard]:
+def listed(item: Input) -> list[Any]:
+    """Return an input as it goes into a hash."""
+    return [item.name, item.bytes, item.edges]
+
+
+def _plan(options: Options, split: str, inputs: list[Input]) -> Iterator[PlannedShard]:
     """Cut the inputs of a split into shards of about `shard_mb`, by the lengths that their headers claim."""
     limit = options.shard_mb * (1 << 20) // 2
     number, chosen, samples = 0, list[Input](), 0
     for item in inputs:
         estimate = audio.estimated_samples(options.source / item.name, options.sample_rate)
         if chosen and samples + estimate > limit:
-            yield _PlannedShard(split, f"{split}-{number:05d}", chosen, samples)
+            yield _planned(options, split, number, chosen, samples)
             number, chosen, samples = number + 1, [], 0
         chosen.append(item)
         samples += estimate
-    yield _PlannedShard(split, f"{split}-{number:05d}", chosen, samples)
+    yield _planned(options, split, number, chosen, samples)
 
 
-def _shard(options: Options, out: Path, shard: _PlannedShard, report: Callable[[int, str], None]) -> FinishedShard:
-    """Convert the inputs of a shard, unless an earlier run has done so."""
-    listing = [[item.name, item.bytes, item.edges] for item in shard.inputs]
-    key = _json_sha256([VERSION, options.sample_rate, listing])
-    finished = finished_shard(out, shard.label, key)
-    if finished is not None:
-        report(shard.samples, shard.label)
-        return finished
-    notes: dict[str, str] = {}
-
-    def recordings() -> Iterator[Recording]:
+def _planned(options: Options, split: str, number: int, inputs: list[Input], samples: int) -> PlannedShard:
+    def recordings(notes: dict[str, str], report: Report) -> Iterator[Recording]:
         done = 0
-        for item in shard.inputs:
+        for item in inputs:
             try:
-                samples = audio.read(options.source / item.name, options.sample_rate)
+                pcm = audio.read(options.source / item.name, options.sample_rate)
             except audio.AudioError as error:
                 notes[item.name] = str(error)
                 continue
-            done += samples.size
+            done += pcm.size
             report(done, item.name)
-            yield Recording(item.name, samples)
+            yield Recording(item.name, pcm)
 
-    return write_shard(out, shard.label, key, recordings(), notes)
-
-
-def _too_many_bad(bad: Mapping[str, str], most: int) -> str:
-    lines = "\n".join(f"  {name}: {reason}" for name, reason in bad.items())
-    return (
-        f"{len(bad)} files cannot be used, --max-bad allows {most}:\n{lines}\n"
-        f"mend or remove them, or leave them out with --max-bad {len(bad)}; what is converted is kept"
-    )
-
-
-def _licence_beside(source: Path) -> str:
-    """Return the text of a licence file in the source folder, or nothing."""
-    for path in sorted(source.iterdir()):
-        if path.is_file() and path.name.upper().startswith(LICENCE_NAMES):
-            return path.read_text(errors="replace")
-    return ""
-
-
-def _json_sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
+    key = json_sha256([VERSION, options.sample_rate, [listed(item) for item in inputs]])
+    return PlannedShard(split, f"{split}-{number:05d}", key, samples, recordings)
