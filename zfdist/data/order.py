@@ -95,11 +95,11 @@ def _feistel(values: NDArray[np.uint64], half: int, key: NDArray[np.uint64]) -> 
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = values >> shift, values & mask
     for round_key in key:
-        left, right = right, left ^ (_mix(right + round_key) & mask)
+        left, right = right, left ^ (mix(right + round_key) & mask)
     return (left << shift) | right
 
 
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scramble 64-bit words: the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

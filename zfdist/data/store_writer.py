@@ -35,7 +35,7 @@ from zfdist.data.manifest import (
     VocabularyEntry,
 )
 
-__all__ = ["FinishedShard", "Recording", "clean", "finished_shard", "publish", "write_shard", "writing"]
+__all__ = ["FinishedShard", "Recording", "clean", "finished_shard", "publish", "publish_text", "write_shard", "writing"]
 
 BATCH_BYTES = 16 << 20
 UNFINISHED = "unfinished"
@@ -126,7 +126,7 @@ def write_shard(
         labels=writer.labels,
         kind=kind.name,
     )
-    _publish_text(_done_file(root, label), json.dumps(dataclasses.asdict(shard)))
+    publish_text(_done_file(root, label), json.dumps(dataclasses.asdict(shard)))
     return shard
 
 
@@ -170,7 +170,7 @@ def publish(
         fingerprint=manifests.fingerprint(kind.name, sample_rate, entries, vocabulary),
         vocabulary=vocabulary,
     )
-    _publish_text(root / manifests.NAME, manifest.to_json())
+    publish_text(root / manifests.NAME, manifest.to_json())
     clean(root, manifest)
     return manifest
 
@@ -246,12 +246,12 @@ def _done_file(root: Path, label: str) -> Path:
     return root / UNFINISHED / f"{label}.done.json"
 
 
-def _publish_text(path: Path, text: str) -> None:
+def publish_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, also after a crash of the machine."""
     _publish_bytes(path, text.encode())
 
 
 def _publish_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a crash of the machine."""
     partial = path.with_name(path.name + ".tmp")
     with partial.open("wb") as sink:
         sink.write(content)

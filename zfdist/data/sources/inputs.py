@@ -84,7 +84,11 @@ def split_of(name: str, split_by: str, valid_percent: float, test_percent: float
     u = the first 8 bytes of sha256 of the path (or of the path of the folder the file lies in), as a fraction of 1:
     test if 100 u < test_percent, valid if 100 u < test_percent + valid_percent, else train.
     """
-    key = name if split_by == "file" else name.rpartition("/")[0]
+    return split_of_key(name if split_by == "file" else name.rpartition("/")[0], valid_percent, test_percent)
+
+
+def split_of_key(key: str, valid_percent: float, test_percent: float) -> str:
+    """Return the split of whatever a key names, by the same rule."""
     percent = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 * 100
     if percent < test_percent:
         return "test"
@@ -96,11 +100,7 @@ def splits_by_lists(lists: Mapping[str, Path], source: Path, inputs: list[Input]
     known = {item.name: item for item in inputs}
     owner: dict[str, str] = {}
     for split, path in lists.items():
-        try:
-            lines = [line.strip() for line in path.read_text().splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(f"--list-{split} {path}: unreadable ({error})") from None
-        names = [line for line in lines if line and not line.startswith("#")]
+        names = listed_names(path, f"--list-{split}")
         missing = [name for name in names if name not in known]
         if missing:
             raise SourceError(
@@ -116,3 +116,21 @@ def splits_by_lists(lists: Mapping[str, Path], source: Path, inputs: list[Input]
         if item.name in owner:
             splits[owner[item.name]].append(item)
     return splits
+
+
+def listed_names(path: Path, flag: str) -> list[str]:
+    """Return the lines of a list file, but for empty ones and those with #; raises SourceError naming the flag."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{flag} {path}: unreadable ({error})") from None
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def content_sha256(path: Path) -> str:
+    """Return the hash of a file's content; raises SourceError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SourceError(f"{path}: unreadable ({error.strerror})") from None

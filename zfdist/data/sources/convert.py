@@ -1,0 +1,160 @@
+"""What all converters share: planned shards to a store, resumable; bad input collected; the same bytes every time."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zfdist.data import manifest as manifests
+from zfdist.data.kinds import PCM16, Kind
+from zfdist.data.manifest import Manifest
+from zfdist.data.sources.inputs import SourceError
+from zfdist.data.store import Store, StoreError
+from zfdist.data.store_writer import FinishedShard, Recording, clean, finished_shard, publish, write_shard, writing
+
+SHORT_SAMPLES = 400
+"""Two of the usual frames: a recording with less has nothing to predict."""
+LICENCE_NAMES = ("LICENSE", "LICENCE", "COPYRIGHT", "COPYING")
+LISTED = 50
+"""Bad inputs that are named in a message; the others are counted."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with samples done, samples in all (estimated) and the shard or input in hand."""
+Report = Callable[[int, str], None]
+"""Called with the samples of this shard that are done, and the input in hand."""
+
+
+def silent(done: int, total: int, name: str) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard to be made: what of, and how."""
+
+    split: str
+    label: str
+    """Its name in the store, e.g. "train-00003"."""
+    key: str
+    """Hash over all that its bytes follow from; a shard that an earlier run made from the same key is kept."""
+    samples: int
+    """About how many it will have; for the progress alone."""
+    recordings: Callable[[dict[str, str], Report], Iterator[Recording]]
+    """Makes its recordings; puts what gives none, with the reason, into the dict."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a converter left behind."""
+
+    manifest: Manifest
+    was_there: bool
+    """The store had been finished before from the same input."""
+    bad: dict[str, str]
+    """Inputs that gave no recording, with the reason."""
+    short: int
+    """Recordings of sound of fewer than SHORT_SAMPLES samples."""
+
+
+def existing(out: Path, source: Mapping[str, Any]) -> Outcome | None:
+    """Return the finished store in `out`, None if there is none; raises StoreError if it was made from other input."""
+    if not (out / manifests.NAME).exists():
+        return None
+    manifest = Manifest.read(out)
+    differing = [name for name in source if manifest.source.get(name) != source[name]]
+    if differing:
+        raise StoreError(
+            f"{out}: holds a data set made from other input or options (different: {', '.join(differing)}); "
+            f"choose another --out, or remove the folder to make it anew"
+        )
+    clean(out, manifest)  # an earlier run may have been killed between publishing and tidying up
+    return _outcome(out, was_there=True)
+
+
+def convert(
+    out: Path,
+    plan: Iterable[PlannedShard],
+    *,
+    source: Mapping[str, Any],
+    licence: str,
+    total: int,
+    progress: Progress = silent,
+    kind: Kind = PCM16,
+    sample_rate: int = 0,
+    max_bad: int = 0,
+    words: Sequence[str] | None = None,
+) -> Outcome:
+    """Make the planned shards, in order, but for those that an earlier run has made, and publish the store.
+
+    `plan` is drawn from while shards are made; `source` describes what the data are made from: equal descriptions give
+    equal bytes. Raises SourceError if more than `max_bad` inputs are bad, StoreError if `out` holds something else.
+    """
+    with writing(out):
+        done = 0
+        shards: dict[str, list[FinishedShard]] = {name: [] for name in manifests.SPLITS}
+        for shard in plan:
+
+            def report(samples: int, name: str, start: int = done) -> None:
+                progress(start + samples, total, name)
+
+            shards[shard.split].append(_made(out, shard, kind, report))
+            done += shard.samples
+        bad = {name: reason for split in shards.values() for shard in split for name, reason in shard.notes.items()}
+        if len(bad) > max_bad:
+            raise SourceError(too_many_bad(bad, max_bad))
+        publish(
+            out,
+            shards,
+            sample_rate=sample_rate,
+            source={**source, "left_out": bad},
+            licence=licence,
+            kind=kind,
+            words=words,
+        )
+    return _outcome(out, was_there=False)
+
+
+def _made(out: Path, shard: PlannedShard, kind: Kind, report: Report) -> FinishedShard:
+    """Return a shard, made now unless an earlier run has done so."""
+    finished = finished_shard(out, shard.label, shard.key)
+    if finished is not None:
+        report(shard.samples, shard.label)
+        return finished
+    notes: dict[str, str] = {}
+    return write_shard(out, shard.label, shard.key, shard.recordings(notes, report), notes, kind)
+
+
+def _outcome(out: Path, *, was_there: bool) -> Outcome:
+    """Describe a finished store; opening it checks the size of every file."""
+    store = Store.open(out, "size")
+    short = 0
+    if store.kind == PCM16:
+        short = sum(int((store.lengths(split) < SHORT_SAMPLES).sum()) for split in store.splits)
+    return Outcome(store.manifest, was_there, store.manifest.source["left_out"], short)
+
+
+def too_many_bad(bad: Mapping[str, str], most: int) -> str:
+    """Say what is wrong with the inputs that cannot be used, and what to do about it."""
+    lines = [f"  {name}: {reason}" for name, reason in bad.items()]
+    if len(lines) > LISTED:
+        lines[LISTED:] = [f"  and {len(lines) - LISTED:,} more"]
+    return (
+        f"{len(bad)} files cannot be used, --max-bad allows {most}:\n" + "\n".join(lines) + "\n"
+        f"mend or remove them, or leave them out with --max-bad {len(bad)}; what is converted is kept"
+    )
+
+
+def licence_beside(source: Path) -> str:
+    """Return the text of a licence file in the source folder (or beside the source file), or nothing."""
+    folder = source if source.is_dir() else source.parent
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name.upper().startswith(LICENCE_NAMES):
+            return path.read_text(errors="replace")
+    return ""
+
+
+def json_sha256(value: Any) -> str:
+    """Return the hash of a value by its JSON."""
+    return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
