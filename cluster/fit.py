@@ -6,6 +6,7 @@ its own files live in a scratch folder of one launch and may be torn or lost.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -26,7 +27,8 @@ from cluster.follow import LOG, Lines, Records
 from cluster.nodes import Share
 from cluster.worker import ERRORS, POLL_S, STOP, Backend, claim, work, worker_env
 from zfdist import metrics
-from zfdist.config import Config
+from zfdist.build import RESULT
+from zfdist.config import Config, ConfigError
 from zfdist.train import NonFiniteError, Outcome
 
 _SCRATCH = ".ray"
@@ -74,7 +76,12 @@ def fit(
         ValueError: what the run itself refuses (config, data, checkpoint).
         FitError: if it failed in another way.
     """
+    if _is_finished(config, run_folder):
+        say(f"{run_folder} is finished ({config.train.steps} steps); raise --train.steps to go on")
+        return Outcome("finished", config.train.steps)
     share = nodes.share_of(nodes.alive(), workers=workers, cpus_per_worker=cpus_per_worker, use_gpu=use_gpu)
+    for change in _changes(config, run_folder):
+        say(f"changed since the last time: {change}")
     with claim(run_folder, wait_s=10):  # and released at once: the first worker holds it while it trains
         scratch = _prepare(run_folder)
     trainer = _trainer(config, run_folder, scratch, workers, share, max_failures, start_from)
@@ -151,6 +158,22 @@ def stop_on_signals(run_folder: Path, say: Say) -> Iterator[None]:
     finally:
         for kind in kinds:
             signal.signal(kind, before[kind])
+
+
+def _is_finished(config: Config, run_folder: Path) -> bool:
+    """Return whether exactly this run has ended."""
+    if not (run_folder / RESULT).is_file() or _changes(config, run_folder):
+        return False
+    return bool(json.loads((run_folder / RESULT).read_text()).get("step") == config.train.steps)
+
+
+def _changes(config: Config, run_folder: Path) -> list[str]:
+    """Return what differs from the config that the run had before; whether it may is for `train` to say."""
+    try:
+        before = Config.from_json((run_folder / "config.json").read_text()).flat()
+    except (OSError, ConfigError):  # a new run, or one that another version began
+        return []
+    return [f"{name} {before[name]} -> {value}" for name, value in config.flat().items() if before[name] != value]
 
 
 def _prepare(run_folder: Path) -> Path:

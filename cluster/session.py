@@ -11,10 +11,12 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Callable, Iterator
 
 _OBJECT_STORE_BYTES = 128 * 2**20  # nothing of size travels through Ray here
+_KNOCK_S = 10
 _RESTORED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -98,13 +100,21 @@ def _start(cpus: int, say: Callable[[str], None]) -> None:
 def _join(address: str, say: Callable[[str], None]) -> None:
     say(f"connecting to the Ray cluster ({address}) ...")
     try:
+        _knock(address)
         _init(address=address)
-    except (ConnectionError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ClusterError(
             f"no Ray cluster at {address!r} ({reason}); start one with `ray start --head`, "
             "or leave out --address and RAY_ADDRESS to use this machine alone"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens there; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def _init(**options: object) -> None:

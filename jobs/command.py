@@ -42,7 +42,7 @@ def parse(kind: type[Arguments], job: str, argv: Sequence[str], defaults: Callab
     try:
         config.with_values(dict(_overrides(argv[1:])))  # for its messages; tyro's own name no ranges
     except ConfigError as error:
-        refuse(f"--{error}")
+        refuse(_in_flags(str(error)))
     return tyro.cli(kind, prog=f"{prog} {recipe}", default=defaults(config), args=list(argv[1:]))
 
 
@@ -105,6 +105,11 @@ def _overview(prog: str) -> str:
     lines = [f"usage: {prog} RECIPE --name NAME [OPTIONS]", "", "recipes:"]
     lines += [f"  {name:10} {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()]
     return "\n".join([*lines, "", f"{prog} RECIPE --help lists all options with the recipe's defaults."])
+
+
+def _in_flags(message: str) -> str:
+    """Return a message about dotted names as one about flags: model.z_dim -> --model.z-dim."""
+    return re.sub(r"\b[a-z]+(\.[a-z0-9_]*[a-z][a-z0-9_]*)+\b", lambda m: "--" + m.group().replace("_", "-"), message)
 
 
 def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, object]]:

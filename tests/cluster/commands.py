@@ -12,12 +12,8 @@ from zfdist.config import Config
 
 
 def flags(config: Config) -> list[str]:
-    """Return the command-line flags that turn the demo recipe into `config`."""
-    from jobs.recipes import RECIPES
-
-    recipe = RECIPES["demo"]().flat()
-    changed = {name: value for name, value in config.flat().items() if value != recipe[name]}
-    return [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    """Return the command-line flags that turn any recipe into `config`."""
+    return [word for name, value in config.flat().items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def start(job: str, *words: str, folder: Path) -> subprocess.Popen[str]:

@@ -1,0 +1,98 @@
+"""jobs.train and jobs.sweep as typed: signals, resumption, and every mistake answered in one sentence."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import commands
+import pytest
+
+from zfdist.config import Config
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(cluster: str, slow_config: Config, tmp_path: Path) -> None:
+    words = ["demo", "--name", "r", *commands.flags(slow_config)]
+    folder = tmp_path / "runs" / "r"
+    process = commands.start("train", *words, folder=tmp_path)
+    commands.wait_for(lambda: (folder / "metrics.jsonl").exists(), "first metrics", within_s=120)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert "saving, then stopping" in out and "the same command goes on from there" in out
+    (stopped_at,) = [int(p.name[5:]) for p in (folder / "checkpoints").iterdir()][-1:]
+    assert f"stopped at step {stopped_at};" in out and stopped_at < 600
+    commands.wait_for(commands.nothing_held, "all CPUs free", within_s=15)
+
+    longer = [*words, "--checkpoint.keep-last", "3"]
+    code, out = commands.run("train", *longer, folder=tmp_path)
+    assert code == 0, out
+    assert "changed since the last time: checkpoint.keep_last 10 -> 3" in out
+    assert "valid elbo" in out and "ETA" in out and "finished at step 600" in out
+    assert json.loads((folder / "result.json").read_text())["state"] == "finished"
+
+    code, out = commands.run("train", *longer, folder=tmp_path)
+    assert code == 0 and "is finished (600 steps); raise --train.steps to go on" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["dmeo", "--name", "x"], 2, "error: 'dmeo' is not a recipe; perhaps you meant 'demo'"),
+        (["demo", "--name", "x", "--model.zdim", "3"], 2, "perhaps you meant '--model.z-dim'"),
+        (["demo", "--name", "x", "--model.z-dim", "0"], 2, "error: --model.z-dim = 0: must be 1 to "),
+        (["demo", "--name", "x", "--model.z-dim", "many"], 2, "error: --model.z-dim = 'many': must be a whole number"),
+        (["demo", "--name", "x", "--loss.alpha=-1"], 2, "error: --loss.alpha = -1.0: must be 0 to 1000"),
+        (["demo", "--name", "x", "--engine.precision", "fp8"], 2, "must be one of auto, fp32, bf16"),
+        (["demo", "--name", "../x"], 2, "error: --name '../x': must be letters"),
+        (["demo", "--name", "x", "--workers", "0"], 2, "error: --workers 0: must be 1 or more"),
+        (["demo", "--name", "x", "--data.root", "nowhere"], 1, "error: nowhere: "),
+        (["demo", "--name", "x", "--wrokers", "2"], 2, "--workers"),
+        (["demo"], 2, "--name"),
+    ],
+)
+def test_mistakes_are_answered_before_ray_starts(words: list[str], code: int, message: str, tmp_path: Path) -> None:
+    returned, out = commands.run("train", *words, folder=tmp_path)
+    assert returned == code, out
+    assert message in out
+    assert "Traceback" not in out and "Ray" not in out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--grid", "loss.alfa=0,1"], "unknown config name 'loss.alfa'; perhaps you meant 'loss.alpha'"),
+        (["--grid", "loss.alpha"], "error: 'loss.alpha': must be NAME=VALUE,VALUE,..."),
+        (["--grid", "loss.alpha=0,x"], "loss.alpha = 'x': must be a number"),
+        (["--uniform", "loss.alpha=0"], "must be NAME=LOW,HIGH"),
+        (["--samples", "-1"], "error: --samples -1: must be 0 or more"),
+        (["--grid", "data.frame-samples=0"], "data.frame_samples = 0: must be 1 to"),
+    ],
+)
+def test_mistakes_in_a_space_are_answered_before_ray_starts(words: list[str], message: str, tmp_path: Path) -> None:
+    code, out = commands.run("sweep", "demo", "--name", "x", *words, folder=tmp_path)
+    assert code == 2, out
+    assert message in out
+    assert "Traceback" not in out and not (tmp_path / "runs").exists()
+
+
+def test_no_cluster_at_the_address(slow_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    words = ["demo", "--name", "x", "--address", "127.0.0.1:1", *commands.flags(slow_config)]
+    code, out = commands.run("train", *words, folder=tmp_path)
+    assert code == 1 and "error: no Ray cluster at '127.0.0.1:1'" in out and "Traceback" not in out, out
+
+
+def test_more_workers_than_the_cluster_has(cluster: str, slow_config: Config, tmp_path: Path) -> None:
+    words = ["demo", "--name", "x", "--workers", "64", *commands.flags(slow_config)]
+    code, out = commands.run("train", *words, folder=tmp_path)
+    assert code == 1 and "the cluster has 1 machine with 2 CPUs and no GPU, room for 2" in out
+    assert "Traceback" not in out
+
+
+def test_help_shows_the_recipes_defaults(tmp_path: Path) -> None:
+    code, out = commands.run("train", "demo", "--help", folder=tmp_path)
+    assert code == 0 and "--model.z-dim INT" in out and "(default: 16)" in out
+    code, out = commands.run("train", "--help", folder=tmp_path)
+    assert code == 0 and "blizzard" in out and os.linesep in out
