@@ -13,7 +13,7 @@ from zfdist.config import Config
 from zfdist.data.loader import TrainLoader
 from zfdist.data.store import Store
 from zfdist.engine import Engine, EngineError
-from zfdist.model import zforcing
+from zfdist.model import systems
 from zfdist.model.objective import SUMS
 from zfdist.world import World
 
@@ -45,7 +45,7 @@ def build(config: Config, folder: Path, world: World, start_from: Path | None) -
     """
     newest = _agreed(world, lambda: _prepare_folder(folder))
     store = Store.open(Path(config.data.root), verify=config.data.verify)
-    module = zforcing.build(config.model, config.data.frame_samples, config.train.seed)
+    module = systems.build(config.model, config.data.frame_samples, config.train.seed)
     if start_from is not None and newest is None:
         _load_weights(module, config, start_from)
     engine = Engine(module, config.engine, config.optim, world)

@@ -12,43 +12,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from zfdist.knobs import Between, ConfigError, Section, build, flatten, kind_name, nest, unknown_name
+from zfdist.model_config import Count, CountOrZero, ModelConfig
 
-__all__ = ["Config", "ConfigError", "parse_value", "unknown_name"]
+__all__ = ["Config", "ConfigError", "ModelConfig", "parse_value", "unknown_name"]
 
 
-Count = Annotated[int, Between(1, 2**31)]
-CountOrZero = Annotated[int, Between(0, 2**31)]
 Weight = Annotated[float, Between(0.0, 1000.0)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig(Section):
-    """The network: sizes, output density and the named choices of the paper and its code."""
-
-    PATH: ClassVar[str] = "model"
-
-    system: Literal["zforcing"] = "zforcing"
-    """Which stochastic recurrent network."""
-    hidden: Count = 1024
-    """Units of the forward LSTM and of the backward LSTM."""
-    z_dim: Count = 256
-    """Dimensions of the latent z_t."""
-    mlp_dim: Count = 512
-    """Hidden units of the prior, posterior, auxiliary and output nets."""
-    output_layers: Annotated[int, Between(0, 8)] = 1
-    """Hidden layers of the output nets f_o (forward and backward)."""
-    density: Literal["gaussian"] = "gaussian"
-    """Density of an observation given the state."""
-    sigma_floor: Annotated[float, Between(1e-8, 1.0)] = 1e-3
-    """Smallest standard deviation of the output density, in normalised units."""
-    latent_clamp: Annotated[float, Between(0.0, 100.0)] = 8.0
-    """Bound on mean and log-variance of prior, posterior and auxiliary nets; 0 for none."""
-    aux_tanh: bool = True
-    """Pass the auxiliary mean through tanh, since b_t lies in (-1, 1)."""
-    aux_stop_gradient: Literal["target", "backward_net"] = "target"
-    """Where alpha's gradient stops: at the target b_t, or before all of the backward net (unrolls twice)."""
-    recurrence: Literal["auto", "reference", "bptt"] = "auto"
-    """Implementation of the time loop; all give the same numbers to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +52,8 @@ class LossConfig(Section):
     """Weight of the backward prediction cost log p(x_t | b_t)."""
     beta_ramp_steps: CountOrZero = 0
     """Optimizer steps over which beta rises linearly from 0; 0 for at once."""
+    label: Weight = 1.0
+    """Weight of the label head's log-probability of a sequence's label (model.label_classes > 0 only)."""
     kl: KLConfig = field(default_factory=KLConfig)
 
 

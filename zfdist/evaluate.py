@@ -20,10 +20,10 @@ from zfdist.checkpoint import CheckpointError, Manifest
 from zfdist.config import Config, DataConfig
 from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.data.store import Store
-from zfdist.model import zforcing
+from zfdist.model import systems
 from zfdist.model.objective import objective
+from zfdist.model.systems import System
 from zfdist.model.terms import Terms
-from zfdist.model.zforcing import ZForcing
 from zfdist.schedule import EVALUATION
 
 
@@ -75,7 +75,7 @@ class Result(Bound):
 class Loaded(NamedTuple):
     """A trained network and what its checkpoint says about it."""
 
-    model: ZForcing
+    model: System
     config: Config
     manifest: Manifest
 
@@ -152,7 +152,7 @@ def load_model(path: Path) -> Loaded:
     """
     folder = checkpoint.resolve(path)
     manifest = checkpoint.verify(folder, only=checkpoint.WEIGHTS)
-    model = zforcing.build(manifest.config.model, manifest.config.data.frame_samples, seed=0)
+    model = systems.build(manifest.config.model, manifest.config.data.frame_samples, seed=0)
     weights = load_file(folder / checkpoint.WEIGHTS)
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):

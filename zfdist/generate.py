@@ -1,12 +1,17 @@
-"""Speech from a trained network: drawn from the prior, going on from a recording, or rebuilt from its latents.
+"""What a trained network has to say: drawn from the prior, going on from a prefix, rebuilt, or between two sequences.
 
-Waveforms come back as float32 arrays [sequences, samples] in [-1, 1), ready for an audio writer. A model
-speaks in normalised units: `normalisation` is the checkpoint's, {"mean": .., "std": ..} in int16 units.
+`samples`, `continued`, `rebuilt` and `interpolated` give observations in the model's own units: frames or bits
+[T, B, X], tokens [T, B]. The others are the same as sound: float32 arrays [sequences, samples] in [-1, 1), ready for
+an audio writer; `normalisation` is the checkpoint's, {"mean": .., "std": ..} in int16 units.
 
-Shapes: T time, B batch, X samples of a frame, Z latent.
+`temperature` (>= 0) scales the standard deviation of the latents; that of the observations given the latents is
+`x_temperature` or, of sound, `frame_noise`: 1 draws, 0 takes the likeliest. Sequence i depends on the seed and its
+position only.
+
+Shapes: T time, B batch, X values of a frame, Z latent, N noise of an observation, W mixtures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +20,7 @@ from torch import Tensor
 
 from zfdist import seeding
 from zfdist.data.loader import Batch
-from zfdist.model.zforcing import ZForcing
+from zfdist.model.systems import System
 
 Waveforms = NDArray[np.float32]
 
@@ -23,8 +28,81 @@ _FULL_SCALE = 32768.0
 
 
 @torch.no_grad()
+def samples(
+    model: System,
+    *,
+    sequences: int,
+    steps: int,
+    seed: int,
+    temperature: float = 1.0,
+    x_temperature: float = 1.0,
+    first_B: Tensor | None = None,
+) -> Tensor:
+    """Draw `sequences` sequences of `steps` observations, from the zero state and the input `first_B`.
+
+    The default input is the mean frame, a 0 bit or token 0.
+    """
+    eps_TBZ, eps_TBN = _noise(model, torch.arange(sequences, device=_device(model)), steps, seed)
+    return model.generate(temperature * eps_TBZ, eps_TBN, temperature=x_temperature, x_BX=first_B).x_TBX
+
+
+@torch.no_grad()
+def continued(
+    model: System, batch: Batch, *, steps: int, seed: int, temperature: float = 1.0, x_temperature: float = 1.0
+) -> Tensor:
+    """Go on from each sequence of `batch` for `steps` observations: posterior means over the prefix, then the prior.
+
+    Returns the new observations only. All sequences must have the full length of the batch.
+    """
+    if bool((batch.lengths_B != batch.x_TBX.shape[0]).any()):
+        raise ValueError("continuations need sequences of one length: cut them to the shortest first")
+    inferred = model.infer(batch.x_TBX, batch.y_TBX, batch.lengths_B, _posterior_noise(model, batch, None))
+    eps_TBZ, eps_TBN = _noise(model, batch.positions_B, steps, seed)
+    drawn = model.generate(
+        temperature * eps_TBZ, eps_TBN, temperature=x_temperature, state=inferred.state, x_BX=batch.y_TBX[-1]
+    )
+    return drawn.x_TBX
+
+
+@torch.no_grad()
+def rebuilt(model: System, batch: Batch, *, seed: int | None = None) -> Tensor:
+    """Return the likeliest observations given latents from the posterior and the true observations before them.
+
+    Latents are posterior means, or with a `seed` posterior samples.
+    """
+    eps_TBZ = _posterior_noise(model, batch, seed)
+    density = model.reconstruct(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
+    return density.sample(eps_TBZ.new_zeros(*eps_TBZ.shape[:2], model.output.noise_dim), temperature=0.0)
+
+
+@torch.no_grad()
+def interpolated(
+    model: System, batch: Batch, weights: Sequence[float], *, seed: int, x_temperature: float = 0.0
+) -> Tensor:
+    """Decode mixtures of the latents of two sequences, (1 - w) z + w z' step by step, one sequence for each weight.
+
+    `batch` holds the two; their latents are posterior samples, and where one has ended the other's stand alone. Every
+    sequence begins as the first one and has the length of the longer; all share the noise of their observations.
+    """
+    if len(batch.lengths_B) != 2:
+        raise ValueError(f"an interpolation needs two sequences, got {len(batch.lengths_B)}")
+    eps_TBZ = _posterior_noise(model, batch, seed)
+    z_T2Z = model.infer(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ).z_TBZ[: int(batch.lengths_B.max())]
+    first_TZ, second_TZ = z_T2Z.unbind(1)
+    ended_T2 = torch.arange(len(z_T2Z), device=z_T2Z.device)[:, None] >= batch.lengths_B
+    share_W = torch.tensor(weights, dtype=z_T2Z.dtype, device=z_T2Z.device)
+    share_TW = share_W.expand(len(z_T2Z), -1).clone()
+    share_TW[ended_T2[:, 0]], share_TW[ended_T2[:, 1]] = 1.0, 0.0
+    z_TWZ = torch.lerp(first_TZ[:, None], second_TZ[:, None], share_TW[..., None])
+    key = seeding.key(seed, "generate/x")
+    eps_TBN = seeding.normals(key, torch.zeros_like(batch.positions_B[:1]), len(z_TWZ), model.output.noise_dim)
+    first_WX = batch.x_TBX[0, :1].expand(len(weights), *batch.x_TBX.shape[2:])
+    eps_TWN = eps_TBN.expand(-1, len(weights), -1)
+    return model.generate(z_TWZ, eps_TWN, z_TBZ=z_TWZ, temperature=x_temperature, x_BX=first_WX).x_TBX
+
+
 def speech(
-    model: ZForcing,
+    model: System,
     normalisation: Mapping[str, float],
     *,
     sequences: int,
@@ -33,19 +111,15 @@ def speech(
     temperature: float = 1.0,
     frame_noise: float = 1.0,
 ) -> Waveforms:
-    """Draw `sequences` waveforms of `frames` frames from the model, from h_0 = 0 and a mean frame.
-
-    `temperature` (>= 0) scales the standard deviation of the latents, `frame_noise` (>= 0) that of the frames given
-    the latents; 0 takes means. Sequence i depends on `seed` and i only.
-    """
-    eps_TBZ, eps_TBX = _noise(model, torch.arange(sequences, device=_device(model)), frames, seed)
-    drawn = model.generate(temperature * eps_TBZ, frame_noise * eps_TBX)
-    return waveforms(drawn.x_TBX, normalisation)
+    """Draw `sequences` waveforms of `frames` frames from the model, from the zero state and a mean frame."""
+    drawn_TBX = samples(
+        model, sequences=sequences, steps=frames, seed=seed, temperature=temperature, x_temperature=frame_noise
+    )
+    return waveforms(drawn_TBX, normalisation)
 
 
-@torch.no_grad()
 def continuations(
-    model: ZForcing,
+    model: System,
     batch: Batch,
     normalisation: Mapping[str, float],
     *,
@@ -54,35 +128,19 @@ def continuations(
     temperature: float = 1.0,
     frame_noise: float = 1.0,
 ) -> Waveforms:
-    """Go on from each sequence of `batch` for `frames` frames: posterior over what is heard, then the prior.
-
-    Returns the new frames only. All sequences must have the full length of the batch.
-    """
-    if bool((batch.lengths_B != batch.x_TBX.shape[0]).any()):
-        raise ValueError("continuations need sequences of one length: cut them to the shortest first")
-    heard = torch.zeros(*batch.x_TBX.shape[:2], model.config.z_dim, device=_device(model))
-    inferred = model.infer(batch.x_TBX, batch.y_TBX, batch.lengths_B, heard)
-    eps_TBZ, eps_TBX = _noise(model, batch.positions_B, frames, seed)
-    drawn = model.generate(temperature * eps_TBZ, frame_noise * eps_TBX, state=inferred.state, x_BX=batch.y_TBX[-1])
-    return waveforms(drawn.x_TBX, normalisation)
+    """Go on from each sequence of `batch` for `frames` frames, as `continued`."""
+    drawn_TBX = continued(model, batch, steps=frames, seed=seed, temperature=temperature, x_temperature=frame_noise)
+    return waveforms(drawn_TBX, normalisation)
 
 
-@torch.no_grad()
 def reconstructions(
-    model: ZForcing, batch: Batch, normalisation: Mapping[str, float], *, seed: int | None = None
+    model: System, batch: Batch, normalisation: Mapping[str, float], *, seed: int | None = None
 ) -> list[Waveforms]:
-    """Rebuild each sequence of `batch`: the mean of every frame given z from the posterior and the frame before it.
+    """Rebuild each sequence of `batch`, as `rebuilt`.
 
-    Latents are posterior means, or with a `seed` posterior samples. Returns one array [samples] per sequence, as
-    long as the sequence; `originals` gives what they compare with.
+    Returns one array [samples] per sequence, as long as the sequence; `originals` gives what they compare with.
     """
-    shape = (*batch.x_TBX.shape[:2], model.config.z_dim)
-    if seed is None:
-        eps_TBZ = torch.zeros(shape, device=_device(model))
-    else:
-        eps_TBZ = seeding.normals(seeding.key(seed, "reconstruct"), batch.positions_B, shape[0], shape[2])
-    density = model.reconstruct(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
-    return _cut(waveforms(density.mean, normalisation), batch, model.x_dim)
+    return _cut(waveforms(rebuilt(model, batch, seed=seed), normalisation), batch, model.x_dim)
 
 
 def originals(batch: Batch, normalisation: Mapping[str, float]) -> list[Waveforms]:
@@ -101,11 +159,19 @@ def _cut(joined: Waveforms, batch: Batch, x_dim: int) -> list[Waveforms]:
     return [wave[: length * x_dim] for wave, length in zip(joined, batch.lengths_B.tolist(), strict=True)]
 
 
-def _noise(model: ZForcing, positions_B: Tensor, frames: int, seed: int) -> tuple[Tensor, Tensor]:
-    latent, frame = seeding.key(seed, "generate/z"), seeding.key(seed, "generate/x")
-    eps_TBZ = seeding.normals(latent, positions_B, frames, model.config.z_dim)
-    return eps_TBZ, seeding.normals(frame, positions_B, frames, model.x_dim)
+def _noise(model: System, positions_B: Tensor, steps: int, seed: int) -> tuple[Tensor, Tensor]:
+    latent, observed = seeding.key(seed, "generate/z"), seeding.key(seed, "generate/x")
+    eps_TBZ = seeding.normals(latent, positions_B, steps, model.config.z_dim)
+    return eps_TBZ, seeding.normals(observed, positions_B, steps, model.output.noise_dim)
 
 
-def _device(model: ZForcing) -> torch.device:
+def _posterior_noise(model: System, batch: Batch, seed: int | None) -> Tensor:
+    """Return the noise of posterior samples, or zeros for posterior means."""
+    steps, z_dim = len(batch.x_TBX), model.config.z_dim
+    if seed is None:
+        return torch.zeros(steps, len(batch.lengths_B), z_dim, device=_device(model))
+    return seeding.normals(seeding.key(seed, "reconstruct"), batch.positions_B, steps, z_dim)
+
+
+def _device(model: System) -> torch.device:
     return next(model.parameters()).device

@@ -9,12 +9,13 @@ from zfdist.config import KLConfig, LossConfig, OptimConfig
 
 
 class Weights(NamedTuple):
-    """Weights of the terms of equation (10) at one step."""
+    """Weights of the terms of equation (10) at one step, and of the label head's."""
 
     kl: float
     alpha: float
     beta: float
     free_nats_per_frame: float
+    label: float = 0.0
 
 
 EVALUATION = Weights(kl=1.0, alpha=0.0, beta=0.0, free_nats_per_frame=0.0)
@@ -28,6 +29,7 @@ def weights(loss: LossConfig, step: int) -> Weights:
         alpha=loss.alpha * _ramp(step, loss.alpha_ramp_steps),
         beta=loss.beta * _ramp(step, loss.beta_ramp_steps),
         free_nats_per_frame=loss.kl.free_nats_per_frame,
+        label=loss.label,
     )
 
 

@@ -16,8 +16,8 @@ from jobs.recipes import RECIPES
 from zfdist import seeding
 from zfdist.config import Config
 from zfdist.model.objective import objective
+from zfdist.model.systems import build
 from zfdist.model.terms import Terms
-from zfdist.model.zforcing import build
 from zfdist.schedule import Weights
 
 NAIVE, LSTM, ONEDNN = "naive loop, as published", "nn.LSTM without latents", "bptt, products by oneDNN"

@@ -65,10 +65,10 @@ def test_equal_to_one_worker(runs: dict[str, Path], other: str) -> None:
 
 
 def test_training_moved_the_weights(runs: dict[str, Path], store: Path) -> None:
-    from zfdist.model import zforcing
+    from zfdist.model import systems
 
     config = harness.tiny_config(store)
-    start = zforcing.build(config.model, harness.FRAME, config.train.seed).state_dict()
+    start = systems.build(config.model, harness.FRAME, config.train.seed).state_dict()
     moved = [
         name for name, w in weights(runs["1/plain"]).items() if (w - start[name]).abs().max() > 1e-4
     ]  # 50 times the tolerance

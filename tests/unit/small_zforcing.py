@@ -3,7 +3,8 @@
 import torch
 
 from zfdist.config import ModelConfig
-from zfdist.model.zforcing import ZForcing, build
+from zfdist.model.systems import build
+from zfdist.model.zforcing import ZForcing
 
 T, B, X, Z = 9, 3, 5, 4
 SIZES = {"hidden": 12, "z_dim": Z, "mlp_dim": 8}
@@ -36,16 +37,16 @@ def changed(frames, t):
 def all_parts(model, frames, lengths, eps):
     """Every quantity of the model, by name, with its time step first."""
     x, y = frames[:-1], frames[1:]
-    unrolled = model.infer(x, y, lengths, eps)
+    unrolled = model._unroll(model.embed(x), model._read_backwards(y, lengths), eps)
     h_before = torch.cat([model.initial_state(x.shape[1]).h_BH[None], unrolled.h_TBH[:-1]])
-    output = model._output_density(model.output, unrolled.h_TBH)
+    output = model.output.density(unrolled.h_TBH)
     return {
         "b": model._read_backwards(y, lengths),
         "mu": unrolled.mu_TBZ,
         "logvar": unrolled.logvar_TBZ,
         "z": unrolled.z_TBZ,
         "h": unrolled.h_TBH,
-        "prior": model._prior(h_before).mean,
+        "prior": model._prior(h_before, x).mean,
         "output": output.mean,
     }
 
@@ -58,7 +59,7 @@ def run_with_z(model, frames, z_TBZ):
     """The generative half, by the cell one step at a time: prior and output at every step for a given z."""
     state, priors, outputs = model.initial_state(frames.shape[1]), [], []
     for x_BX, z_BZ in zip(frames[:-1], z_TBZ, strict=True):
-        priors.append(torch.cat(model._prior(state.h_BH), dim=-1))
+        priors.append(torch.cat(model._prior(state.h_BH, x_BX), dim=-1))
         state = model.recurrence.step(model.input(x_BX), z_BZ, state)
-        outputs.append(torch.cat(model._output_density(model.output, state.h_BH), dim=-1))
+        outputs.append(torch.cat(model.output.density(state.h_BH), dim=-1))
     return torch.stack(priors), torch.stack(outputs)

@@ -6,7 +6,7 @@ from small_zforcing import B, T, X, all_parts, changed, data, make, run_with_z, 
 from torch.distributions import Normal
 
 from zfdist.config import ModelConfig
-from zfdist.model.zforcing import build
+from zfdist.model.systems import build
 
 
 @pytest.mark.parametrize("t", range(1, T + 2))
@@ -56,7 +56,7 @@ def test_generating_with_the_posteriors_latents_is_reconstruction_fed_back():
     model, (frames, lengths, eps) = make(), data()
     parts = all_parts(model, frames, lengths, eps)
     zero = torch.zeros(1, B, X, dtype=torch.float64)
-    prior = model._prior(model.initial_state(B).h_BH)
+    prior = model._prior(model.initial_state(B).h_BH, frames[0])
     eps_z = ((parts["z"][0] - prior.mean) / prior.log_std.exp())[None]
     drawn = model.generate(eps_z, zero, x_BX=frames[0])
     torch.testing.assert_close(drawn.x_TBX[0], parts["output"][0])
@@ -94,8 +94,8 @@ def test_the_elbo_lies_below_the_exact_likelihood_and_its_weights_average_to_it(
     with torch.no_grad():
         state, log_px = model.initial_state(eps.shape[1]), torch.zeros(eps.shape[1], dtype=torch.float64)
         for t in range(2):
-            state = model.recurrence.step(model.input(x[t]), model._prior(state.h_BH).sample(eps[t]), state)
-            log_px += model._output_density(model.output, state.h_BH).log_prob(y[t])
+            state = model.recurrence.step(model.input(x[t]), model._prior(state.h_BH, x[t]).sample(eps[t]), state)
+            log_px += model.output.density(state.h_BH).log_prob(y[t])
         exact = torch.logsumexp(log_px + log_noise, 0)
 
         lengths = torch.full((eps.shape[1],), 2)

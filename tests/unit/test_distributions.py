@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from zfdist.model.distributions import Gaussian, latent_gaussian, output_density, output_size, widen
+from zfdist.config import ModelConfig
+from zfdist.model.densities import output_density
+from zfdist.model.distributions import Gaussian, latent_gaussian, widen
 
 
 def random_gaussian(*shape, seed=0):
@@ -54,7 +56,7 @@ def test_latent_gaussian_speaks_in_log_variances():
 def test_sigma_has_a_smooth_floor():
     floor = 1e-3
     raw = torch.tensor([-200.0, -20.0, math.log(floor), 0.0, 3.0], dtype=torch.float64, requires_grad=True)
-    density = output_density("gaussian", torch.cat([torch.zeros(5), raw]), floor)
+    density = output_density(ModelConfig(sigma_floor=floor), torch.cat([torch.zeros(5), raw]))
     torch.testing.assert_close(density.log_std.exp(), floor + raw.exp(), rtol=1e-12, atol=0)
     assert (density.log_std.exp() >= floor).all()
     (gradient,) = torch.autograd.grad(density.log_std.sum(), raw)
@@ -64,15 +66,10 @@ def test_sigma_has_a_smooth_floor():
     torch.testing.assert_close(silence, torch.tensor(-0.5 * math.log(2 * math.pi) - math.log(floor)).double())
 
 
-def test_output_size_is_what_the_density_reads():
-    density = output_density("gaussian", torch.zeros(3, output_size("gaussian", 7)), 0.1)
-    assert density.mean.shape == density.log_std.shape == (3, 7)
-
-
 @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
 def test_sixteen_bits_are_widened_and_doubles_kept(narrow):
     parameters = torch.randn(3, 8).to(narrow)
-    density = output_density("gaussian", parameters, 1e-3)
+    density = output_density(ModelConfig(), parameters)
     assert density.log_prob(torch.zeros(3, 4, dtype=narrow)).dtype == torch.float32
-    assert output_density("gaussian", parameters.double(), 1e-3).log_std.dtype == torch.float64
+    assert output_density(ModelConfig(), parameters.double()).log_std.dtype == torch.float64
     assert widen(parameters).dtype == torch.float32

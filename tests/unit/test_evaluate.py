@@ -20,8 +20,8 @@ from zfdist.data.store import Store
 from zfdist.data.store_writer import Recording, publish, write_shard, writing
 from zfdist.evaluate import EvaluationError, evaluate, evaluate_split, load_model
 from zfdist.model.objective import objective
+from zfdist.model.systems import build
 from zfdist.model.terms import Terms
-from zfdist.model.zforcing import build
 from zfdist.schedule import EVALUATION
 
 CPU = torch.device("cpu")
@@ -265,9 +265,9 @@ def test_a_continuation_begins_with_the_last_frame_heard_in_the_state_after_it(s
     steps = len(heard.x_TBX)
     with torch.no_grad():
         inferred = model.infer(heard.x_TBX, heard.y_TBX, heard.lengths_B, torch.zeros(steps, 1, 3))
-        z = model._prior(inferred.h_TBH[-1]).mean
+        z = model._prior(inferred.features_TBH[-1], heard.y_TBX[-1]).mean
         state = model.recurrence.step(model.input(heard.y_TBX[-1]), z, inferred.state)
-        first = model._output_density(model.output, state.h_BH).mean
+        first = model.output.density(state.h_BH).mean
     expected = generate.waveforms(first[None], units)
     drawn = generate.continuations(model, heard, units, frames=1, seed=2, **silent)
     np.testing.assert_allclose(drawn, expected, atol=1e-7)

@@ -53,14 +53,14 @@ def test_the_reported_bound_knows_no_weights():
 
 def test_padding_never_leaks_not_even_nan():
     terms = random_terms()
-    spoilt = Terms(*(torch.where(MASK, term, float("nan")) for term in terms))
+    spoilt = Terms(*(torch.where(MASK, term, float("nan")) for term in terms[:5]))
     clean, dirty = (objective(t, MASK, Weights(0.5, 0.1, 0.2, 0.3), 2) for t in (terms, spoilt))
     assert torch.equal(clean.total, dirty.total)
     assert all(torch.equal(clean.sums[name], dirty.sums[name]) for name in SUMS)
 
 
 def test_padding_has_no_gradient():
-    leaves = [term.requires_grad_() for term in random_terms()]
+    leaves = [term.requires_grad_() for term in random_terms()[:5]]
     objective(Terms(*leaves), MASK, Weights(0.5, 0.1, 0.2, 0.3), 2).total.backward()
     for leaf, weight in zip(leaves, (-1.0, 0.5, -0.1, -0.2), strict=False):
         assert (leaf.grad[~MASK] == 0).all()
@@ -78,20 +78,22 @@ def test_free_nats_stop_the_gradient_below_the_floor_only():
 def test_parts_of_a_batch_add_up():
     terms, weights = random_terms(), Weights(0.5, 0.1, 0.2, 0.3)
     whole = objective(terms, MASK, weights, 2)
-    parts = [objective(Terms(*(t[:, r] for t in terms)), MASK[:, r], weights, 2) for r in (slice(0, 1), slice(1, 3))]
+    parts = [
+        objective(Terms(*(t[:, r] for t in terms[:5])), MASK[:, r], weights, 2) for r in (slice(0, 1), slice(1, 3))
+    ]
     torch.testing.assert_close(parts[0].total + parts[1].total, whole.total)
     torch.testing.assert_close(parts[0].sums["elbo_nats"] + parts[1].sums["elbo_nats"], whole.sums["elbo_nats"])
 
 
 def test_a_weight_of_zero_leaves_a_zero_gradient_in_the_graph():
-    leaves = [term.requires_grad_() for term in random_terms()]
+    leaves = [term.requires_grad_() for term in random_terms()[:5]]
     objective(Terms(*leaves), MASK, EVALUATION, 2).total.backward()
     assert torch.equal(leaves[2].grad, torch.zeros(5, 3).double())
     assert torch.equal(leaves[3].grad, torch.zeros(5, 3).double())
 
 
 def test_sums_are_detached_and_double():
-    terms = Terms(*(term.float().requires_grad_() for term in random_terms()))
+    terms = Terms(*(term.float().requires_grad_() for term in random_terms()[:5]))
     loss = objective(terms, MASK, EVALUATION, 2)
     assert loss.total.requires_grad
     assert loss.total.dtype == torch.float32

@@ -47,7 +47,7 @@ def test_alpha_and_beta_at_once_or_by_a_ramp():
 
 def test_weights_collects_all_of_them():
     loss = LossConfig(alpha=0.3, beta=0.4, kl=KLConfig(kind="constant", free_nats_per_frame=2.0))
-    assert weights(loss, 7) == Weights(kl=1.0, alpha=0.3, beta=0.4, free_nats_per_frame=2.0)
+    assert weights(loss, 7) == Weights(kl=1.0, alpha=0.3, beta=0.4, free_nats_per_frame=2.0, label=1.0)
 
 
 def test_the_reported_bound_is_the_elbo():

@@ -1,19 +1,17 @@
-"""Densities of observations and latents: log-probability, KL divergence and sampling, in nats.
+"""Gaussians: log-probability, KL divergence and sampling, in nats. The latents' density, and the plainest of frames.
 
-A density over a frame is a NamedTuple of its parameters with `log_prob`, `sample` and `mean`; a further density is
-one more such class, a line in `output_size` and one in `output_density`. Everything is computed in float32 or
-wider, also where the network runs in 16 bits.
+Everything is computed in float32 or wider, also where the network runs in 16 bits.
 
 Shapes: ... any leading dimensions (time, batch), D the dimensions of the density, which are summed over.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class Gaussian(NamedTuple):
@@ -25,11 +23,11 @@ class Gaussian(NamedTuple):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log N(value; mean, std) summed over the last dimension: [..., D] -> [...]."""
         scaled = (widen(value) - self.mean) * torch.exp(-self.log_std)
-        return -(0.5 * scaled.square() + self.log_std + _HALF_LOG_2PI).sum(-1)
+        return -(0.5 * scaled.square() + self.log_std + HALF_LOG_2PI).sum(-1)
 
-    def sample(self, eps: Tensor) -> Tensor:
-        """Return mean + std * eps, for standard normal `eps` of the same shape."""
-        return self.mean + torch.exp(self.log_std) * eps
+    def sample(self, eps: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return mean + temperature * std * eps, for standard normal `eps` of the same shape; 0 gives the mean."""
+        return self.mean + torch.exp(self.log_std) * (eps if temperature == 1.0 else temperature * eps)
 
     def kl(self, other: "Gaussian") -> Tensor:
         """Return KL(self || other) summed over the last dimension, analytically: [..., D] -> [...]."""
@@ -44,25 +42,16 @@ def latent_gaussian(mean: Tensor, log_variance: Tensor) -> Gaussian:
     return Gaussian(widen(mean), 0.5 * widen(log_variance))
 
 
+def standard_gaussian(like: Tensor) -> Gaussian:
+    """Return N(0, I) of the shape of `like`."""
+    zeros = torch.zeros_like(like)
+    return Gaussian(zeros, zeros)
+
+
 @torch.no_grad()
 def log_ratio(prior: Gaussian, posterior: Gaussian, z: Tensor) -> Tensor:
     """Return log p(z) - log q(z), summed over the last dimension, without gradient: [..., D] -> [...]."""
     return prior.log_prob(z) - posterior.log_prob(z)
-
-
-def output_size(density: Literal["gaussian"], x_dim: int) -> int:
-    """Return how many numbers the output net gives for a frame of `x_dim` observations."""
-    return {"gaussian": 2 * x_dim}[density]
-
-
-def output_density(density: Literal["gaussian"], parameters: Tensor, sigma_floor: float) -> Gaussian:
-    """Return the density of a frame from the output net's numbers [..., output_size].
-
-    gaussian: means, then the raw scales r with std = sigma_floor + exp(r). A Gaussian's density is unbounded on
-    digital silence; the floor bounds it, smoothly, so that the gradient never vanishes at an edge.
-    """
-    mean, raw = widen(parameters).chunk(2, dim=-1)
-    return Gaussian(mean, torch.logaddexp(raw, raw.new_tensor(math.log(sigma_floor))))
 
 
 def widen(value: Tensor) -> Tensor:

@@ -1,0 +1,157 @@
+"""SRNN (Fraccaro et al., 2016), smoothing, with a residual posterior: a chain of latents over a plain LSTM.
+
+    d_t = LSTM(x_t, d_{t-1})             p(z_t | z_{t-1}, d_t)          p(x_{t+1} | z_t, d_t)
+    a_t = LSTM_a([d_t, x_{t+1}], a_{t+1})          q(z_t | z_{t-1}, a_t), its mean the prior's plus a residual
+
+Both LSTMs run over all steps in one call; only the chain of the latents, z_0 = 0, is a loop.
+
+Shapes: T time, B batch, X values of a frame (tokens have none), N noise of an observation, E embedded observation,
+H hidden, Z latent, M hidden units of the nets, Q = 2 Z.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zfdist.config import ModelConfig
+from zfdist.model.cell import State, clipped_leaky_relu, no_autocast
+from zfdist.model.densities import Density
+from zfdist.model.distributions import Gaussian, widen
+from zfdist.model.nets import (
+    Output,
+    clamped_gaussian,
+    embedded_size,
+    embedding,
+    first_input,
+    inference_embedding,
+    initialise,
+    label_head,
+    read,
+    read_backwards,
+)
+from zfdist.model.terms import Generated, Inferred, Terms, latent_terms
+
+
+class SrnnState(NamedTuple):
+    """What one time step hands to the next."""
+
+    d: State | None  # None before the first frame
+    z_BZ: Tensor
+
+
+class Chain(NamedTuple):
+    """Latents and the densities that they were drawn from and are judged by, for all steps."""
+
+    z_TBZ: Tensor
+    posterior: Gaussian
+    prior: Gaussian
+
+
+class LatentChain(nn.Module):
+    """The weights that read z_{t-1}, and the loop; one module, so that ZeRO 3 gathers it once per call."""
+
+    def __init__(self, z_dim: int, mlp_dim: int, latent_clamp: float) -> None:
+        super().__init__()
+        self.latent_clamp = latent_clamp
+        self.prior_z = nn.Linear(z_dim, mlp_dim, bias=False)
+        self.prior = nn.Linear(mlp_dim, 2 * z_dim)
+        self.posterior_z = nn.Linear(z_dim, mlp_dim, bias=False)
+        self.posterior = nn.Linear(mlp_dim, 2 * z_dim)
+
+    def forward(self, pd_TBM: Tensor, qa_TBM: Tensor, eps_TBZ: Tensor, z_BZ: Tensor) -> Chain:
+        """Run all steps from z_0; `pd_TBM` and `qa_TBM` are the hidden layers' parts from d_t and a_t."""
+        z_TBZ, priors, posteriors = [], [], []
+        for pd_BM, qa_BM, eps_BZ in zip(pd_TBM, qa_TBM, eps_TBZ, strict=True):
+            prior = self.step(pd_BM, z_BZ)
+            residual = self._net(self.posterior, widen(qa_BM) + widen(self.posterior_z(z_BZ)))
+            posterior = Gaussian(prior.mean + residual.mean, residual.log_std)
+            z_BZ = posterior.sample(eps_BZ)
+            z_TBZ.append(z_BZ)
+            priors.append(prior)
+            posteriors.append(posterior)
+        return Chain(torch.stack(z_TBZ), _stacked(posteriors), _stacked(priors))
+
+    def step(self, pd_BM: Tensor, z_BZ: Tensor) -> Gaussian:
+        """Return p(z_t | z_{t-1}, d_t)."""
+        return self._net(self.prior, widen(pd_BM) + widen(self.prior_z(z_BZ)))
+
+    def _net(self, out: nn.Module, hidden_BM: Tensor) -> Gaussian:
+        with no_autocast(hidden_BM):
+            return clamped_gaussian(out(clipped_leaky_relu(hidden_BM)), self.latent_clamp)
+
+
+class Srnn(nn.Module):
+    """SRNN over frames of `x_dim` values, or over `x_dim` words; called like `ZForcing`."""
+
+    def __init__(self, config: ModelConfig, x_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.x_dim = x_dim
+        hidden, embedded = config.hidden, embedded_size(config, x_dim)
+        self.embed = embedding(config, x_dim)
+        self.embed_inference = inference_embedding(config, x_dim)
+        self.deterministic = nn.LSTM(embedded, hidden)
+        self.smoother = nn.LSTM(hidden + embedded, hidden)
+        self.prior_d = nn.Linear(hidden, config.mlp_dim)
+        self.posterior_a = nn.Linear(hidden, config.mlp_dim)
+        self.chain = LatentChain(config.z_dim, config.mlp_dim, config.latent_clamp)
+        self.output = Output(config, hidden + config.z_dim, x_dim)
+        self.label = label_head(config)
+        initialise(self)
+
+    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Terms:
+        """Return the terms of the bound; shapes as in `ZForcing.forward`."""
+        d_TBH, _ = read(self.deterministic, self.embed(x_TBX))
+        chain = self._chain(d_TBH, y_TBX, lengths_B, eps_TBZ)
+        return latent_terms(
+            self.output(torch.cat([d_TBH, chain.z_TBZ], dim=-1), y_TBX),
+            chain.prior,
+            chain.posterior,
+            chain.z_TBZ,
+            label_logits_BC=None if self.label is None else self.label(chain.posterior.mean, lengths_B),
+        )
+
+    def infer(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Inferred:
+        """Return states and latents under the posterior; `eps_TBZ` = 0 gives the posterior mean at every step."""
+        d_TBH, state = read(self.deterministic, self.embed(x_TBX))
+        chain = self._chain(d_TBH, y_TBX, lengths_B, eps_TBZ)
+        features_TBH = torch.cat([d_TBH, chain.z_TBZ], dim=-1)
+        return Inferred(chain.z_TBZ, chain.posterior.mean, features_TBH, SrnnState(state, chain.z_TBZ[-1]))
+
+    def reconstruct(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Density:
+        """Return p(x_{t+1} | z_t, d_t) for all steps, with z from the posterior and the true x_t as input."""
+        return self.output.density(self.infer(x_TBX, y_TBX, lengths_B, eps_TBZ).features_TBH)
+
+    def generate(
+        self,
+        eps_TBZ: Tensor,
+        eps_TBN: Tensor,
+        *,
+        z_TBZ: Tensor | None = None,
+        temperature: float = 1.0,
+        state: SrnnState | None = None,
+        x_BX: Tensor | None = None,
+    ) -> Generated:
+        """Draw T observations, with z from the prior or given; as `ZForcing.generate`."""
+        x_BX = first_input(self.config, self.x_dim, eps_TBN) if x_BX is None else x_BX
+        state = SrnnState(None, torch.zeros_like(eps_TBZ[0])) if state is None else state
+        drawn = []
+        for t, eps_BN in enumerate(eps_TBN):
+            d_1BH, d = read(self.deterministic, self.embed(x_BX)[None], state.d)
+            prior = self.chain.step(self.prior_d(d_1BH[0]), state.z_BZ)
+            state = SrnnState(d, prior.sample(eps_TBZ[t]) if z_TBZ is None else z_TBZ[t])
+            x_BX = self.output.density(torch.cat([d_1BH[0], state.z_BZ], dim=-1)).sample(eps_BN, temperature)
+            drawn.append(x_BX)
+        return Generated(torch.stack(drawn), state)
+
+    def _chain(self, d_TBH: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Chain:
+        embed = self.embed if self.embed_inference is None else self.embed_inference
+        a_TBH = read_backwards(self.smoother, torch.cat([d_TBH, widen(embed(y_TBX))], dim=-1), lengths_B)
+        chain: Chain = self.chain(self.prior_d(d_TBH), self.posterior_a(a_TBH), eps_TBZ, torch.zeros_like(eps_TBZ[0]))
+        return chain
+
+
+def _stacked(densities: list[Gaussian]) -> Gaussian:
+    means, log_stds = zip(*densities, strict=True)
+    return Gaussian(torch.stack(means), torch.stack(log_stds))

@@ -1,0 +1,87 @@
+"""The family of networks behind one front door: build one, size it to a budget, count its parameters.
+
+Every system is called alike: `forward(x, y, lengths, eps) -> Terms`, `infer`, `reconstruct`, `generate`.
+"""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from zfdist.config import ConfigError, ModelConfig
+from zfdist.model.rnn import Rnn
+from zfdist.model.srnn import Srnn
+from zfdist.model.storn import Storn
+from zfdist.model.vrnn import Vrnn
+from zfdist.model.zforcing import ZForcing
+from zfdist.seeding import torch_seed
+
+System = ZForcing | Storn | Vrnn | Srnn | Rnn
+
+_LARGEST_HIDDEN = 2**16
+
+
+def build(config: ModelConfig, x_dim: int, seed: int) -> System:
+    """Return the network with initial weights drawn from `seed`; the global random state is left as it was.
+
+    `x_dim` is the number of values of a frame, or of words of the vocabulary. Sizes are taken as they are: a
+    parameter budget is spent by `sized`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed, "init"))
+        return _make(config, x_dim)
+
+
+def sized(config: ModelConfig, x_dim: int) -> ModelConfig:
+    """Return the config with the sizes whose number of parameters comes nearest to its budget, which becomes 0.
+
+    `hidden` is chosen and `mlp_dim` kept in proportion to it, all else stays; without a budget nothing changes.
+
+    Raises:
+        ConfigError: if the smallest or the largest network is still on one side of the budget.
+    """
+    budget = config.parameter_budget
+    if budget == 0:
+        return config
+    low, high = 1, _LARGEST_HIDDEN  # the largest network within the budget lies in [low, high)
+    smallest, largest = (_total(_scaled(config, hidden), x_dim) for hidden in (low, high))
+    if not smallest <= budget < largest:
+        raise ConfigError(
+            f"model.parameter_budget = {budget}: with the other sizes as they are, this network has "
+            f"{smallest} to {largest} parameters"
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _total(_scaled(config, middle), x_dim) <= budget else (low, middle)
+    candidates = [_scaled(config, hidden) for hidden in (low, high)]
+    return min(candidates, key=lambda candidate: abs(_total(candidate, x_dim) - budget))
+
+
+def parameter_counts(module: nn.Module) -> dict[str, int]:
+    """Return the number of parameters of each part, by its name in the module, and "total" over all."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_children()}
+    return {name: count for name, count in counts.items() if count} | {"total": sum(counts.values())}
+
+
+def _make(config: ModelConfig, x_dim: int) -> System:
+    match config.system:
+        case "zforcing":
+            return ZForcing(config, x_dim)
+        case "storn":
+            return Storn(config, x_dim)
+        case "vrnn":
+            return Vrnn(config, x_dim)
+        case "srnn":
+            return Srnn(config, x_dim)
+        case "rnn":
+            return Rnn(config, x_dim)
+
+
+def _scaled(config: ModelConfig, hidden: int) -> ModelConfig:
+    mlp_dim = max(1, round(hidden * config.mlp_dim / config.hidden))
+    return dataclasses.replace(config, hidden=hidden, mlp_dim=mlp_dim, parameter_budget=0)
+
+
+def _total(config: ModelConfig, x_dim: int) -> int:
+    with torch.device("meta"):  # shapes without numbers
+        return parameter_counts(_make(config, x_dim))["total"]

@@ -1,0 +1,73 @@
+"""The network's section of a config: its system, sizes, density and the named choices of the paper and its code."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from zfdist.knobs import Between, ConfigError, Section
+
+Count = Annotated[int, Between(1, 2**31)]
+CountOrZero = Annotated[int, Between(0, 2**31)]
+
+_ZFORCING_ONLY = ("aux_sees_h", "latent_sees_x", "output_skip", "layer_norm_z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
+    """The network: sizes, output density and the named choices of the paper and its code."""
+
+    PATH: ClassVar[str] = "model"
+
+    system: Literal["zforcing", "storn", "vrnn", "srnn", "rnn"] = "zforcing"
+    """Which recurrent network; rnn has no latents and gives the exact likelihood."""
+    hidden: Count = 1024
+    """Units of each LSTM, forward, backward or of inference."""
+    z_dim: Count = 256
+    """Dimensions of the latent z_t."""
+    mlp_dim: Count = 512
+    """Hidden units of the prior, posterior, auxiliary and output nets."""
+    output_layers: Annotated[int, Between(0, 8)] = 1
+    """Hidden layers of the output nets f_o (forward and backward)."""
+    parameter_budget: CountOrZero = 0
+    """Parameters that the network should have: hidden is chosen, mlp_dim in proportion; 0 takes both as they are."""
+    density: Literal["gaussian", "mixture", "bernoulli", "categorical"] = "gaussian"
+    """Density of an observation given the state: frames (gaussian, mixture), bits or tokens."""
+    mixture_components: Count = 20
+    """Gaussians of a mixture."""
+    sigma_floor: Annotated[float, Between(1e-8, 1.0)] = 1e-3
+    """Smallest standard deviation of the output density, in normalised units."""
+    embed_dim: CountOrZero = 0
+    """Size of the embedding of x, a table for tokens and linear for frames; 0 for none (frames and bits only)."""
+    embed_separate: bool = False
+    """Give the inference net an embedding of its own; else both directions share one."""
+    latent_clamp: Annotated[float, Between(0.0, 100.0)] = 8.0
+    """Bound on mean and log-variance of prior, posterior and auxiliary nets; 0 for none."""
+    aux_tanh: bool = True
+    """Pass the auxiliary mean through tanh, since b_t lies in (-1, 1)."""
+    aux_stop_gradient: Literal["target", "backward_net"] = "target"
+    """Where alpha's gradient stops: at the target b_t, or before all of the backward net (unrolls twice)."""
+    aux_sees_h: bool = False
+    """zforcing: the auxiliary net reads h_{t-1} beside z_t, as its authors' code does."""
+    latent_sees_x: bool = False
+    """zforcing: prior and posterior read the embedded x_t as well, as in a branch of its authors' code."""
+    output_skip: bool = False
+    """zforcing: the output net reads the embedded x_t beside h_t, as its authors' first code does."""
+    layer_norm_z: bool = False
+    """zforcing: z_t sets gain and bias of a layer norm of the recurrent product instead of being an input."""
+    vrnn_prior: Literal["learned", "standard"] = "learned"
+    """vrnn: prior from h_{t-1}, or N(0, I)."""
+    label_classes: CountOrZero = 0
+    """Classes that a head on the latents tells apart, trained jointly; 0 for no such head."""
+    recurrence: Literal["auto", "reference", "bptt"] = "auto"
+    """Implementation of the time loop (zforcing, vrnn); all give the same numbers to rounding."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.density == "categorical" and self.embed_dim == 0:
+            raise ConfigError("model.embed_dim = 0: tokens (model.density = categorical) need an embedding, e.g. 300")
+        if self.system == "rnn" and self.label_classes > 0:
+            raise ConfigError(f"model.label_classes = {self.label_classes}: model.system = rnn has no latents to read")
+        for name in _ZFORCING_ONLY:
+            if getattr(self, name) and self.system != "zforcing":
+                raise ConfigError(f"model.{name} = true: a switch of zforcing, and model.system is {self.system}")
+        if self.layer_norm_z and self.recurrence == "bptt":
+            raise ConfigError("model.recurrence = bptt: does not know model.layer_norm_z; use auto or reference")
