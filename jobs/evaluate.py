@@ -1,6 +1,6 @@
-"""Evaluate a trained model: `python -m jobs.evaluate runs/N [--split test] [--json FILE] [--export DIR]`.
+"""Evaluate a trained model: `python -m jobs.evaluate runs/N [--bounds elbo,iwae] [--split test] [--json FILE] ...`.
 
-Needs neither Ray nor DeepSpeed, and reads no pickles.
+Without --workers it needs neither Ray nor DeepSpeed; it reads no pickles.
 """
 
 import sys
@@ -9,34 +9,50 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jobs import command
+from jobs import command, scores
 
 if TYPE_CHECKING:
-    from zfdist.evaluate import Loaded, Result
+    from zfdist.config import Config
+    from zfdist.evaluate import Loaded
+    from zfdist.scores import Question, Result
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Print the ELBO of a trained model over a split, and all that must be known to compare it with another.
+    """Print the bounds of a trained model over a split, and all that must be known to compare them with others.
 
-    The bound has KL weight 1 and neither auxiliary cost. It depends on the weights, the data, the view and the seed
-    only: not on batch size, machine load or number of workers.
+    Bounds have KL weight 1 and neither auxiliary cost. They depend on the weights, the data, the view and the seed
+    only: not on batch size, chunk, machine load or number of workers.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder (its best checkpoint by validation ELBO), a checkpoint, or an export."""
     split: str = "test"
     """Which part of the data."""
+    bounds: str = "elbo"
+    """elbo, or elbo,iwae for the importance-weighted bound as well."""
+    num_samples: int = 25
+    """IWAE: trajectories of each sequence (K)."""
+    chunk: int = 5
+    """IWAE: trajectories at a time; memory grows with this and not with K."""
+    seeds: int = 1
+    """Evaluate with so many seeds, from --seed on: means with their standard error."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Root of the posterior's noise; default: the run's own seed, as in its validations."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that jobs.prepare wrote; default: where the run had it."""
     view: Literal["utterances", "segments"] | None = None
     """What a sequence is; default: as in the run's validations."""
+    legacy_denominator: bool = False
+    """TIMIT: also divide as the paper's code does, which counts padded rows (1,696 for 1,680 utterances)."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Evaluate on so many processes of a Ray cluster; default: in this one, without Ray."""
+    address: str | None = None
+    """With --workers: a running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray here."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the numbers to this file."""
     export: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -46,16 +62,12 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Run the command line `argv`; return the exit code."""
     arguments = tyro.cli(Arguments, prog="python -m jobs.evaluate", args=argv)
-    if arguments.seed is not None and arguments.seed < 0:
-        command.refuse(f"--seed {arguments.seed}: must be 0 or more")
-    from zfdist.checkpoint import CheckpointError
-    from zfdist.config import ConfigError
-    from zfdist.data.store import StoreError
-    from zfdist.evaluate import EvaluationError
-
+    _refuse_mistakes(arguments)
     try:
         _evaluate(arguments)
-    except (CheckpointError, ConfigError, StoreError, EvaluationError) as error:
+    except (ValueError, RuntimeError) as error:
+        if type(error).__module__.split(".")[0] not in ("zfdist", "cluster"):
+            raise
         command.refuse(str(error))
     except OSError as error:
         command.refuse(f"{error.filename}: {error.strerror}")
@@ -65,86 +77,102 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _refuse_mistakes(arguments: Arguments) -> None:
+    if arguments.seed is not None and arguments.seed < 0:
+        command.refuse(f"--seed {arguments.seed}: must be 0 or more")
+    for flag in ("num_samples", "chunk", "seeds", "workers"):
+        value = getattr(arguments, flag)
+        if value is not None and value < 1:
+            command.refuse(f"--{flag.replace('_', '-')} {value}: must be 1 or more")
+    if arguments.bounds not in ("elbo", "iwae", "elbo,iwae", "iwae,elbo"):
+        command.refuse(f"--bounds {arguments.bounds}: must be elbo, or elbo,iwae")
+    if arguments.address is not None and arguments.workers is None:
+        command.refuse("--address: needs --workers, since without it nothing runs on Ray")
+
+
 def _evaluate(arguments: Arguments) -> None:
     from zfdist import checkpoint
     from zfdist.evaluate import load_model
 
     folder = checkpoint.resolve(arguments.model)
-    loaded = load_model(folder)
     given = {"data.root": arguments.data, "data.eval_view": arguments.view, "train.seed": arguments.seed}
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in given.items() if v is not None}
-    config = loaded.config.with_values(settings)
-    result = on_split(loaded._replace(config=config), arguments.split)
+    if arguments.workers is None:
+        loaded = load_model(folder)
+        config = loaded.config.with_values(settings)
+        result = on_split(loaded._replace(config=config), _question(arguments, config))
+    else:
+        config = checkpoint.read_manifest(folder).config.with_values(settings)
+        result = _on_ray(arguments, folder, config)
     print(f"{folder} on {config.data.root}\n")
-    names_and_values = rows(result)
+    names_and_values = scores.rows(result)
     width = max(len(name) for name, _ in names_and_values)
     for name, value in names_and_values:
         print(f"  {name:<{width}}  {value}")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(to_json(result, checkpoint=str(folder), data=config.data.root))
+        arguments.json.write_text(scores.to_json(result, checkpoint=str(folder), data=config.data.root))
         print(f"\nwritten to {arguments.json}")
     if arguments.export:
         checkpoint.export(folder, arguments.export)
         print(f"\nexported to {arguments.export}; evaluate it with: python -m jobs.evaluate {arguments.export}")
 
 
-def on_split(loaded: "Loaded", split: str) -> "Result":
-    """Return the bound of a loaded model over a split, as its config says; shows progress if it takes long.
+def _question(arguments: Arguments, config: "Config") -> "Question":
+    from zfdist.bounds import Importance
+    from zfdist.scores import Question
+
+    first = config.train.seed
+    return Question(
+        split=arguments.split,
+        seeds=range(first, first + arguments.seeds),
+        importance=Importance(samples=arguments.num_samples, chunk=arguments.chunk)
+        if "iwae" in arguments.bounds
+        else None,
+        with_legacy_denominator=arguments.legacy_denominator,
+    )
+
+
+def _on_ray(arguments: Arguments, folder: Path, config: "Config") -> "Result":
+    command.check_data(config)
+
+    from cluster import session
+
+    with session.connect(arguments.address, say=command.say):
+        from cluster.measure import measure
+
+        assert arguments.workers is not None
+        return measure(folder, config, _question(arguments, config), workers=arguments.workers, say=command.say)
+
+
+def on_split(loaded: "Loaded", question: "Question") -> "Result":
+    """Return what is asked about a loaded model, on the data of its config; shows progress if it takes long.
 
     Raises:
         StoreError: if the data is not there or damaged.
+        OrderError: if the config's frames or view do not fit the data.
         EvaluationError: if model and data do not go together.
     """
     import torch
 
-    from zfdist.data.order import view
+    from zfdist.data.loader import sequences_of
     from zfdist.data.store import Store
-    from zfdist.evaluate import EvaluationError, evaluate_split
+    from zfdist.evaluate import evaluate_split
 
-    config = loaded.config
-    store = Store.open(Path(config.data.root), verify=config.data.verify)
-    if split not in store.splits:
-        raise EvaluationError(f"split {split!r}: {config.data.root} has {', '.join(store.splits)}")
-    data = config.data
-    frames = view(data.eval_view, store.lengths(split), data.frame_samples, data.segment_frames).frames
+    data = loaded.config.data
+    store = Store.open(Path(data.root), verify=data.verify)
+    frames = 0
+    if question.split in store.splits:  # else `evaluate_split` refuses it
+        frames = int(sequences_of(store, data, question.split, data.eval_view).frames.sum())
+    passes = len(question.seeds) * (1 + (question.importance.samples if question.importance else 0))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with _progress(int(frames.sum())) as advance:
-        # Evaluation calls the network once a batch, with the scored frames of each row as its third argument.
+    with _progress(passes * frames) as advance:
+        # Every call of the network has the scored frames of each row as its third argument.
         hook = loaded.model.register_forward_hook(lambda _module, inputs, _terms: advance(int(inputs[2].sum())))
         try:
-            return evaluate_split(loaded, store, split, data=data, seed=config.train.seed, device=device)
+            return evaluate_split(loaded, store, question, device=device)
         finally:
             hook.remove()
-
-
-def rows(result: "Result") -> list[tuple[str, str]]:
-    """Return the lines of a table: what, and the number with its unit."""
-    return [
-        ("split", result.split),
-        ("a sequence is", {"utterances": "an utterance", "segments": "a segment"}[result.view]),
-        ("sequences", f"{result.sequences:,}"),
-        ("scored frames", f"{result.frames:,}"),
-        ("scored samples", f"{result.samples:,}"),
-        ("ELBO per sequence", f"{result.elbo_nats:,.2f} nats (standard error {result.elbo_stderr_nats:,.2f})"),
-        ("its reconstruction part", f"{result.log_px_nats:,.2f} nats"),
-        ("its KL part", f"{result.kl_nats:,.2f} nats"),
-        ("KL per frame", f"{result.kl_nats_per_frame:.4f} nats"),
-        ("ELBO per sample", f"{result.nats_per_sample:.5f} nats = {result.bits_per_sample:.5f} bits"),
-        ("normalised by mean", f"{result.mean:.6g} (int16 units)"),
-        ("normalised by std", f"{result.std:.6g} (int16 units)"),
-        ("sigma floor", f"{result.sigma_floor:g} (normalised units)"),
-        ("checkpoint at step", f"{result.step:,}"),
-        ("seed of the noise", str(result.seed)),
-    ]
-
-
-def to_json(result: "Result", **more: Any) -> str:
-    """Return all fields of a result, and `more`, as indented JSON; a number that does not exist is null."""
-    import json
-
-    known = {name: None if value != value else value for name, value in vars(result).items()}
-    return json.dumps(known | more, indent=2) + "\n"
 
 
 @contextmanager

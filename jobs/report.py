@@ -83,11 +83,12 @@ def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], N
     """Add the best run's bound on the test split, and its speech, or why they cannot be had."""
     import dataclasses
 
-    from jobs import evaluate, page
+    from jobs import evaluate, page, scores
     from zfdist.checkpoint import CheckpointError
     from zfdist.config import ConfigError
     from zfdist.data.store import StoreError
     from zfdist.evaluate import EvaluationError, load_model
+    from zfdist.scores import Question
 
     history = content.histories[0]
     try:
@@ -98,7 +99,8 @@ def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], N
     best = page.Best(history=history, manifest=loaded.manifest, parameters=parameters)
     try:
         say(f"evaluating {history.name} on the test split ...")
-        bound = evaluate.rows(evaluate.on_split(loaded, "test"))
+        asked = Question(split="test", seeds=[loaded.config.train.seed])
+        bound = scores.rows(evaluate.on_split(loaded, asked))
         content = dataclasses.replace(content, best=dataclasses.replace(best, bound=bound))
         return _with_speech(content, loaded, out, say) if samples else content
     except (StoreError, EvaluationError, ConfigError) as error:

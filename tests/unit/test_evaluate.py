@@ -23,6 +23,7 @@ from zfdist.model.objective import objective
 from zfdist.model.systems import build
 from zfdist.model.terms import Terms
 from zfdist.schedule import EVALUATION
+from zfdist.scores import Question
 
 CPU = torch.device("cpu")
 CONFIG = Config().with_values(
@@ -146,28 +147,31 @@ def test_nothing_to_evaluate_is_a_sentence(model):
         run(model, [])
 
 
+def asked(loaded, store, split="test", seed=7, **values):
+    config = CONFIG.with_values({name.replace("__", "."): value for name, value in values.items()})
+    return evaluate_split(loaded._replace(config=config), store, Question(split=split, seeds=[seed]), device=CPU)
+
+
 def test_a_split_with_its_provenance(store, model, tmp_path):
     loaded = load_model(save(tmp_path, model.state_dict(), store))
-    data = CONFIG.with_values({"data.eval_view": "segments"}).data
-    result = evaluate_split(loaded, store, "test", data=data, seed=7, device=CPU)
-    assert (result.split, result.view, result.step, result.seed) == ("test", "segments", 100, 7)
+    result = asked(loaded, store, data__eval_view="segments")
+    assert (result.split, result.view, result.kind, result.step, result.seed) == ("test", "segments", "pcm16", 100, 7)
     assert (result.mean, result.std, result.sigma_floor) == (store.mean, store.std, 1e-3)
+    assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert result.sequences == 2 + 1 + 6 + 1 + 2 + 3
     json.dumps(dataclasses.asdict(result))
-    utterances = evaluate_split(loaded, store, "test", data=CONFIG.data, seed=7, device=CPU)
-    assert utterances.elbo_nats == run(model, batches(store)).elbo_nats
+    assert asked(loaded, store).elbo_nats == run(model, batches(store)).elbo_nats
 
 
 def test_what_does_not_fit_together_is_named(store, model, tmp_path):
     loaded = load_model(save(tmp_path, model.state_dict(), store))
     with pytest.raises(EvaluationError, match=r"'valid'.*train"):
-        evaluate_split(loaded, store, "valid", data=CONFIG.data, seed=0, device=CPU)
-    wider = CONFIG.with_values({"data.frame_samples": 20}).data
+        asked(loaded, store, split="valid")
     with pytest.raises(EvaluationError, match=r"data\.frame_samples = 20: the model has 10"):
-        evaluate_split(loaded, store, "test", data=wider, seed=0, device=CPU)
+        asked(loaded, store, data__frame_samples=20)
     foreign = dataclasses.replace(loaded.manifest, normalisation={"mean": 1.0, "std": store.std})
     with pytest.raises(EvaluationError, match="units differ"):
-        evaluate_split(loaded._replace(manifest=foreign), store, "test", data=CONFIG.data, seed=0, device=CPU)
+        asked(loaded._replace(manifest=foreign), store)
 
 
 def test_load_model_from_checkpoint_run_and_export(store, model, tmp_path):
