@@ -1,25 +1,23 @@
 """Binary MNIST from what it is handed round as: Larochelle's text files, MATLAB files, or the IDX files of grey images.
 
 Text and MATLAB files hold the standard, fixed binarisation (Larochelle and Murray 2011), 50,000 / 10,000 / 10,000 rows
-of 784 pixels. IDX files hold grey values; they are made binary once, each pixel 1 with probability grey / 255, by numbers
-that follow from a seed, and their last 10,000 training images are validation.
+of 784 pixels. IDX files hold grey values; they are made binary once, each pixel 1 with probability grey / 255, by
+numbers that follow from a seed, and their last 10,000 training images are validation.
 """
 
-import gzip
-import hashlib
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.io
-from numpy.typing import NDArray
 
 from zfdist.data.kinds import BITS, NO_LABEL
 from zfdist.data.manifest import SPLITS
-from zfdist.data.order import mix
+from zfdist.data.sources import idx
 from zfdist.data.sources.convert import (
     Outcome,
     PlannedShard,
@@ -31,15 +29,11 @@ from zfdist.data.sources.convert import (
     licence_beside,
     silent,
 )
+from zfdist.data.sources.idx import IMAGES_MAGIC, LABELS_MAGIC, PIXELS, Image, opened
 from zfdist.data.sources.inputs import SourceError, content_sha256
 from zfdist.data.store_writer import Recording
 
 VERSION = 1
-PIXELS = 784
-IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
-BLOCK_IMAGES = 4096
-
-Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -60,14 +54,6 @@ class Mnist:
             raise SourceError(f"--binarise-seed {self.binarise_seed}: must be 0 to 2^63 - 1")
         if self.idx_valid < 1:
             raise SourceError(f"--idx-valid {self.idx_valid}: must be at least 1")
-
-
-class Image(NamedTuple):
-    """A binary image [784], where it came from, and its label (-1: unknown)."""
-
-    pixels: Bytes
-    row: int
-    label: int
 
 
 class _Part(NamedTuple):
@@ -133,25 +119,29 @@ def find(options: Mnist) -> dict[str, _Part]:
         split: [p for p in files if split in p.name.lower() and _form(p) in ("text", "matlab")] for split in SPLITS
     }
     if any(fixed.values()):
-        return {split: _Part(path, _form(path)) for split in SPLITS for path in [_only(options, split, fixed[split])]}
+        return {
+            split: _Part(path, _form(path) or "text")
+            for split in SPLITS
+            for path in [_only(options, split, fixed[split])]
+        }
     grey = {
         name: [path for path in files if name in path.name.lower() and _form(path) == "idx"]
         for name in ("train", "t10k")
     }
     if not any(grey.values()):
         raise SourceError(
-            f"{options.source}: no MNIST in it; there must be binarized_mnist_train, .._valid and .._test (.amat text or "
-            "MATLAB), or train-images-idx3-ubyte and t10k-images-idx3-ubyte (or .gz)"
+            f"{options.source}: no MNIST in it; there must be binarized_mnist_train, .._valid and .._test (.amat text "
+            "or MATLAB), or train-images-idx3-ubyte and t10k-images-idx3-ubyte (or .gz)"
         )
     train, test = (
-        _only(options, name, [path for path in paths if _idx_magic(path) == IMAGES_MAGIC])
+        _only(options, name, [path for path in paths if idx.magic(path) == IMAGES_MAGIC])
         for name, paths in grey.items()
     )
     labels = [
-        next((path for path in paths if _idx_magic(path) == LABELS_MAGIC), None)
+        next((path for path in paths if idx.magic(path) == LABELS_MAGIC), None)
         for paths in (grey["train"], grey["t10k"])
     ]
-    count = _idx_shape(train)[0]
+    count = idx.shape(train)[0]
     if count <= options.idx_valid:
         raise SourceError(f"{train}: {count} images leave none to train on after --idx-valid {options.idx_valid}")
     cut = count - options.idx_valid
@@ -172,9 +162,9 @@ def _only(options: Mnist, name: str, paths: list[Path]) -> Path:
 def _form(path: Path) -> str | None:
     """Tell by the first bytes what a file is: "text", "matlab", "idx" or None."""
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             head = file.read(64)
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return None
     if head.startswith(b"MATLAB 5.0"):
         return "matlab"
@@ -183,17 +173,10 @@ def _form(path: Path) -> str | None:
     return "text" if path.suffix.lower() == ".amat" else None
 
 
-def _opened(path: Path) -> IO[bytes]:
-    """Open a file, unpacked if it is gzip by its first bytes."""
-    with path.open("rb") as file:
-        is_packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if is_packed else path.open("rb")  # type: ignore[return-value]
-
-
 def _rows(part: _Part) -> int:
     """Return about how many rows a part has."""
     if part.form == "idx":
-        return (part.stop or _idx_shape(part.path)[0]) - part.first
+        return _stop(part) - part.first
     return part.path.stat().st_size // (2 * PIXELS)
 
 
@@ -201,28 +184,38 @@ def images(part: _Part, seed: int) -> Iterator[Image]:
     """Yield the images of a part; raises SourceError naming file and line or row for a bad one."""
     if part.form == "text":
         return _text_images(part.path)
-    return _matlab_images(part.path) if part.form == "matlab" else _idx_images(part, seed)
+    if part.form == "matlab":
+        return _matlab_images(part.path)
+    return idx.images(part.path, part.labels, part.first, _stop(part), seed)
+
+
+def _stop(part: _Part) -> int:
+    return part.stop or idx.shape(part.path)[0]
 
 
 def _text_images(path: Path) -> Iterator[Image]:
     """Read lines of 784 numbers 0 or 1 parted by blanks, a line at a time; rows are counted from 1."""
-    with _opened(path) as file:
-        number = 0
-        for number, line in enumerate(file, start=1):
-            words = line.split()
-            if not words:
-                raise SourceError(f"{path}, line {number}: empty; there must be {PIXELS} numbers 0 or 1")
-            if len(words) != PIXELS:
-                raise SourceError(f"{path}, line {number}: {len(words)} numbers, not {PIXELS}: cut short, or not MNIST")
-            pixels = np.frombuffer(b"".join(words), np.uint8) - ord("0")
-            if pixels.size != PIXELS or pixels.max() > 1:
-                column, word = next((i, word) for i, word in enumerate(words, start=1) if word not in (b"0", b"1"))
-                raise SourceError(
-                    f"{path}, line {number}: number {column} is {word.decode('ascii', 'replace')[:20]!r}, not 0 or 1"
-                )
-            yield Image(pixels, number, NO_LABEL)
-        if not number:
-            raise SourceError(f"{path}: empty file")
+    number = 0
+    with opened(path) as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                yield Image(_bits(line, f"{path}, line {number}"), number, NO_LABEL)
+        except (OSError, EOFError, zlib.error) as error:
+            raise SourceError(f"{path}, after line {number}: not readable ({error})") from None
+    if not number:
+        raise SourceError(f"{path}: empty file")
+
+
+def _bits(line: bytes, where: str) -> idx.Bytes:
+    words = line.split()
+    if len(words) != PIXELS:
+        raise SourceError(f"{where}: {len(words)} numbers, there must be {PIXELS}; it is cut short or not MNIST")
+    digits = b"".join(words)
+    pixels = np.frombuffer(digits, np.uint8) - ord("0")
+    if len(digits) != PIXELS or pixels.max() > 1:
+        column, word = next((i, word) for i, word in enumerate(words, start=1) if word not in (b"0", b"1"))
+        raise SourceError(f"{where}: number {column} is {word.decode('ascii', 'replace')[:20]!r}, not 0 or 1")
+    return pixels
 
 
 def _matlab_images(path: Path) -> Iterator[Image]:
@@ -243,68 +236,3 @@ def _matlab_images(path: Path) -> Iterator[Image]:
             column = int(np.flatnonzero((values != 0) & (values != 1))[0])
             raise SourceError(f"{path}, row {row}: column {column + 1} is {values[column]}, not 0 or 1")
         yield Image(pixels, row, NO_LABEL)
-
-
-def _idx_magic(path: Path) -> int:
-    with _opened(path) as file:
-        return int.from_bytes(file.read(4), "big")
-
-
-def _idx_shape(path: Path) -> tuple[int, int]:
-    """Return images and pixels of an image; raises SourceError unless the pixels are MNIST's."""
-    with _opened(path) as file:
-        _, count, height, width = struct.unpack(">IIII", _exactly(path, file, 16))
-    if height * width != PIXELS:
-        raise SourceError(f"{path}: images of {height} x {width}, not 28 x 28")
-    return count, PIXELS
-
-
-def _exactly(path: Path, file: IO[bytes], size: int) -> bytes:
-    """Read `size` bytes; raises SourceError if there are fewer, or they cannot be unpacked."""
-    try:
-        content = file.read(size)
-    except (OSError, EOFError) as error:
-        raise SourceError(f"{path}: not readable ({error})") from None
-    if len(content) != size:
-        raise SourceError(f"{path}: cut short: {size - len(content):,} bytes are missing")
-    return content
-
-
-def _idx_images(part: _Part, seed: int) -> Iterator[Image]:
-    """Read grey images and make them binary; rows are counted from 1."""
-    count, _ = _idx_shape(part.path)
-    labels = _idx_labels(part.labels, count) if part.labels else np.full(count, NO_LABEL)
-    with _opened(part.path) as file:
-        file.read(16)
-        for first in range(0, count, BLOCK_IMAGES):
-            size = min(BLOCK_IMAGES, count - first)
-            grey = np.frombuffer(_exactly(part.path, file, size * PIXELS), np.uint8).reshape(size, PIXELS)
-            wanted = range(max(first, part.first), min(first + size, part.stop or count))
-            if wanted:
-                picked = grey[wanted.start - first : wanted.stop - first]
-                for row, pixels in zip(wanted, binarised(picked, wanted.start, part.path.name, seed), strict=True):
-                    yield Image(pixels, row + 1, int(labels[row]))
-        if file.read(1):
-            raise SourceError(f"{part.path}: longer than the {count:,} images that its header promises")
-
-
-def _idx_labels(path: Path, count: int) -> NDArray[np.int64]:
-    with _opened(path) as file:
-        _, found = struct.unpack(">II", _exactly(path, file, 8))
-        if found != count:
-            raise SourceError(f"{path}: {found:,} labels for {count:,} images")
-        return np.frombuffer(_exactly(path, file, count), np.uint8).astype(np.int64)
-
-
-def binarised(grey: Bytes, first: int, file: str, seed: int) -> Bytes:
-    """Draw each pixel of grey images [N, 784] as 1 with probability grey / 255.
-
-    The number for a pixel follows from the seed, whether the file is train or test, and the place of the pixel in it
-    (`first` is the row of the first image): neither from packing nor from what is read together.
-    """
-    text = f"zfdist.mnist.v1/{seed}/{'train' if 'train' in file.lower() else 'test'}"
-    key = np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
-    places = np.arange(first * PIXELS, (first + len(grey)) * PIXELS, dtype=np.uint64).reshape(grey.shape)
-    drawn = mix(key + (places + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)  # 24 bits, SplitMix64
-    is_one: NDArray[np.bool_] = drawn * np.uint64(255) < grey.astype(np.uint64) << np.uint64(24)
-    return is_one.astype(np.uint8)

@@ -1,0 +1,204 @@
+"""Sentences to a store of word ids: which sentences, which split, which words are known; the same for the same text."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zfdist.data.kinds import TOKENS, UNKNOWN
+from zfdist.data.manifest import SPLITS
+from zfdist.data.sources import texts
+from zfdist.data.sources.convert import (
+    Outcome,
+    PlannedShard,
+    Progress,
+    Report,
+    convert,
+    existing,
+    json_sha256,
+    licence_beside,
+    silent,
+    too_many_bad,
+)
+from zfdist.data.sources.inputs import SourceError, content_sha256, split_of_key
+from zfdist.data.sources.texts import Fields, File
+from zfdist.data.sources.words import MOST_WORDS, SENTENCES, TOKENIZERS, Vocabulary, sentences, tokenised
+from zfdist.data.store import Store
+from zfdist.data.store_writer import Recording
+
+VERSION = 1
+HOPELESS = 1000
+"""Bad lines beyond those allowed after which it is not worth reading on."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What to convert and how; all but `licence` and `max_bad` shape the data."""
+
+    sources: tuple[Path, ...]
+    tokenizer: str = "blanks"
+    sentences: str = "lines"
+    min_tokens: int = 5
+    max_tokens: int = 16
+    vocab: int = 16_000
+    """Words that are known, without the special ones."""
+    valid_percent: float = 5.0
+    test_percent: float = 10.0
+    fields: Fields = field(default_factory=Fields)
+    licence: str = ""
+    max_bad: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises SourceError naming the option that is out of range."""
+        ranges = {
+            "vocab": (1, MOST_WORDS),
+            "min_tokens": (1, 1 << 20),
+            "max_tokens": (1, 1 << 20),
+            "max_bad": (0, 2**31),
+        }
+        for name, (low, high) in (ranges | {"valid_percent": (0, 100), "test_percent": (0, 100)}).items():
+            if not low <= getattr(self, name) <= high:
+                raise SourceError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be {low} to {high}")
+        if self.min_tokens > self.max_tokens:
+            raise SourceError(f"--min-tokens {self.min_tokens}: must not exceed --max-tokens {self.max_tokens}")
+        if self.valid_percent + self.test_percent >= 100:
+            raise SourceError(
+                f"--valid-percent {self.valid_percent:g} and --test-percent {self.test_percent:g} "
+                "leave nothing to train on: their sum must be below 100"
+            )
+
+
+class Sentence(NamedTuple):
+    """A sentence that is kept: where it stands, its split, its label and its words."""
+
+    name: str
+    split: str
+    label: int
+    words: list[str]
+
+
+@dataclass
+class Census:
+    """What a first reading of all text found."""
+
+    sentences: Counter[str] = field(default_factory=Counter)
+    """By split."""
+    words: Counter[str] = field(default_factory=Counter)
+    """Of the training split."""
+    latin1: int = 0
+    """Lines that are not UTF-8."""
+    bad: dict[str, str] = field(default_factory=dict)
+
+
+def prepare(options: Text, out: Path, progress: Progress = silent) -> Outcome:
+    """Convert text to a store of sentences in folder `out`.
+
+    The text is read once to count words and once for each split, a line at a time; words and names of sentences are
+    held in memory. Raises SourceError for unusable input, StoreError if `out` holds something else.
+    """
+    files = texts.find(options.sources)
+    source = _source(options, files)
+    outcome = existing(out, source)
+    if outcome is not None:
+        return outcome
+    census = count(options, files, progress)
+    vocabulary = Vocabulary.of(census.words, options.vocab)
+
+    def planned(split: str) -> PlannedShard:
+        def recordings(notes: dict[str, str], report: Report) -> Iterator[Recording]:
+            notes.update(census.bad)
+            done = 0
+            for sentence in kept(options, files, Census()):
+                if sentence.split == split:
+                    yield Recording(sentence.name, vocabulary.ids(sentence.words), sentence.label)
+                    done += 1
+                    if done % 1000 == 0:
+                        report(done, sentence.name)
+
+        key = json_sha256([source, split, vocabulary.words])
+        return PlannedShard(split, f"{split}-00000", key, census.sentences[split], recordings)
+
+    return convert(
+        out,
+        [planned(split) for split in SPLITS],
+        source=source | {"distinct_words": len(census.words), "latin1_lines": census.latin1},
+        licence=options.licence or licence_beside(options.sources[0]),
+        total=census.sentences.total(),
+        progress=progress,
+        kind=TOKENS,
+        max_bad=options.max_bad,
+        words=vocabulary.words,
+    )
+
+
+def _source(options: Text, files: list[File]) -> dict[str, Any]:
+    """Describe what the data are made from; equal descriptions give equal bytes."""
+    hashes = {path: content_sha256(path) for path in dict.fromkeys(file.path for file in files)}
+    return {
+        "converter": "text",
+        "version": VERSION,
+        "tokenizer": TOKENIZERS[options.tokenizer],
+        "sentences": SENTENCES[options.sentences],
+        "tokens": [options.min_tokens, options.max_tokens],
+        "vocab": options.vocab,
+        "fields": vars(options.fields),
+        "split": {
+            "rule": "sha256 of the review, or of the sentence where there is none",
+            "valid_percent": options.valid_percent,
+            "test_percent": options.test_percent,
+        },
+        "files": len(files),
+        "inputs_sha256": json_sha256([[file.name, file.form, file.label, hashes[file.path]] for file in files]),
+    }
+
+
+def count(options: Text, files: list[File], progress: Progress = silent) -> Census:
+    """Read all text once; raises SourceError if it gives no vocabulary or a split stays empty."""
+    census = Census()
+    for sentence in kept(options, files, census):
+        census.sentences[sentence.split] += 1
+        if sentence.split == "train":
+            census.words.update(sentence.words)
+        if census.sentences.total() % 1000 == 0:
+            progress(0, 0, sentence.name)
+    if len(census.bad) > options.max_bad:
+        raise SourceError(too_many_bad(census.bad, options.max_bad))
+    empty = [split for split in SPLITS if not census.sentences[split]]
+    if empty:
+        raise SourceError(
+            f"split {empty[0]!r} would be empty: {census.sentences.total():,} sentences of {options.min_tokens} to "
+            f"{options.max_tokens} tokens in {len(files)} files; change --min-tokens, --max-tokens, --sentences or the "
+            "percentages, or give more text"
+        )
+    return census
+
+
+def kept(options: Text, files: list[File], census: Census) -> Iterator[Sentence]:
+    """Yield the sentences of a wanted length in the order of the text; notes in `census` what is odd or bad."""
+    for line in texts.lines(files, options.fields, census.bad):
+        census.latin1 += line.is_latin1
+        parts = sentences(line.text, options.sentences)
+        for number, part in enumerate(parts, start=1):
+            words = tokenised(part, options.tokenizer)
+            if options.min_tokens <= len(words) <= options.max_tokens:
+                key = " ".join(words) if line.review is None else line.review
+                split = split_of_key(key, options.valid_percent, options.test_percent)
+                name = line.name if len(parts) == 1 else f"{line.name}:{number}"
+                yield Sentence(name, split, line.label, words)
+        if len(census.bad) > options.max_bad + HOPELESS:
+            raise SourceError(too_many_bad(census.bad, options.max_bad))
+
+
+def unknown_words(store: Store, split: str, block: int = 1 << 16) -> int:
+    """Return how many words of a split of a store of sentences are <unk>."""
+    lengths = store.lengths(split)
+    total = 0
+    for first in range(0, len(lengths), block):
+        part = lengths[first : first + block]
+        recordings = np.arange(first, first + len(part))
+        ids = store.gather(split, recordings, np.zeros(len(part), np.int64), int(part.max()))
+        total += int(((ids == UNKNOWN) & (np.arange(ids.shape[1]) < part[:, None])).sum())
+    return total
