@@ -107,6 +107,24 @@ def test_a_checkpoint_and_an_export_evaluate_alike(run: Path, tmp_path: Path) ->
         assert {**evaluated(tmp_path, path), "checkpoint": ""} == {**first, "checkpoint": ""}
 
 
+def test_importance_weighted_bound_over_seeds(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--bounds", "elbo,iwae", "--num-samples", "6", "--seeds", "3", "--legacy-denominator")
+    got = evaluated(tmp_path, run, *flags, "--chunk", "4")
+    table = capsys.readouterr().out
+    assert got["iwae_nats"] > got["elbo_nats"]
+    assert (got["iwae_samples"], got["num_seeds"], got["seed"], got["legacy_rows"]) == (6, 3, 1234, 32)
+    assert got["legacy_elbo_nats"] == pytest.approx(got["elbo_nats"] * got["sequences"] / 32)
+    single = [evaluated(tmp_path, run, *flags[:4], "--seed", str(seed)) for seed in (1234, 1235, 1236)]
+    for name in ("elbo_nats", "kl_nats", "iwae_nats"):
+        values = [one[name] for one in single]
+        assert got[name] == pytest.approx(statistics.fmean(values), rel=1e-6)
+        assert got["seed_stderr"][name] == pytest.approx(statistics.stdev(values) / 3**0.5, rel=1e-4)
+    error = got["seed_stderr"]["iwae_nats"]
+    assert f"{got['iwae_nats']:,.2f} \u00b1 {error:,.2f} nats (standard error {got['iwae_stderr_nats']:,.2f})" in table
+    assert "IWAE-6 per sequence" in table and "ELBO, legacy denominator of 32" in table
+    assert "1234 to 1236: means" in table
+
+
 def test_segments_and_other_data(run: Path, store: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(store, tmp_path / "moved")
     got = evaluated(tmp_path, run, "--view", "segments", "--data", moved)
@@ -138,6 +156,12 @@ def test_table_is_aligned_and_says_everything(run: Path, tmp_path: Path, capsys:
         (("{run}", "--data", "{tmp}"), "{tmp}: no manifest.json; run python -m jobs.prepare"),
         (("{run}", "--data", "{other}"), "its units differ"),
         (("{run}", "--seed", "-1"), "--seed -1: must be 0 or more"),
+        (("{run}", "--seeds", "0"), "--seeds 0: must be 1 or more"),
+        (("{run}", "--num-samples", "0"), "--num-samples 0: must be 1 or more"),
+        (("{run}", "--chunk", "0"), "--chunk 0: must be 1 or more"),
+        (("{run}", "--workers", "0"), "--workers 0: must be 1 or more"),
+        (("{run}", "--bounds", "fivo"), "--bounds fivo: must be elbo, or elbo,iwae"),
+        (("{run}", "--address", "auto"), "--address: needs --workers"),
         (("{run}", "--json", "/dev/null/x"), "/dev/null"),
     ],
 )
