@@ -56,14 +56,15 @@ class Options:
             )
 
 
-def prepare(options: Options, out: Path, progress: Progress = silent) -> Outcome:
+def prepare(options: Options, out: Path, progress: Progress = silent, converter: str = "speech") -> Outcome:
     """Convert a tree of audio files to a store in folder `out`, or finish what an interrupted run began.
 
+    `converter` is what the manifest calls it.
     Raises SourceError for unusable input (files that cannot be read are reported together, at the end), StoreError if
     `out` holds something else.
     """
     splits = _splits(options, list_inputs(options.source))
-    source = {"converter": "speech", "version": VERSION, "split": _rule(options, splits)}
+    source = {"converter": converter, "version": VERSION, "split": _rule(options, splits)}
     return prepare_files(options, splits, source, out, progress)
 
 

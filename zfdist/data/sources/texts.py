@@ -59,6 +59,8 @@ def find(sources: tuple[Path, ...]) -> list[File]:
     folder, .zip. A file that is named itself is taken as lines of sentences whatever it is called. Raises SourceError
     if there is none, or an archive cannot be read.
     """
+    if not sources:
+        raise SourceError("--source names no file or folder")
     files: list[File] = []
     for source in sources:
         if source.is_dir():
