@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zfdist.model.objective import SUMS, objective
+from zfdist.model.objective import LABEL_SUMS, SUMS, objective
 from zfdist.model.terms import Terms
 from zfdist.schedule import EVALUATION, Weights
 
@@ -100,3 +100,30 @@ def test_sums_are_detached_and_double():
     for value in (*loss.sums.values(), loss.elbo_B):
         assert value.dtype == torch.float64
         assert not value.requires_grad
+
+
+def test_a_label_head_adds_its_log_probability_of_the_labels_that_are_known():
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64).requires_grad_()
+    terms, labels = random_terms()._replace(label_logits_BC=logits), torch.tensor([2, -1, 1])  # row 2 is a dummy
+    plain = objective(random_terms(), MASK, EVALUATION, 7)
+    loss = objective(terms, MASK, EVALUATION._replace(label=0.3), 7, labels)
+    log_label = torch.log_softmax(logits, -1)[0, 2]
+    torch.testing.assert_close(loss.total, plain.total - 0.3 * log_label / 7)
+    assert tuple(loss.sums) == (*SUMS, *LABEL_SUMS)
+    assert float(loss.sums["log_label_nats"]) == pytest.approx(log_label.item())
+    assert float(loss.sums["labels_known"]) == 1
+    assert float(loss.sums["labels_correct"]) == float(logits[0].argmax() == 2)
+    assert float(loss.sums["objective_nats"]) == pytest.approx(-7 * float(loss.total))
+    assert torch.equal(loss.sums["elbo_nats"], plain.sums["elbo_nats"])
+    (gradient,) = torch.autograd.grad(loss.total, logits)
+    assert (gradient[0] != 0).all()
+    assert (gradient[1:] == 0).all()
+
+
+def test_without_labels_a_label_head_gets_a_zero_gradient_even_from_nan():
+    logits = torch.full((3, 4), torch.nan, requires_grad=True)
+    loss = objective(random_terms()._replace(label_logits_BC=logits), MASK, EVALUATION._replace(label=1.0), 2)
+    assert torch.equal(loss.total, objective(random_terms(), MASK, EVALUATION, 2).total)
+    loss.total.backward()
+    assert torch.equal(logits.grad, torch.zeros(3, 4))
+    assert float(loss.sums["labels_known"]) == 0

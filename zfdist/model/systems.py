@@ -18,7 +18,7 @@ from zfdist.seeding import torch_seed
 
 System = ZForcing | Storn | Vrnn | Srnn | Rnn
 
-_LARGEST_HIDDEN = 2**16
+_BEYOND_ANY_BUDGET = 2**16  # hidden units
 
 
 def build(config: ModelConfig, x_dim: int, seed: int) -> System:
@@ -38,17 +38,17 @@ def sized(config: ModelConfig, x_dim: int) -> ModelConfig:
     `hidden` is chosen and `mlp_dim` kept in proportion to it, all else stays; without a budget nothing changes.
 
     Raises:
-        ConfigError: if the smallest or the largest network is still on one side of the budget.
+        ConfigError: if the budget is less than what the smallest network has.
     """
     budget = config.parameter_budget
     if budget == 0:
         return config
-    low, high = 1, _LARGEST_HIDDEN  # the largest network within the budget lies in [low, high)
-    smallest, largest = (_total(_scaled(config, hidden), x_dim) for hidden in (low, high))
-    if not smallest <= budget < largest:
+    low, high = 1, _BEYOND_ANY_BUDGET  # the largest network within the budget lies in [low, high)
+    smallest = _total(_scaled(config, low), x_dim)
+    if smallest > budget:
         raise ConfigError(
-            f"model.parameter_budget = {budget}: with the other sizes as they are, this network has "
-            f"{smallest} to {largest} parameters"
+            f"model.parameter_budget = {budget}: with its other sizes as they are, this network has at least "
+            f"{smallest} parameters"
         )
     while high - low > 1:
         middle = (low + high) // 2
