@@ -23,7 +23,16 @@ from zfdist.model import systems
 from zfdist.model.systems import System
 from zfdist.scores import Bound, EvaluationError, Question, Result, bound_of, result_fields
 
-__all__ = ["EvaluationError", "Loaded", "evaluate", "evaluate_split", "load_model", "result_of", "share_of"]
+__all__ = [
+    "EvaluationError",
+    "Loaded",
+    "evaluate",
+    "evaluate_split",
+    "load_model",
+    "refuse_other_data",
+    "result_of",
+    "share_of",
+]
 
 _WORDS = "embed.weight"  # a row for each word: the checkpoint says nowhere else how many there are
 
@@ -74,7 +83,7 @@ def share_of(
     Raises:
         EvaluationError: as `evaluate_split`.
     """
-    _refuse_other_data(loaded, store, question.split)
+    refuse_other_data(loaded, store, question.split)
     data = loaded.config.data
     return add_up(
         loaded.model.to(device),
@@ -127,7 +136,8 @@ def load_model(path: Path) -> Loaded:
     return Loaded(model.eval(), config, manifest)
 
 
-def _refuse_other_data(loaded: Loaded, store: Store, split: str) -> None:
+def refuse_other_data(loaded: Loaded, store: Store, split: str) -> None:
+    """Raise EvaluationError if a store has no such split, or other frames or units than a model was trained with."""
     mean, std = loaded.manifest.normalisation["mean"], loaded.manifest.normalisation["std"]
     if split not in store.splits:
         raise EvaluationError(f"split {split!r}: {store.root} has {', '.join(store.splits)}")

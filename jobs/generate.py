@@ -1,0 +1,139 @@
+"""Generate: `python -m jobs.generate runs/N --what samples|continuations|reconstructions|interpolation --out DIR`.
+
+Speech becomes WAV files with pictures of waveform and spectrogram, images a grid, sentences lines of text. Needs
+neither Ray nor DeepSpeed.
+"""
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from jobs import command
+
+if TYPE_CHECKING:
+    from jobs.generations import Request
+    from zfdist.config import Config
+    from zfdist.data.store import Store
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Let a trained network speak, draw or write; the same command gives the same files."""
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run folder (its best checkpoint by validation ELBO), a checkpoint, or an export."""
+    what: Literal["samples", "continuations", "reconstructions", "interpolation"]
+    """From the prior; going on from a prefix; rebuilt from their latents; between two sequences (Table 3)."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for the files, and for generated.json, which says what they are."""
+    num: int = 8
+    """Sequences (an interpolation has two)."""
+    frames: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Length of what is new, in frames, pixels or words; default: 3 s, the rest of the image, 20 words."""
+    seconds: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """The same in seconds, for sound."""
+    prefix_frames: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """What a continuation begins with, in frames, pixels or words; default: 1 s, half an image, 3 words."""
+    between: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="INT INT")] = None
+    """Interpolation: numbers of the two sequences in the split; default: its first two."""
+    temperature_z: float = 1.0
+    """Scale of the latents' standard deviation, of samples and continuations; 0 takes means."""
+    temperature_x: float = 1.0
+    """The same of the observations given the latents; 0 takes the likeliest."""
+    split: str = "test"
+    """Where sequences to go on from, rebuild or mix are taken from."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder that jobs.prepare wrote; default: where the run had it."""
+    seed: int = 0
+    """Of all noise."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line `argv`; return the exit code."""
+    arguments = tyro.cli(Arguments, prog="python -m jobs.generate", args=argv)
+    _refuse_mistakes(arguments)
+    try:
+        files = _generate(arguments)
+    except ValueError as error:
+        if type(error).__module__.split(".")[0] != "zfdist":
+            raise
+        command.refuse(str(error))
+    except OSError as error:
+        command.refuse(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    print("\n".join(f"written: {path}" for path in files))
+    return 0
+
+
+def _refuse_mistakes(arguments: Arguments) -> None:
+    for flag in ("num", "frames", "prefix_frames"):
+        value = getattr(arguments, flag)
+        if value is not None and value < 1:
+            command.refuse(f"--{flag.replace('_', '-')} {value}: must be 1 or more")
+    for flag in ("temperature_z", "temperature_x", "seed"):
+        if getattr(arguments, flag) < 0:
+            command.refuse(f"--{flag.replace('_', '-')} {getattr(arguments, flag)}: must be 0 or more")
+    if arguments.seconds is not None and arguments.seconds <= 0:
+        command.refuse(f"--seconds {arguments.seconds}: must be more than 0")
+    if arguments.seconds is not None and arguments.frames is not None:
+        command.refuse("--seconds and --frames: give one of them")
+    if arguments.between is not None and (arguments.what != "interpolation" or min(arguments.between) < 0):
+        command.refuse("--between: must be two sequences of the split, and belongs to --what interpolation")
+
+
+def _generate(arguments: Arguments) -> list[Path]:
+    from jobs import generations, pieces
+    from zfdist import checkpoint
+    from zfdist.data.store import Store
+    from zfdist.evaluate import load_model, refuse_other_data
+
+    folder = checkpoint.resolve(arguments.model)
+    loaded = load_model(folder)
+    moved = {} if arguments.data is None else {"data.root": str(arguments.data)}
+    loaded = loaded._replace(config=loaded.config.with_values(moved))
+    store = Store.open(Path(loaded.config.data.root), verify=loaded.config.data.verify)
+    refuse_other_data(loaded, store, arguments.split)
+    request = _request(arguments, loaded.config, store)
+    made = generations.pieces(loaded, store, request)
+    files = pieces.write(arguments.out, made, loaded, store)
+    record = {"checkpoint": str(folder), "data": str(store.root), **dataclasses.asdict(request)}
+    record["pieces"] = [{"name": piece.name, "title": piece.title, "frames": len(piece.values_TX)} for piece in made]
+    path = arguments.out / "generated.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    return [*files, path]
+
+
+def _request(arguments: Arguments, config: "Config", store: "Store") -> "Request":
+    """Fill in the lengths that the command line leaves open, as the kind of data has it."""
+    from jobs.generations import Request
+
+    per_second = store.sample_rate / config.data.frame_samples
+    if arguments.seconds is not None and not per_second:
+        command.refuse(f"--seconds: {config.data.root} holds {store.kind.name}, no sound; use --frames")
+    heard = {"pcm16": round(per_second), "bits": 392, "tokens": 3}[store.kind.name]
+    prefix = arguments.prefix_frames or max(heard, 1)
+    is_whole = store.kind.name == "bits" and arguments.what != "continuations"
+    usual = {"pcm16": round(3 * per_second), "bits": 784 if is_whole else max(784 - prefix, 1), "tokens": 20}
+    wanted = None if arguments.seconds is None else max(1, round(arguments.seconds * per_second))
+    return Request(
+        what=arguments.what,
+        split=arguments.split,
+        num=arguments.num,
+        frames=arguments.frames or wanted or max(usual[store.kind.name], 1),
+        prefix_frames=prefix,
+        between=arguments.between,
+        temperature_z=arguments.temperature_z,
+        temperature_x=arguments.temperature_x,
+        seed=arguments.seed,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
