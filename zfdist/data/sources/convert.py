@@ -135,15 +135,20 @@ def _outcome(out: Path, *, was_there: bool) -> Outcome:
     return Outcome(store.manifest, was_there, store.manifest.source["left_out"], short)
 
 
-def too_many_bad(bad: Mapping[str, str], most: int) -> str:
+def too_many_bad(bad: Mapping[str, str], most: int, what: str = "files") -> str:
     """Say what is wrong with the inputs that cannot be used, and what to do about it."""
+    return (
+        f"{len(bad)} {what} cannot be used, --max-bad allows {most}:\n{named(bad)}\n"
+        f"mend or remove them, or leave them out with --max-bad {len(bad)}; what is converted is kept"
+    )
+
+
+def named(bad: Mapping[str, str]) -> str:
+    """Return a line for each bad input, but for a few dozen of them."""
     lines = [f"  {name}: {reason}" for name, reason in bad.items()]
     if len(lines) > LISTED:
         lines[LISTED:] = [f"  and {len(lines) - LISTED:,} more"]
-    return (
-        f"{len(bad)} files cannot be used, --max-bad allows {most}:\n" + "\n".join(lines) + "\n"
-        f"mend or remove them, or leave them out with --max-bad {len(bad)}; what is converted is kept"
-    )
+    return "\n".join(lines)
 
 
 def licence_beside(source: Path) -> str:

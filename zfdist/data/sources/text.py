@@ -165,7 +165,7 @@ def count(options: Text, files: list[File], progress: Progress = silent) -> Cens
         if census.sentences.total() % 1000 == 0:
             progress(0, 0, sentence.name)
     if len(census.bad) > options.max_bad:
-        raise SourceError(too_many_bad(census.bad, options.max_bad))
+        raise SourceError(too_many_bad(census.bad, options.max_bad, "lines"))
     empty = [split for split in SPLITS if not census.sentences[split]]
     if empty:
         raise SourceError(
@@ -178,7 +178,7 @@ def count(options: Text, files: list[File], progress: Progress = silent) -> Cens
 
 def kept(options: Text, files: list[File], census: Census) -> Iterator[Sentence]:
     """Yield the sentences of a wanted length in the order of the text; notes in `census` what is odd or bad."""
-    for line in texts.lines(files, options.fields, census.bad):
+    for line in texts.lines(files, options.fields, census.bad, options.max_bad + HOPELESS):
         census.latin1 += line.is_latin1
         parts = sentences(line.text, options.sentences)
         for number, part in enumerate(parts, start=1):
@@ -188,8 +188,6 @@ def kept(options: Text, files: list[File], census: Census) -> Iterator[Sentence]
                 split = split_of_key(key, options.valid_percent, options.test_percent)
                 name = line.name if len(parts) == 1 else f"{line.name}:{number}"
                 yield Sentence(name, split, line.label, words)
-        if len(census.bad) > options.max_bad + HOPELESS:
-            raise SourceError(too_many_bad(census.bad, options.max_bad))
 
 
 def unknown_words(store: Store, split: str, block: int = 1 << 16) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from zfdist.data.kinds import NO_LABEL
+from zfdist.data.sources.convert import named
 from zfdist.data.sources.inputs import SourceError
 from zfdist.data.sources.words import lines_of
 
@@ -133,20 +134,25 @@ def _label(place: PurePosixPath) -> int:
     return POLARITY.get(place.suffix[1:].lower(), POLARITY.get(place.parent.name.lower(), NO_LABEL))
 
 
-def lines(files: Iterable[File], fields: Fields, bad: dict[str, str]) -> Iterator[Line]:
-    """Yield the lines of files that are not empty; puts lines and files that cannot be read into `bad`."""
+def lines(files: Iterable[File], fields: Fields, bad: dict[str, str], most_bad: int) -> Iterator[Line]:
+    """Yield the lines of files that are not empty; puts lines and files that cannot be read into `bad`.
+
+    Raises SourceError when there are more of them than `most_bad`.
+    """
     for path, group in groupby(files, key=lambda file: file.path):
         some = list(group)
         try:
             # The directory of an archive is long: read once, not for each of its files.
             with zipfile.ZipFile(path) if some[0].member else nullcontext() as archive:
                 for file in some:
-                    yield from _lines(file, archive, fields, bad)
+                    yield from _lines(file, archive, fields, bad, most_bad)
         except UNREADABLE as error:
             bad[path.name] = f"unreadable ({error})"
 
 
-def _lines(file: File, archive: zipfile.ZipFile | None, fields: Fields, bad: dict[str, str]) -> Iterator[Line]:
+def _lines(
+    file: File, archive: zipfile.ZipFile | None, fields: Fields, bad: dict[str, str], most_bad: int
+) -> Iterator[Line]:
     try:
         with archive.open(file.member) if archive and file.member else file.path.open("rb") as content:
             for number, text, is_latin1 in lines_of(content):
@@ -155,6 +161,8 @@ def _lines(file: File, archive: zipfile.ZipFile | None, fields: Fields, bad: dic
                     continue
                 if file.form == "json":
                     yield from _json_lines(name, text, is_latin1, fields, bad)
+                    if len(bad) > most_bad:
+                        raise SourceError(f"{len(bad)} lines cannot be used, reading is given up:\n{named(bad)}")
                 else:
                     yield Line(name, file.name if file.form == "review" else None, file.label, text, is_latin1)
     except UNREADABLE as error:
