@@ -32,6 +32,7 @@ from zfdist.config import Config, ConfigError
 from zfdist.train import NonFiniteError, Outcome
 
 _SCRATCH = ".ray"
+_SAME_SIGNAL_S = 1.0  # timeout and others signal a process and then its group
 _START_ATTEMPTS = 5  # of Ray's 60 s each, while other programs hold what the cluster has
 # Deterministic: the next attempt would end the same way.
 _HOPELESS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NonFiniteError)
@@ -144,10 +145,14 @@ def stop_on_signals(run_folder: Path, say: Say) -> Iterator[None]:
         return
     kinds = (signal.SIGTERM, signal.SIGINT)
     before = {kind: signal.getsignal(kind) for kind in kinds}
+    asked_s: list[float] = []
 
     def ask(_signal: int, _frame: FrameType | None) -> None:
-        if (run_folder / STOP).exists():
-            raise KeyboardInterrupt
+        if asked_s:
+            if time.monotonic() - asked_s[0] > _SAME_SIGNAL_S:
+                raise KeyboardInterrupt
+            return
+        asked_s.append(time.monotonic())
         (run_folder / STOP).touch()
         say("saving, then stopping (once more to abort at once) ...")
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -88,13 +89,19 @@ def _keep_others_out() -> None:
 def _start(cpus: int, say: Callable[[str], None]) -> None:
     say(f"starting Ray on this machine ({cpus} CPUs) ...")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-    _init(
-        address="local",
-        num_cpus=cpus,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        object_store_memory=_OBJECT_STORE_BYTES,
-    )
+    # What stops the command may signal all its processes at once (timeout, Slurm, systemd). Ray must outlive that for
+    # as long as the run takes to save; its processes inherit this mask, and end with ours in any case.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        _init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            object_store_memory=_OBJECT_STORE_BYTES,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _join(address: str, say: Callable[[str], None]) -> None:

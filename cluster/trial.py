@@ -135,4 +135,4 @@ def _train_here(config: Config, folder: Path, share: Share) -> Outcome:
     use_ray_interface()
     folder.mkdir(parents=True, exist_ok=True)
     with logged(folder, rank=0), claim(folder, wait_s=60):
-        return train(config, folder, connect(), Reporter(folder, tell=lambda metrics: None))
+        return train(config, folder, connect(), Reporter(folder))

@@ -6,12 +6,11 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
 from ray.train.torch import TorchConfig
 
 from cluster.follow import LOG
@@ -39,7 +38,7 @@ def work(job: dict[str, Any]) -> Outcome:
     folder = job["run_folder"]
     world = connect()
     with logged(folder, world.rank), claim(folder, wait_s=60) if world.rank == 0 else contextlib.nullcontext():
-        return train(job["config"], folder, world, Reporter(folder, ray.train.report), job["start_from"])
+        return train(job["config"], folder, world, Reporter(folder), job["start_from"])
 
 
 @contextlib.contextmanager
@@ -59,16 +58,18 @@ def logged(run_folder: Path, rank: int) -> Iterator[None]:
 
 
 class Reporter:
-    """Whoever started a run, as the run sees it: told through `tell`, and stopping it by a file."""
+    """Whoever started a run, as the run sees it: a file asks it to stop, and what it has to tell is in its folder.
 
-    def __init__(self, run_folder: Path, tell: Callable[[dict[str, float]], None]) -> None:
+    Ray is told nothing. Its `report` holds all workers until the controller has taken the report before, twice a second
+    at best, and a checkpoint that it knew of would have to be mended with its snapshot.
+    """
+
+    def __init__(self, run_folder: Path) -> None:
         self._stop = run_folder / STOP
-        self._tell = tell
         self._next_look_s = 0.0
 
     def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
-        """Pass the metrics on; checkpoints stay in the run folder, which is all that a resume needs."""
-        self._tell(metrics)
+        """Do nothing: metrics.jsonl and the checkpoints are followed where they are written."""
 
     def should_stop(self) -> bool:
         """Return whether the stop file is there; looks four times a second at most, as the disk may be far away."""

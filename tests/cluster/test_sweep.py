@@ -69,7 +69,7 @@ def test_stopped_trials_of_two_workers_free_them(cluster: str, config: Config, t
 def test_killed_driver_repeats_and_loses_no_finished_trial(
     cluster: str, store: Path, tmp_path: Path, slow_config: Config
 ) -> None:
-    words = ["demo", "--name", "s", "--samples", "0", "--grid", "loss.alpha=0,0.01", "--grid", "loss.beta=0,0.1,0.2"]
+    words = ["demo", "--name", "s", "--samples", "0", "--grid", "loss.alpha=0,0.01", "--grid", "loss.beta=0,0.1"]
     words += ["--no-asha", *commands.flags(slow_config)]
     folder = tmp_path / "runs" / "s"
     driver = commands.start("sweep", *words, folder=tmp_path)
@@ -77,13 +77,13 @@ def test_killed_driver_repeats_and_loses_no_finished_trial(
     commands.wait_for(lambda: len(finished()) >= 2, "two finished trials", within_s=120)
     commands.kill(driver)
     done = {run: (run / "metrics.jsonl").read_bytes() for run in finished()}
-    assert 2 <= len(done) < 6
+    assert 2 <= len(done) < 4
 
     code, out = commands.run("sweep", *words, folder=tmp_path)
     assert code == 0, out
     assert all((run / "metrics.jsonl").read_bytes() == before for run, before in done.items()), "trained again"
     results = json.loads((folder / "results.json").read_text())
-    assert [r["state"] for r in results] == ["finished"] * 6
+    assert [r["state"] for r in results] == ["finished"] * 4
     assert f"best trial: runs/s/trials/{results[0]['id']}" in out
     for result in results:
         steps = [line["step"] for line in metrics.read(tmp_path / result["folder"]) if "valid/elbo_nats" in line]
