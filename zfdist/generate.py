@@ -40,7 +40,7 @@ def samples(
 ) -> Tensor:
     """Draw `sequences` sequences of `steps` observations, from the zero state and the input `first_B`.
 
-    The default input is the mean frame, a 0 bit or token 0.
+    The default input is the mean frame or bits of 0; tokens have none.
     """
     eps_TBZ, eps_TBN = _noise(model, torch.arange(sequences, device=_device(model)), steps, seed)
     return model.generate(temperature * eps_TBZ, eps_TBN, temperature=x_temperature, x_BX=first_B).x_TBX

@@ -21,9 +21,12 @@ def batch_of(density, lengths):
 @every_system
 def test_samples_depend_on_the_seed_and_their_place_only(system, density):
     model = make(system, density, torch.float32)
-    few, many, other = (
-        generate.samples(model, sequences=n, steps=5, seed=seed) for n, seed in ((2, 1), (4, 1), (2, 2))
-    )
+
+    def drawn(count, seed):
+        first = torch.ones(count, dtype=torch.int64) if density == "categorical" else None
+        return generate.samples(model, sequences=count, steps=5, seed=seed, first_B=first)
+
+    few, many, other = drawn(2, 1), drawn(4, 1), drawn(2, 2)
     assert few.shape == ((5, 2) if density == "categorical" else (5, 2, X))
     torch.testing.assert_close(few, many[:, :2])
     assert not torch.equal(few, other)
@@ -70,6 +73,11 @@ def test_the_ends_of_an_interpolation_are_the_sequences_own_latents(system, dens
     torch.testing.assert_close(drawn, expected.x_TBX)
     sampled = generate.interpolated(model, batch, [0.3, 0.3], seed=3, x_temperature=1.0)
     torch.testing.assert_close(sampled[:, 0], sampled[:, 1])
+
+
+def test_tokens_need_a_first_one():
+    with pytest.raises(ValueError, match="give the first ones"):
+        generate.samples(make("rnn", "categorical", torch.float32), sequences=1, steps=2, seed=0)
 
 
 def test_an_interpolation_is_between_two():

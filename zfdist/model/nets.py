@@ -40,11 +40,10 @@ def embedded_size(config: ModelConfig, x_dim: int) -> int:
 
 
 def first_input(config: ModelConfig, x_dim: int, eps_TBN: Tensor) -> Tensor:
-    """Return the input that generation begins with by default: the mean frame, a 0 bit, token 0."""
-    batch = eps_TBN.shape[1]
+    """Return the input that generation begins with by default: the mean frame, or bits of 0."""
     if config.density == "categorical":
-        return torch.zeros(batch, dtype=torch.int64, device=eps_TBN.device)
-    return eps_TBN.new_zeros(batch, x_dim)
+        raise ValueError("tokens have no default to begin with: give the first ones, as the data begin a sentence")
+    return eps_TBN.new_zeros(eps_TBN.shape[1], x_dim)
 
 
 class Head(nn.Module):
