@@ -117,9 +117,9 @@ def output_density(config: ModelConfig, parameters: Tensor) -> Density:
         case "mixture":
             count = config.mixture_components
             x_dim = (parameters.shape[-1] // count - 1) // 2
-            mean, raw = parameters[..., count:].reshape(*parameters.shape[:-1], 2, count, x_dim).unbind(-3)
-            log_weights = torch.log_softmax(parameters[..., :count], dim=-1)
-            return Mixture(log_weights, mean, _floored(raw, config.sigma_floor))
+            logits, means, raws = torch.split(parameters, [count, count * x_dim, count * x_dim], dim=-1)
+            means, raws = (value.reshape(*value.shape[:-1], count, x_dim) for value in (means, raws))
+            return Mixture(torch.log_softmax(logits, dim=-1), means, _floored(raws, config.sigma_floor))
         case "bernoulli":
             return Bernoulli(parameters)
         case "categorical":

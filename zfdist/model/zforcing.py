@@ -117,8 +117,8 @@ class ZForcing(nn.Module):
 
         The noise says how many steps and sequences; `eps_TBZ` scaled is another temperature of the latents, and
         `temperature` that of the observations, 0 for the likeliest. With `z_TBZ` the latents are given instead of
-        drawn. Begins at `state` (default h_0 = 0) with the input `x_BX` (default the mean frame or bits of 0; tokens have none).
-        Reads weights outside `forward`: for a whole module, not for one that ZeRO 3 has partitioned.
+        drawn. Begins at `state` (default h_0 = 0) with the input `x_BX` (default the mean frame or bits of 0; tokens
+        have none). Reads weights outside `forward`: for a whole module, not for one that ZeRO 3 has partitioned.
         """
         state = self.initial_state(eps_TBN.shape[1]) if state is None else state
         x_BX = first_input(self.config, self.x_dim, eps_TBN) if x_BX is None else x_BX
