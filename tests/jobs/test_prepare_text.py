@@ -1,35 +1,21 @@
-"""`jobs.prepare text`: lines, JSON lines, trees and archives; splits, vocabulary, bad lines, and the real archives."""
+"""`jobs.prepare text`: lines and JSON lines; splits, vocabulary, bad lines, kill -9."""
 
 import json
 import multiprocessing
 import os
-import random
 import signal
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from folders import tree
 from raw import prepared, refusal
+from words_of import some_sentences
 
 from zfdist.data.kinds import SPECIALS, UNKNOWN
 from zfdist.data.sources import text
 from zfdist.data.sources.text import Text, unknown_words
 from zfdist.data.store import Store
-
-REAL = Path(__file__).parents[3] / "shared" / "data" / "text"
-WORDS = ["the", "film", "is", "good", "bad", "very", "not", "a", "plot", "!", "na\u00efve", "<unk>"]
-
-
-def some_sentences(count: int, seed: int = 0) -> list[str]:
-    """Sentences of 3 to 19 words, the first ones of WORDS often and rare ones of their own."""
-    rng = random.Random(seed)
-
-    def word() -> str:
-        return rng.choice(WORDS[: rng.randint(1, len(WORDS))]) if rng.random() < 0.95 else f"rare{rng.randint(0, 50)}"
-
-    return [" ".join(word() for _ in range(rng.randint(3, 19))) for _ in range(count)]
 
 
 @pytest.fixture
@@ -107,83 +93,6 @@ def test_the_same_text_gives_the_same_bytes_and_splits_do_not_move(plain: Path, 
     assert "different: inputs_sha256" in refusal("text", "--source", moved, "--out", tmp_path / "a")
 
 
-def review_tree(root: Path) -> Path:
-    """The layout of the large movie review set: train/pos/0_9.txt and so on, and files that are no reviews."""
-    for i in range(120):
-        path = root / ("train", "test")[i % 2] / ("pos", "neg", "unsup")[i % 3] / f"{i}_7.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(some_sentences(4, seed=i)))
-    (root / "train" / "urls_pos.txt").write_text("http : / / no sentence of a review\n" * 9)
-    (root / "README.txt").write_text("what this is all about\n" * 9)
-    (root / ".hidden.txt").write_text("not to be seen by anybody\n" * 9)
-    return root
-
-
-def test_a_tree_of_reviews(tmp_path: Path) -> None:
-    prepared("text", "--source", review_tree(tmp_path / "in"), "--out", tmp_path / "out")
-    store = Store.open(tmp_path / "out")
-    owners = []
-    for split in store.splits:
-        labels = store.labels(split)
-        assert labels is not None
-        names = store.names(split)
-        owners.append({name.rpartition(":")[0] for name in names})
-        for name, label in zip(names, labels.tolist(), strict=True):
-            assert label == {"pos": 1, "neg": 0, "unsup": -1}[name.split("/")[1]]
-    assert sum(map(len, owners)) == len(set().union(*owners)) > 100
-    assert all(name.endswith("_7.txt") for name in set().union(*owners))
-
-
-def archive(path: Path, members: dict[str, str]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
-        for name, content in members.items():
-            made.writestr(name, content)
-    return path
-
-
-def test_archives_of_the_known_layouts(tmp_path: Path) -> None:
-    lines = "\n".join(some_sentences(100, seed=1)) + "\n"
-    other = "\n".join(some_sentences(100, seed=2)) + "\n"
-    archive(
-        tmp_path / "movie_reviews.zip",
-        {
-            "movie_reviews/README": "none",
-            "movie_reviews/pos/cv0.txt": lines,
-            "movie_reviews/neg/cv1.txt": other,
-            "__MACOSX/movie_reviews/pos/cv0.txt": "none",
-        },
-    )
-    archive(tmp_path / "sentence_polarity.zip", {"s/rt-polarity.pos": lines, "s/rt-polarity.neg": other})
-    archive(tmp_path / "subjectivity.zip", {"s/plot.tok.gt9.5000": lines, "s/README.txt": "none"})
-    zips = sorted(tmp_path.glob("*.zip"))
-    prepared("text", "--source", *zips, "--out", tmp_path / "a", "--test-percent", "40", "--valid-percent", "30")
-    store = Store.open(tmp_path / "a")
-    found: dict[tuple[str, int], int] = {}
-    reviews = set()
-    for split in store.splits:
-        labels = store.labels(split)
-        assert labels is not None
-        for name, label in zip(store.names(split), labels.tolist(), strict=True):
-            file = name.rpartition(":")[0]
-            found[file, label] = found.get((file, label), 0) + 1
-            reviews |= {(file, split)} if file.endswith(".txt") else set()
-    kept = [sum(5 <= len(s.split()) <= 16 for s in some.splitlines()) for some in (lines, other)]
-    assert found == {
-        ("movie_reviews.zip/movie_reviews/neg/cv1.txt", 0): kept[1],
-        ("movie_reviews.zip/movie_reviews/pos/cv0.txt", 1): kept[0],
-        ("sentence_polarity.zip/s/rt-polarity.neg", 0): kept[1],
-        ("sentence_polarity.zip/s/rt-polarity.pos", 1): kept[0],
-        ("subjectivity.zip/s/plot.tok.gt9.5000", -1): kept[0],
-    }
-    assert len(reviews) == 2  # a review is in one split
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for path in zips:
-        path.rename(folder / path.name)
-    prepared("text", "--source", folder, "--out", tmp_path / "b", "--test-percent", "40", "--valid-percent", "30")
-    assert Store.open(tmp_path / "b").fingerprint == store.fingerprint
-
-
 def test_json_lines_with_ids_and_labels(tmp_path: Path) -> None:
     path = tmp_path / "reviews.jsonl"
     objects = [
@@ -229,17 +138,6 @@ def test_bad_lines_are_reported_together(tmp_path: Path) -> None:
     path.write_text("{\n" * 5000)
     said = refusal("text", "--source", path, "--out", tmp_path / "other")
     assert "1001 lines cannot be used, reading is given up" in said and "and 951 more" in said
-
-
-def test_damaged_archives(tmp_path: Path) -> None:
-    path = archive(tmp_path / "a.zip", {"pos/1.txt": "a film that is good\n" * 50, "neg/2.txt": "x y z a b\n" * 50})
-    content = bytearray(path.read_bytes())
-    content[45] ^= 0xFF
-    path.write_bytes(content)
-    said = refusal("text", "--source", path, "--out", tmp_path / "out")
-    assert "a.zip/pos/1.txt: unreadable" in said
-    path.write_bytes(content[:100])
-    assert "a.zip: not readable as a zip archive" in refusal("text", "--source", path, "--out", tmp_path / "out")
 
 
 def test_odd_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,17 +219,3 @@ def test_killed_at_any_point_it_goes_on_to_the_same_bytes(plain: Path, tmp_path:
         text.prepare(Text((plain,)), out)
         assert tree(out) == tree(tmp_path / "whole"), f"killed at write {point}"
     assert outcome == 0 and point > 15
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real archives are not beside the checkout")
-def test_the_real_archives(tmp_path: Path) -> None:
-    prepared("text", "--source", REAL, "--out", tmp_path / "out")
-    store = Store.open(tmp_path / "out")
-    counts: dict[str, int] = {}
-    for split in store.splits:
-        for name in store.names(split):
-            counts[name.split("/")[0]] = counts.get(name.split("/")[0], 0) + 1
-    assert counts == {"movie_reviews.zip": 20_446, "sentence_polarity.zip": 3_468, "subjectivity.zip": 2_439}
-    assert sum(counts.values()) == 26_353 and len(store.vocabulary()) == 16_004
-    reviews = [{n.rpartition(":")[0] for n in store.names(s) if n.endswith(".txt")} for s in store.splits]
-    assert sum(map(len, reviews)) == len(set().union(*reviews))

@@ -56,7 +56,7 @@ def batches(store: Store, config: DataConfig = CONFIG, world: int = 2) -> Iterat
 
 
 @given(rows=images, label=st.integers(-1, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_images_come_back_as_they_went_in(
     rows: list[list[int]], label: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -80,7 +80,7 @@ def test_images_come_back_as_they_went_in(
 
 
 @given(rows=sentences, data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_sentences_come_back_as_they_went_in(
     rows: list[list[int]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -107,6 +107,14 @@ def test_the_scored_steps_are_counted(tmp_path: Path) -> None:
     rows = [[5, 6], [4, 4, 4], [7]]
     (batch,) = evaluation_batches(stored(tmp_path, TOKENS, rows), CONFIG, "train", rank=0, world_size=1, device=CPU)
     assert batch.num_frames == 3 + 4 + 2 == int(batch.mask_TB.sum()) and batch.labels_B is None
+
+
+def test_images_are_evaluated_as_many_at_a_time_as_was_asked_for(tmp_path: Path) -> None:
+    rows = np.eye(60, 784, dtype=int).tolist()
+    store = stored(tmp_path, BITS, rows)
+    config = dataclasses.replace(CONFIG, eval_batch=60)
+    (batch,) = evaluation_batches(store, config, "train", rank=0, world_size=1, device=CPU)
+    assert batch.num_frames == 60 * 784
 
 
 def test_rows_of_several_batches_and_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,7 @@ def test_segments_share_a_frame_and_keep_the_rest() -> None:
 
 
 @given(st.lists(st.integers(0, 5000), max_size=20), st.integers(1, 50), st.integers(1, 12))
+@settings(deadline=None)
 def test_views_score_every_frame_after_the_first_exactly_once(lengths: list[int], frame: int, size: int) -> None:
     samples = np.array(lengths, np.int64)
     for made in (segments(samples, frame, size), utterances(samples, frame)):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zfdist.config import DataConfig
-from zfdist.data.kinds import NO_LABEL, TOKENS
+from zfdist.data.kinds import NO_LABEL, PCM16, TOKENS
 from zfdist.data.order import Order, OrderError, Sequences, view
 from zfdist.data.store import Store
 
@@ -25,7 +25,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 PADDED_FRAMES = 16_384
-"""Most frames, padding included, of an evaluation batch of more than one sequence."""
+"""Most frames, padding included, of an evaluation batch of more than one recording of sound."""
 
 
 class Batch(NamedTuple):
@@ -182,8 +182,9 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield this rank's share of a split: over all ranks every sequence exactly once, and no dummy rows.
 
-    The batches are cut from the sequences sorted by length, at most `data.eval_batch` rows and PADDED_FRAMES frames
-    each, alike for every world size, and dealt to the ranks so that their work is even. A rank may get none.
+    The batches are cut from the sequences sorted by length, at most `data.eval_batch` rows (of sound, whose lengths
+    nobody chose, also PADDED_FRAMES frames) each, alike for every world size, and dealt to the ranks so that their
+    work is even. A rank may get none.
     """
     sequences = sequences_of(store, config, split, config.eval_view)
 
@@ -193,12 +194,13 @@ def evaluation_batches(
         labels = _labels(store, split, sequences, ids)
         return _Rows(rows, frames, ids, ids, len(ids), int(frames.sum()), labels)
 
-    shares = _evaluation_shares(sequences.frames, config.eval_batch, world_size)
+    most_frames = PADDED_FRAMES if store.kind == PCM16 else config.eval_batch * int(sequences.frames.max(initial=0))
+    shares = _evaluation_shares(sequences.frames, config.eval_batch, most_frames, world_size)
     for rows in _ahead(shares[rank], gathered, config.prefetch_batches):
         yield _batch(rows, slice(None), store, config.frame_samples, device)
 
 
-def _evaluation_shares(frames: Int64s, most_rows: int, world_size: int) -> list[list[Int64s]]:
+def _evaluation_shares(frames: Int64s, most_rows: int, most_frames: int, world_size: int) -> list[list[Int64s]]:
     """Cut all sequences into batches of like lengths and deal them out: `[rank][batch]` -> sequence ids."""
     by_length = np.argsort(-frames, kind="stable")
     shares: list[list[Int64s]] = [[] for _ in range(world_size)]
@@ -206,7 +208,7 @@ def _evaluation_shares(frames: Int64s, most_rows: int, world_size: int) -> list[
     start = 0
     while start < len(by_length):
         longest = int(frames[by_length[start]])
-        ids = by_length[start : start + max(1, min(most_rows, PADDED_FRAMES // longest))]
+        ids = by_length[start : start + max(1, min(most_rows, most_frames // longest))]
         least = loads.index(min(loads))
         shares[least].append(ids)
         loads[least] += longest * len(ids)
