@@ -86,19 +86,9 @@ def fit(
     with claim(run_folder, wait_s=10):  # and released at once: the first worker holds it while it trains
         scratch = _prepare(run_folder)
     trainer = _trainer(config, run_folder, scratch, workers, share, max_failures, start_from)
-    records = Records(run_folder / metrics.FILE, from_start=False)
-    notes = Lines(run_folder / LOG, from_start=False)
     say(f"starting {workers} worker{'s' * (workers > 1)} ({_describe(share)} each) ...")
     with stop_on_signals(run_folder, say):
-        launch = Background(trainer.fit)
-        running = True
-        while running:
-            running = not launch.ended(within_s=POLL_S)
-            for note in notes.new():
-                say(note.rstrip("\n"))
-            for record in records.new():
-                if on_report:
-                    on_report(record)
+        launch = _follow(trainer, run_folder, on_report, say)
     try:
         outcome: Outcome = launch.result().return_value
     except ray.train.TrainingFailedError as error:
@@ -106,6 +96,24 @@ def fit(
     finally:
         shutil.rmtree(scratch.parent, ignore_errors=True)
     return outcome
+
+
+def _follow(
+    trainer: TorchTrainer, run_folder: Path, on_report: Callable[[dict[str, Any]], None] | None, say: Say
+) -> "Background":
+    """Start the workers and pass on what they write, until they have ended."""
+    records = Records(run_folder / metrics.FILE, from_start=False)
+    notes = Lines(run_folder / LOG, from_start=False)
+    launch = Background(trainer.fit)  # in a thread: in the main one Ray would take over SIGINT
+    running = True
+    while running:
+        running = not launch.ended(within_s=POLL_S)
+        for note in notes.new():
+            say(note.rstrip("\n"))
+        for record in records.new():
+            if on_report:
+                on_report(record)
+    return launch
 
 
 class Background:
