@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,7 +87,26 @@ def prepare(folder: Path, base: Config, search: Space, *, samples: int, seed: in
         ConfigError: if a trial cannot be, or the sweep of that name was another; names the difference.
     """
     listed = trials(base, search, samples, seed)
-    decided = json.loads(json.dumps(_decisive(base, search, seed)))
+    return _written_down(folder, base, _decisive(base, search, seed), search.names(), listed)
+
+
+def prepare_list(folder: Path, base: Config, points: Sequence[dict[str, Any]]) -> list[Trial]:
+    """Return a trial for each of `points`, which all have the same names, and write them down, as `prepare`.
+
+    Raises:
+        ConfigError: if a trial cannot be, or the sweep of that name was another; names the difference.
+    """
+    for point in points:
+        base.with_values(point)
+    listed = [Trial(f"{i:03}", point) for i, point in enumerate(points)]
+    decided = base.flat() | {f"{name} of trial {trial.id}": v for trial in listed for name, v in trial.values.items()}
+    return _written_down(folder, base, decided, list(points[0]), listed)
+
+
+def _written_down(
+    folder: Path, base: Config, decisive: Mapping[str, Any], names: list[str], listed: list[Trial]
+) -> list[Trial]:
+    decided = json.loads(json.dumps(decisive))
     path = folder / "sweep.json"
     if path.exists():
         before = json.loads(path.read_text())
@@ -100,7 +119,7 @@ def prepare(folder: Path, base: Config, search: Space, *, samples: int, seed: in
             )
     folder.mkdir(parents=True, exist_ok=True)
     tree = {"format": 1, "base": json.loads(base.to_json()), "decided": decided}
-    tree |= {"names": search.names(), "trials": [t._asdict() for t in listed]}
+    tree |= {"names": names, "trials": [t._asdict() for t in listed]}
     fresh = path.with_suffix(".tmp")
     fresh.write_text(json.dumps(tree, indent=2) + "\n")
     fresh.replace(path)

@@ -40,7 +40,7 @@ def parse(kind: type[Arguments], job: str, argv: Sequence[str], defaults: Callab
         )
     config = RECIPES[recipe]()
     try:
-        config.with_values(dict(_overrides(argv[1:])))  # for its messages; tyro's own name no ranges
+        config.with_values(dict(overrides(argv[1:])))  # for its messages; tyro's own name no ranges
     except ConfigError as error:
         refuse(_in_flags(str(error)))
     return tyro.cli(kind, prog=f"{prog} {recipe}", default=defaults(config), args=list(argv[1:]))
@@ -112,7 +112,7 @@ def _in_flags(message: str) -> str:
     return re.sub(r"\b[a-z]+(\.[a-z0-9_]*[a-z][a-z0-9_]*)+\b", lambda m: "--" + m.group().replace("_", "-"), message)
 
 
-def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, object]]:
+def overrides(argv: Sequence[str]) -> Iterator[tuple[str, object]]:
     """Yield the dotted flags of a command line with their values."""
     words = [word for flag in argv for word in (flag.split("=", 1) if flag.startswith("--") else [flag])]
     for flag, text in itertools.pairwise(words):

@@ -1,0 +1,170 @@
+"""The paper's tables: `python -m jobs.paper table1|table2|table3|figure2 --name N [--scale tiny|paper] ...`.
+
+Trains what the table needs as a sweep in runs/N, evaluates it, and writes CSV, Markdown and, for figure2, PNG. The same
+command again goes on. With --runs it trains nothing and takes the runs that are named.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from jobs import command, paper_rows
+from jobs.recipes import RECIPES
+from zfdist.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from zfdist.data.store import Store
+
+Table = Literal["table1", "table2", "table3", "figure2"]
+_WORDS = ("table2", "table3")
+_SAMPLES = 25
+_LEAST = {"seeds": 1, "workers_per_trial": 1, "max_concurrent": 1, "parameters": 0, "num_samples": 0}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Make a table or figure of the paper: our rows beside the published ones.
+
+    Names of a config change the recipe of all rows, e.g. --train.steps 500 --data.root data/mine.
+    """
+
+    table: Annotated[Table, tyro.conf.Positional]
+    """table1: all systems by their bound. table2: perplexity over alpha. table3: interpolation. figure2: KL."""
+    name: str | None = None
+    """Train as the sweep runs/NAME; the same command again goes on."""
+    runs: tuple[Path, ...] = ()
+    """Instead: run and sweep folders that were trained before."""
+    scale: Literal["tiny", "paper"] = "tiny"
+    """tiny: minutes on a CPU, to see that all goes through. paper: the recipe's sizes."""
+    recipe: str | None = None
+    """Whose config is the base; default: demo (tiny) or timit, for table2 and table3 imdb."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder for the table; default: in the sweep's folder."""
+    seeds: int = 1
+    """Runs of each row, with train.seed from the recipe's on."""
+    alpha: float = paper_rows.USUAL_ALPHA
+    """alpha = beta of the rows with auxiliary cost, where the paper prints none."""
+    parameters: int | None = None
+    """Size of every system; 0 takes the recipe's sizes; default: that of zforcing in the recipe's sizes."""
+    num_samples: int | None = None
+    """Of IWAE; 0 for none; default: 25 for table2, else none."""
+    workers_per_trial: int = 1
+    """Processes that share each run's global batch."""
+    max_concurrent: int | None = None
+    """Runs at a time; None for as many as fit."""
+    address: str | None = None
+    """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line `argv`; return the exit code."""
+    arguments, rest = tyro.cli(Arguments, prog="python -m jobs.paper", args=argv, return_unknown_args=True)
+    for flag, least in _LEAST.items():
+        value = getattr(arguments, flag)
+        if value is not None and value < least:
+            command.refuse(f"--{flag.replace('_', '-')} {value}: must be {least} or more")
+    if (arguments.name is None) == (not arguments.runs):
+        command.refuse("give --name to train the table's rows, or --runs to take trained ones")
+    if arguments.runs and arguments.out is None:
+        command.refuse("--runs: needs --out, the folder for the table")
+    from jobs.history import HistoryError
+
+    try:
+        if arguments.name is not None:
+            return _train_and_write(arguments, rest)
+        if rest:
+            command.refuse(f"{rest[0]}: nothing is trained with --runs, so there is nothing to set")
+        return command.exit_code(lambda: _write(arguments, arguments.runs, arguments.out or Path()))
+    except (HistoryError, OSError) as error:
+        command.refuse(str(error))
+
+
+def _train_and_write(arguments: Arguments, rest: list[str]) -> int:
+    assert arguments.name is not None
+    folder = command.run_folder(arguments.name)
+    base = _base(arguments, rest)
+
+    def job() -> None:
+        if _train(arguments, base, folder):
+            _write(arguments, [folder], arguments.out or folder / arguments.table)
+
+    return command.exit_code(job)
+
+
+def _base(arguments: Arguments, rest: list[str]) -> Config:
+    """Return the config that rows change; refuses what is wrong with it."""
+    is_text = arguments.table in _WORDS
+    recipe = arguments.recipe or ("imdb" if is_text else "demo" if arguments.scale == "tiny" else "timit")
+    if recipe not in RECIPES:
+        command.refuse(f"--recipe {recipe}: there are {', '.join(RECIPES)}")
+    base = RECIPES[recipe]()
+    strangers = [flag for flag in rest if flag.startswith("--") and "." not in flag]
+    try:
+        if strangers or (len(rest) % 2 and not any("=" in flag for flag in rest)):
+            raise ConfigError(
+                f"{(strangers or rest)[0]}: not an option of jobs.paper, nor a name of a config with value"
+            )
+        tiny = paper_rows.TINY if arguments.scale == "tiny" else {}
+        return base.with_values(tiny | dict(command.overrides(rest)))
+    except ConfigError as error:
+        command.refuse(str(error))
+
+
+def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
+    """Train all rows that are not over; return whether all are."""
+    from zfdist.data.store import Store
+
+    store = Store.open(Path(base.data.root), verify="size")
+    _refuse_other_kind(arguments.table, store, base)
+    x_dim = len(store.vocabulary()) if store.kind.name == "tokens" else base.data.frame_samples
+    rows = paper_rows.rows(arguments.table, base, arguments.alpha)
+    points = paper_rows.points(base, rows, arguments.seeds, x_dim, arguments.parameters)
+
+    from cluster.space import prepare_list
+
+    trials = prepare_list(folder, base, points)
+    if all((folder / "trials" / trial.id / "result.json").is_file() for trial in trials):
+        return True
+
+    from cluster import session
+    from jobs.board import Board
+
+    with session.connect(arguments.address, say=command.say), Board(list(points[0]), base.train.steps) as board:
+        from cluster.sweep import Plan, sweep
+
+        plan = Plan(asha=False, workers=arguments.workers_per_trial, max_concurrent=arguments.max_concurrent)
+        results = sweep(folder, base, trials, plan, show=board.show, say=board.say)
+    unfinished = len(trials) - sum(result["state"] != "unfinished" for result in results)
+    if unfinished:
+        command.say(f"{unfinished} of {len(trials)} runs are not over; the same command goes on with them")
+    return not unfinished
+
+
+def _refuse_other_kind(table: str, store: "Store", base: Config) -> None:
+    wanted = "categorical" if table in _WORDS else base.model.density
+    kinds = {"gaussian": "pcm16", "mixture": "pcm16", "bernoulli": "bits", "categorical": "tokens"}
+    if store.kind.name != kinds[wanted]:
+        raise ConfigError(f"{table} with density {wanted} needs {kinds[wanted]}; {store.root} holds {store.kind.name}")
+
+
+def _write(arguments: Arguments, runs: "list[Path] | tuple[Path, ...]", out: Path) -> None:
+    from jobs import paper_figures, paper_tables
+
+    samples = arguments.num_samples
+    if samples is None:
+        samples = _SAMPLES if arguments.table == "table2" else 0
+    task = paper_tables.Task(table=arguments.table, runs=runs, out=out, num_samples=samples)
+    if arguments.table == "figure2":
+        files = paper_figures.figure2(task)
+    elif arguments.table == "table3":
+        files = paper_figures.table3(task)
+    else:
+        files = paper_tables.write(task, arguments.alpha, command.say)
+    print("\n".join(f"written: {path}" for path in files))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
