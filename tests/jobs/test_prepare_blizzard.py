@@ -179,3 +179,19 @@ def test_chapters_go_whole_to_a_split(source: Path, tmp_path: Path, chapters: li
     names = [name for split in store.splits for name in store.names(split)]
     assert sorted(names) == sorted(ORDER) and store.manifest.source["converter"] == "blizzard"
     assert sum(int(store.lengths(split).sum()) for split in store.splits) == sum(map(len, chapters))
+
+
+def test_chapters_of_mp3_in_folders(source: Path, tmp_path: Path, chapters: list[Pcm]) -> None:
+    for path in list(source.rglob("*.wav")):
+        pcm, _ = soundfile.read(path)
+        (source / f"book{path.stem}").mkdir()
+        for part in range(2):
+            stereo = np.stack([pcm, pcm], axis=1)[part::2][: 44_100 // 2]
+            soundfile.write(source / f"book{path.stem}" / f"{part}.mp3", stereo, 44_100, format="MP3")
+        path.unlink()
+    line = ("--source", source, "--out", tmp_path / "out", "--valid-percent", "30", "--test-percent", "30")
+    prepared("blizzard", *line, "--chapter", "folder")
+    store = Store.open(tmp_path / "out")
+    owners = [{name.split("/")[0] for name in store.names(split)} for split in store.splits]
+    assert sum(map(len, owners)) == 7 == len(set().union(*owners))
+    assert all(abs(length - 8000) < 1000 for split in store.splits for length in store.lengths(split).tolist())

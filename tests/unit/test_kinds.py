@@ -87,6 +87,7 @@ def test_sentences_come_back_as_they_went_in(
     labels = data.draw(st.lists(st.integers(-1, 3), min_size=len(rows), max_size=len(rows)))
     store = stored(tmp_path_factory.mktemp("tokens"), TOKENS, rows, labels)
     assert store.vocabulary() == [*SPECIALS, *WORDS]
+    assert store.frame_size(1) == 8 == len(store.vocabulary())
     assert (PAD, START, END, UNKNOWN) == (0, 1, 2, 3) and (store.mean, store.std) == (0.0, 1.0)
     assert sequences_of(store, CONFIG, "train", "utterances").frames.tolist() == [len(row) + 1 for row in rows]
     has_labels = any(label != -1 for label in labels)

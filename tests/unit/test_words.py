@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zfdist.data.kinds import SPECIALS, UNKNOWN
@@ -42,12 +42,14 @@ def test_marks_version_1(line: str, parts: list[str]) -> None:
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_words_lose_nothing_but_blanks_and_case(sentence: str) -> None:
     assert "".join(tokenised(sentence, "words")) == "".join(sentence.lower().split())
     assert all(not any(c.isspace() for c in word) for word in tokenised(sentence, "blanks"))
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "\U0001f600", "\uff21", *SPECIALS])), st.integers(1, 6), st.randoms())
+@settings(deadline=None)
 def test_the_vocabulary_does_not_depend_on_the_order_of_the_text(words: list[str], size: int, rng) -> None:  # type: ignore[no-untyped-def]
     one = Vocabulary.of(Counter(words), size)
     rng.shuffle(words)
@@ -60,6 +62,7 @@ def test_the_vocabulary_does_not_depend_on_the_order_of_the_text(words: list[str
 
 
 @given(st.text(), st.floats(0, 40), st.floats(0, 40), st.floats(0, 9), st.floats(0, 9))
+@settings(deadline=None)
 def test_larger_shares_only_take_from_train(key: str, valid: float, test: float, more: float, less: float) -> None:
     before, after = split_of_key(key, valid, test), split_of_key(key, valid + more, test)
     assert before == after or (before, after) == ("train", "valid")

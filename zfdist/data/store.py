@@ -103,6 +103,11 @@ class Store:
         """Names of the splits."""
         return list(self._splits)
 
+    def frame_size(self, frame_samples: int) -> int:
+        """Return the values of a frame of `frame_samples` samples, or (sentences) how many words there are."""
+        vocabulary = self.manifest.vocabulary
+        return frame_samples if vocabulary is None else vocabulary.words
+
     def lengths(self, split: str) -> NDArray[np.int64]:
         """Return the samples of each recording of a split; raises StoreError for an unknown split."""
         return self._split(split).lengths
