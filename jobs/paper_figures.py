@@ -69,7 +69,7 @@ def table3(task: Task) -> list[Path]:
         f"`{past[0].folder}`: posterior samples of two sentences, mixed step by step, decoded greedily and by "
         "sampling. The paper prints sentences of another data set: there is no number to compare."
     )
-    quoted = "\n".join(f"> {line}" for line in (originals[0], "", originals[1]))
+    quoted = f"> {originals[0]}\n>\n> {originals[1]}"
     page.write_text("\n\n".join(("# Table 3", text, quoted, "\n".join(lines))) + "\n")
     return [path, page]
 

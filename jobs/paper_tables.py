@@ -1,6 +1,7 @@
 """A table of the paper from runs: our numbers, over runs of the same row, beside the published ones."""
 
 import csv
+import hashlib
 import json
 import math
 import statistics
@@ -114,13 +115,16 @@ def _numbers(task: Task, run: Path, say: Callable[[str], None]) -> dict[str, Any
     from zfdist.scores import Question
 
     folder = checkpoint.resolve(run)
-    weights = checkpoint.read_manifest(folder).files[checkpoint.WEIGHTS]["xxh3_128"]
-    kept = task.out / "evaluations" / f"{task.table}-{weights}-{task.num_samples}.json"
+    manifest = checkpoint.read_manifest(folder)
+    data = manifest.config.data
+    store = Store.open(Path(data.root), verify=data.verify)
+    decisive = (manifest.files[checkpoint.WEIGHTS]["xxh3_128"], manifest.config.to_json(), store.fingerprint)
+    name = hashlib.blake2b("\n".join((*decisive, str(task.num_samples))).encode(), digest_size=12).hexdigest()
+    kept = task.out / "evaluations" / f"{name}.json"
     if kept.is_file():
         return json.loads(kept.read_text())  # type: ignore[no-any-return]
     say(f"evaluating {run} ...")
     loaded = load_model(folder)
-    store = Store.open(Path(loaded.config.data.root), verify=loaded.config.data.verify)
     numbers: dict[str, Any] = {"converter": store.manifest.source.get("converter", "?")}
     for split, prefix in (("test", ""), ("valid", "valid/"))[: 2 if store.kind.name == "tokens" else 1]:
         question = Question(

@@ -27,7 +27,7 @@ def test_init_files_hold_a_docstring_and_nothing_else(path: Path) -> None:
     assert len(body) == 1 and isinstance(body[0], ast.Expr), f"{path}: holds more than a docstring"
 
 
-@pytest.mark.parametrize("job", ["train", "sweep", "prepare", "evaluate", "generate", "report"])
+@pytest.mark.parametrize("job", ["train", "sweep", "prepare", "evaluate", "generate", "paper", "report"])
 def test_jobs_parse_before_they_import_machinery(job: str) -> None:
     """So that --help and a typo answer at once."""
     code = f"import sys, jobs.{job}; print(sorted({{'torch', 'ray', 'deepspeed', 'pyarrow'}} & sys.modules.keys()))"
