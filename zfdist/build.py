@@ -1,5 +1,6 @@
 """Setting up a run on one worker: make all parts, and put them where the newest intact checkpoint left off."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,17 @@ from safetensors.torch import load_file
 
 from zfdist import checkpoint, metrics
 from zfdist.checkpoint import CheckpointError, Manifest
-from zfdist.config import Config
+from zfdist.config import Config, ConfigError
 from zfdist.data.loader import TrainLoader
 from zfdist.data.store import Store
 from zfdist.engine import Engine, EngineError
 from zfdist.model import systems
-from zfdist.model.objective import SUMS
+from zfdist.model.objective import LABEL_SUMS, SUMS
 from zfdist.world import World
 
 RESULT = "result.json"
 _FIXED = ("data.frame_samples", "data.segment_frames", "data.train_view", "data.global_batch", "data.window_batches")
+_DENSITIES = {"pcm16": ("gaussian", "mixture"), "bits": ("bernoulli",), "tokens": ("categorical",)}
 
 
 @dataclass(kw_only=True)
@@ -42,10 +44,14 @@ def build(config: Config, folder: Path, world: World, start_from: Path | None) -
 
     Raises:
         CheckpointError: if what the folder holds cannot be resumed with this config or data.
+        ConfigError: if the model does not go with the data.
     """
     newest = _agreed(world, lambda: _prepare_folder(folder))
     store = Store.open(Path(config.data.root), verify=config.data.verify)
-    module = systems.build(config.model, config.data.frame_samples, config.train.seed)
+    _refuse_other_density(store, config)
+    x_dim = store.frame_size(config.data.frame_samples)
+    config = dataclasses.replace(config, model=systems.sized(config.model, x_dim))
+    module = systems.build(config.model, x_dim, config.train.seed)
     if start_from is not None and newest is None:
         _load_weights(module, config, start_from)
     engine = Engine(module, config.engine, config.optim, world)
@@ -58,16 +64,33 @@ def build(config: Config, folder: Path, world: World, start_from: Path | None) -
         accumulation_steps=config.engine.accumulation_steps,
         device=world.device,
     )
-    meter = metrics.Meter(SUMS, world.device)
+    names = SUMS + LABEL_SUMS if config.model.label_classes else SUMS
+    meter = metrics.Meter(names, world.device)
     run = Run(
         config=config, folder=folder, world=world, store=store, loader=loader, engine=engine, meter=meter, log=None
     )
     if newest is not None:
         _restore(run, newest)
     if world.rank == 0:
+        print(_introduction(config, module), flush=True)
         (folder / "config.json").write_text(config.to_json())
         run.log = metrics.Log(folder, run.step)
     return run
+
+
+def _refuse_other_density(store: Store, config: Config) -> None:
+    densities = _DENSITIES[store.kind.name]
+    if config.model.density not in densities:
+        raise ConfigError(
+            f"model.density = {config.model.density}: {store.root} holds {store.kind.name}, which take "
+            f"{' or '.join(densities)}"
+        )
+
+
+def _introduction(config: Config, module: systems.System) -> str:
+    counts = systems.parameter_counts(module)
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
+    return f"{config.model.system} with {config.model.density} output: {counts['total']:,} parameters ({parts})"
 
 
 def _prepare_folder(folder: Path) -> Path | None:

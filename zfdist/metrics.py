@@ -52,10 +52,11 @@ class Meter:
         counts, elapsed_s = self._counts, time.monotonic() - self._timer
         metrics = {"optim/skipped_updates": counts["skipped"]}
         if counts["sequences"]:
-            metrics |= {
-                f"train/{name}": total / counts["sequences"] for name, total in zip(self._names, totals, strict=True)
-            }
-            metrics["train/kl_nats_per_frame"] = totals[self._names.index("kl_nats")] / counts["frames"]
+            sums = dict(zip(self._names, totals, strict=True))
+            metrics["train/kl_nats_per_frame"] = sums["kl_nats"] / counts["frames"]
+            if labelled := sums.pop("labels_known", 0.0):
+                metrics["train/accuracy"] = sums.pop("labels_correct") / labelled
+            metrics |= {f"train/{name}": total / counts["sequences"] for name, total in sums.items()}
             metrics["optim/grad_norm"] = counts["grad_norm"] / counts["updates"]
         updates = counts["updates"] + counts["skipped"]
         metrics["speed/frames_per_s"] = counts["frames"] / elapsed_s

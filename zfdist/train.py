@@ -111,7 +111,7 @@ def _update(run: Run, micro_batches: list[Batch]) -> None:
     for batch in micro_batches:
         eps_TBZ = seeding.normals(noise_key, batch.positions_B, len(batch.x_TBX), run.config.model.z_dim)
         terms = run.engine.forward(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
-        loss = objective(terms, batch.mask_TB, weights, batch.num_sequences)
+        loss = objective(terms, batch.mask_TB, weights, batch.num_sequences, batch.labels_B)
         run.engine.backward(loss.total)
         losses.append(loss)
         update = run.engine.step(schedule.learning_rate(run.config.optim, run.step))
@@ -183,8 +183,9 @@ def _in_lockstep(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
         yield from batches
         return
     nothing = torch.zeros(1, dtype=torch.int64, device=run.world.device)
-    frame_1BX = torch.zeros(1, 1, run.config.data.frame_samples, device=run.world.device)
-    empty = Batch(frame_1BX, frame_1BX, nothing, nothing, nothing - 1, num_sequences=0, num_frames=0)
+    is_text = run.store.kind.name == "tokens"
+    step = nothing[None] if is_text else torch.zeros(1, 1, run.config.data.frame_samples, device=run.world.device)
+    empty = Batch(step, step, nothing, nothing, nothing - 1, num_sequences=0, num_frames=0)
     while True:
         batch = next(batches, None)
         if not run.world.any(batch is not None):
