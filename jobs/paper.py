@@ -119,7 +119,7 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
 
     store = Store.open(Path(base.data.root), verify="size")
     _refuse_other_kind(arguments.table, store, base)
-    x_dim = len(store.vocabulary()) if store.kind.name == "tokens" else base.data.frame_samples
+    x_dim = store.frame_size(base.data.frame_samples)
     rows = paper_rows.rows(arguments.table, base, arguments.alpha)
     points = paper_rows.points(base, rows, arguments.seeds, x_dim, arguments.parameters)
 
