@@ -67,7 +67,8 @@ def table3(task: Task) -> list[Path]:
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * 3, *rows)]
     text = (
         f"`{past[0].folder}`: posterior samples of two sentences, mixed step by step, decoded greedily and by "
-        "sampling. The paper prints sentences of another data set: there is no number to compare."
+        "sampling. The paper prints sentences of another data set: there is no number to compare. Its code gives <unk> "
+        "no probability and keeps the best of several drawn; here a sentence is what comes first."
     )
     quoted = f"> {originals[0]}\n>\n> {originals[1]}"
     page.write_text("\n\n".join(("# Table 3", text, quoted, "\n".join(lines))) + "\n")

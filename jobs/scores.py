@@ -13,6 +13,7 @@ _SEQUENCES = {
     ("bits", "utterances"): "an image",
     ("tokens", "utterances"): "a sentence",
 }
+_UNITS = {"pcm16": ("frame", "sample"), "bits": ("pixel", "pixel"), "tokens": ("word", "word")}
 _FRAMES = {"pcm16": "frames", "bits": "pixels", "tokens": "words, with </s>"}
 
 
@@ -48,8 +49,9 @@ def _bounds(result: "Result") -> Iterator[tuple[str, str]]:
     yield "ELBO per sequence", elbo
     yield "its reconstruction part", f"{result.log_px_nats:,.2f} nats"
     yield "its KL part", f"{with_error(result, 'kl_nats')} nats"
-    yield "KL per frame", f"{result.kl_nats_per_frame:.4f} nats"
-    yield "ELBO per sample", f"{result.nats_per_sample:.5f} nats = {result.bits_per_sample:.5f} bits"
+    frame, sample = _UNITS[result.kind]
+    yield f"KL per {frame}", f"{result.kl_nats_per_frame:.4f} nats"
+    yield f"ELBO per {sample}", f"{result.nats_per_sample:.5f} nats = {result.bits_per_sample:.5f} bits"
     if result.iwae_nats is not None:
         iwae = f"{with_error(result, 'iwae_nats')} nats (standard error {result.iwae_stderr_nats:,.2f})"
         yield f"IWAE-{result.iwae_samples} per sequence", iwae

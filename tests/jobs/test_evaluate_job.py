@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import models
 import numpy as np
 import pytest
 import torch
 
 from jobs import evaluate
 from zfdist import seeding, train, world
+from zfdist.data.kinds import BITS, TOKENS, Kind
 from zfdist.data.store import Store
 from zfdist.evaluate import Result, load_model
 
@@ -123,6 +125,27 @@ def test_importance_weighted_bound_over_seeds(run: Path, tmp_path: Path, capsys:
     assert f"{got['iwae_nats']:,.2f} \u00b1 {error:,.2f} nats (standard error {got['iwae_stderr_nats']:,.2f})" in table
     assert "IWAE-6 per sequence" in table and "ELBO, legacy denominator of 32" in table
     assert "1234 to 1236: means" in table
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [(BITS, ("an image", "scored pixels", "KL per pixel")), (TOKENS, ("a sentence", "with </s>", "KL per word"))],
+)
+def test_images_and_sentences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: Kind, named: tuple[str, ...]
+) -> None:
+    config = models.config_for(models.make_store(tmp_path / "store", kind))
+    got = evaluated(tmp_path, models.save(tmp_path / "run", config), "--bounds", "elbo,iwae", "--num-samples", "4")
+    table = capsys.readouterr().out
+    assert all(name in table for name in named)
+    if kind == BITS:
+        assert (got["nll_nats"], got["frames"]) == (-got["elbo_nats"], 6 * 784)
+        assert got["iwae_nll_nats"] < got["nll_nats"] and got["perplexity"] is None
+    else:
+        words = int(Store.open(tmp_path / "store").lengths("test").sum())
+        assert got["frames"] == words + 6, "each sentence has an end and is scored for it"
+        assert got["perplexity"] == pytest.approx(math.exp(-got["elbo_nats"] * 6 / (words + 6)))
+        assert got["iwae_perplexity"] < got["perplexity"] and got["nll_nats"] is None
 
 
 def test_segments_and_other_data(run: Path, store: Path, tmp_path: Path) -> None:
