@@ -25,7 +25,7 @@ def test_core_compares_all_implementations_with_the_published_loop():
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["corr"], "'corr' is not a benchmark; there are checkpoint, core, loader"),
+        (["corr"], "'corr' is not a benchmark; there are checkpoint, core, evaluate, loader, startup and all"),
         (["core", "--size", "huge"], "--size huge: must be one of timit, demo"),
         (["core", "--repeats", "0"], "--repeats 0: must be 1 or more"),
         (["core", "--threads", "-1"], "--threads -1: must be 1 or more"),
