@@ -23,7 +23,7 @@ SWEEP = RUNS / "demo"
 REPORT = SWEEP / "report"
 SPACE = ("--grid", "loss.alpha=0,0.5", "--grid", "loss.beta=0,0.05", "--grid", "loss.kl.kind=constant,linear")
 # Late enough that the figure of the KL term has something of every trial.
-ASHA = ("--grace-steps", "300", "--reduction-factor", "2")
+ASHA = ("--grace-steps", "600", "--reduction-factor", "2")
 
 
 @dataclass(frozen=True)
