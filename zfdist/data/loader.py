@@ -149,9 +149,12 @@ class TrainLoader:
         return self._finished(self._gathered(step))
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[list[Batch]]:
-        """Yield the batches of steps start_step .. stop_step - 1, gathered ahead by a thread of `prefetch_batches`."""
-        for rows in _ahead(range(start_step, stop_step), self._gathered, self._config.prefetch_batches):
-            yield self._finished(rows)
+        """Return the batches of steps start_step .. stop_step - 1, made `prefetch_batches` ahead by a thread."""
+        steps, depth = range(start_step, stop_step), self._config.prefetch_batches
+        if self._device.type == "cpu":
+            return _ahead(steps, self.batches, depth)
+        # The copy to a GPU and the work there belong to the stream that trains.
+        return (self._finished(rows) for rows in _ahead(steps, self._gathered, depth))
 
     def _gathered(self, step: int) -> _Rows:
         """Read this rank's rows of a step from the store."""
