@@ -1,6 +1,7 @@
 """Setting up a run on one worker: make all parts, and put them where the newest intact checkpoint left off."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,7 @@ def _restore(run: Run, folder: Path) -> None:
     manifest = checkpoint.read_manifest(folder)
     _refuse_other_run(run, manifest)
     scratch = run.folder / "checkpoints" / ".universal"
+    _remove(scratch, run.world)  # left by a crash in mid-conversion: its pieces must not mix with ours
     try:
         run.engine.load(
             folder / checkpoint.SHARDS,
@@ -128,10 +130,18 @@ def _restore(run: Run, folder: Path) -> None:
         )
     except EngineError as error:
         raise CheckpointError(f"{folder}: {error}") from None
+    _remove(scratch, run.world)
     run.step = manifest.step
     run.skipped_in_a_row = manifest.progress["skipped_in_a_row"]
     meters = manifest.progress["meters"]
     run.meter.restore(metrics.place_state(meters, run.world.rank, run.world.size))
+
+
+def _remove(scratch: Path, world: World) -> None:
+    """Remove a folder once no worker reads it any more."""
+    world.barrier()
+    if world.rank == 0:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _refuse_other_run(run: Run, manifest: Manifest) -> None:

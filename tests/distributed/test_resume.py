@@ -67,6 +67,7 @@ def test_resume_on_another_number_of_workers(
     unbroken, cut = str(tmp_path / "unbroken"), str(tmp_path / "cut")
     harness.run_ranks(before, train_parts, [(unbroken, config, None), (cut, config, 4)])
     assert harness.run_ranks(after, train_parts, [(cut, config, None)])[0] == [("finished", STEPS)]
+    assert not (tmp_path / "cut/checkpoints/.universal").exists(), "the converted copy is left behind"
     expected, found = comparable_metrics(tmp_path / "unbroken"), comparable_metrics(tmp_path / "cut")
     for ours, theirs in zip(expected, found, strict=True):
         assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-5)
