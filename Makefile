@@ -23,10 +23,11 @@ demo: $(READY)
 	@$(BIN)/python -m jobs.demo
 
 test: $(READY) lint
-	$(TEST_ENV) $(BIN)/python -m pytest tests --durations=15
+	$(TEST_ENV) $(BIN)/python -m pytest tests/unit tests/jobs tests/distributed -n auto --maxprocesses 4 --dist loadfile --durations=10
+	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster --durations=10
 
 unit: $(READY)
-	$(TEST_ENV) $(BIN)/python -m pytest tests/unit
+	$(TEST_ENV) $(BIN)/python -m pytest tests/unit -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
