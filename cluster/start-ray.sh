@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Start Ray on this node, in the environment that all nodes of the cluster share.
+# usage: start-ray.sh ray start --head ...    or    start-ray.sh ray start --address=HEAD:PORT ...
+set -euo pipefail
+export PATH="$HOME/zfdist/venv/bin:$PATH"
+
+# Nobody without the token in ~/.ray/auth_token reaches this Ray: no job, no dashboard, no client.
+export RAY_AUTH_MODE=token
+if [ ! -s "$HOME/.ray/auth_token" ]; then
+    echo "zfdist: ~/.ray/auth_token is missing: bring the cluster up with python -m jobs.cluster up" >&2
+    exit 1
+fi
+# A lost host is noticed within about ten seconds (Ray's own settings: half a minute and more).
+export RAY_health_check_initial_delay_ms=3000
+export RAY_health_check_period_ms=1000
+export RAY_health_check_timeout_ms=3000
+export RAY_health_check_failure_threshold=5
+export AUTOSCALER_HEARTBEAT_TIMEOUT_S=20
+export RAY_USAGE_STATS_ENABLED=0
+
+# Ray 2.60's second autoscaler never contacts the workers of machines that one owns (`provider: type: local`).
+if grep -qs '"type": "local"' "$HOME/ray_bootstrap_config.yaml"; then
+    export RAY_enable_autoscaler_v2=0
+    unset RAY_CLOUD_INSTANCE_ID RAY_NODE_TYPE_NAME
+fi
+
+ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
+ray stop >/dev/null 2>&1 || true
+"$@"
+
+# A worker of a cloud is drained when its notice of interruption comes, so that runs save before it goes.
+case "$(cat /sys/class/dmi/id/sys_vendor 2>/dev/null || true)" in
+    Amazon*) cloud=aws ;;
+    Google*) cloud=gcp ;;
+    Microsoft*) cloud=azure ;;
+    *) cloud= ;;
+esac
+if [ -n "$cloud" ] && [[ "$*" == *--address* ]]; then
+    cd "$HOME/zfdist"
+    PYTHONDONTWRITEBYTECODE=1 setsid nohup python -m cluster.spot --cloud "$cloud" </dev/null >spot.log 2>&1 &
+fi

@@ -1,0 +1,181 @@
+"""Send a job to a running cluster, follow what it says, stop it.
+
+A job is one command line of this project, run on the head with this checkout's code. Jobs are found by the name of
+their run: Ray's own record of them is lost with the head, but what was run is in the run's folder too
+(`jobs.submitted`), so that a name is enough to run it again on another cluster.
+"""
+
+import asyncio
+import logging
+import os
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.session import ClusterError
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = ("zfdist", "cluster", "jobs")
+"""What travels with a job; the versions of all else are the nodes'."""
+_ALL_BUT_CODE = ["/[!.]*", "/.?*", *(f"!/{folder}" for folder in CODE), "__pycache__"]  # "/*" would match the root
+_MAX_CODE_MIB = 100
+_SAVE_S = 300  # how long a run that is asked to stop may take to save, before Ray kills it
+_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+Say = Callable[[str], None]
+
+
+class Job(NamedTuple):
+    """One submission as Ray records it."""
+
+    id: str
+    name: str
+    state: str
+    command: str
+    started_s: float
+    ended_s: float | None
+    message: str
+    exit_code: int | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over, in whatever way."""
+        return self.state in _ENDED
+
+
+class Jobs:
+    """The jobs of a cluster, reached through its dashboard.
+
+    Args:
+        address: of the dashboard, http://host:port.
+
+    Raises:
+        ClusterError: if it does not answer or refuses the token; so do all methods.
+    """
+
+    def __init__(self, address: str) -> None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it
+        from ray.job_submission import JobSubmissionClient
+
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        self._address = address
+        self._client: Any = self._ask(lambda: JobSubmissionClient(address))
+
+    def submit(self, name: str, words: Sequence[str]) -> Job:
+        """Start `python -m ...` with these words on the head, with this checkout's code.
+
+        Raises:
+            ClusterError: also if a job of that name runs already.
+        """
+        before = [job for job in self.all() if job.name == name]
+        for job in before:
+            if not job.ended:
+                raise ClusterError(f"{name} is running already: follow it with `python -m jobs.cluster logs {name}`")
+        check_code(ROOT)
+        identifier = f"{name}-{len(before) + 1}-{int(time.time())}"
+        self._ask(
+            lambda: self._client.submit_job(
+                entrypoint=shlex.join(["python", "-m", *words]),
+                submission_id=identifier,
+                metadata={"name": name},
+                runtime_env={
+                    "working_dir": str(ROOT),
+                    "excludes": _ALL_BUT_CODE,
+                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_SAVE_S), "PYTHONUNBUFFERED": "1"},
+                },
+            )
+        )
+        return self.of(name)
+
+    def all(self) -> list[Job]:
+        """Return all submissions that the cluster knows, oldest first."""
+        found = [job for job in self._ask(self._client.list_jobs) if job.submission_id]
+        return sorted((_job(info) for info in found), key=lambda job: job.started_s)
+
+    def of(self, name: str) -> Job:
+        """Return the newest submission of a name.
+
+        Raises:
+            ClusterError: also if there is none; names those that there are.
+        """
+        jobs = self.all()
+        mine = [job for job in jobs if name in (job.name, job.id)]
+        if not mine:
+            known = ", ".join(sorted({job.name for job in jobs})) or "none"
+            raise ClusterError(f"the cluster knows no job {name!r} (it knows: {known}); a run of an earlier cluster "
+                               f"goes on with `python -m jobs.cluster resume {name}`")  # fmt: skip
+        return mine[-1]
+
+    def log(self, job: Job) -> str:
+        """Return all that a job has said."""
+        return str(self._ask(lambda: self._client.get_job_logs(job.id)))
+
+    def follow(self, job: Job, write: Callable[[str], object]) -> Job:
+        """Pass on what a job says until it ends; return how it ended."""
+        written = 0
+
+        async def copy() -> None:
+            nonlocal written
+            told = 0
+            async for text in self._client.tail_job_logs(job.id):  # after a lost connection from the start again
+                fresh = text[max(0, written - told) :]
+                told += len(text)
+                if fresh:
+                    write(fresh)
+                    written = told
+
+        while not (now := self.of(job.id)).ended:
+            try:
+                asyncio.run(copy())
+            except (RuntimeError, OSError):
+                time.sleep(1)
+        write(self.log(now)[written:])
+        return now
+
+    def stop(self, job: Job, *, wait_s: float = _SAVE_S) -> Job:
+        """Ask a job to save and end, as Ctrl-C does on one machine; return how it ended."""
+        if not job.ended:
+            self._ask(lambda: self._client.stop_job(job.id))
+        deadline_s = time.monotonic() + wait_s
+        while not (job := self.of(job.id)).ended:
+            if time.monotonic() > deadline_s:
+                raise ClusterError(f"{job.name} was asked to stop but still runs after {wait_s:.0f} s")
+            time.sleep(0.5)
+        return job
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except (RuntimeError, OSError) as error:
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+            if "401" in reason or "403" in reason or "uthentication" in reason or "nauthorized" in reason:
+                reason = "it refuses the token in ~/.ray/auth_token; copy the one that the cluster was brought up with"
+            raise ClusterError(f"no cluster to talk to at {self._address}: {reason}") from None
+
+
+def check_code(root: Path) -> None:
+    """Raise ClusterError if what would travel with a job is too large, naming the largest file."""
+    files = [p for folder in CODE for p in (root / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    sizes = {path: path.stat().st_size for path in files}
+    total_mib = sum(sizes.values()) / 2**20
+    if total_mib > _MAX_CODE_MIB:
+        largest = max(sizes, key=lambda path: sizes[path])
+        raise ClusterError(
+            f"{root}: {total_mib:.0f} MiB would travel with the job, {_MAX_CODE_MIB} are allowed; move data elsewhere: "
+            f"the largest file is {largest.relative_to(root)} ({sizes[largest] / 2**20:.0f} MiB)"
+        )
+
+
+def _job(info: Any) -> Job:
+    return Job(
+        id=info.submission_id,
+        name=(info.metadata or {}).get("name", info.submission_id),
+        state=str(getattr(info.status, "value", info.status)),
+        command=info.entrypoint,
+        started_s=(info.start_time or 0) / 1000,
+        ended_s=info.end_time / 1000 if info.end_time else None,
+        message=info.message or "",
+        exit_code=info.driver_exit_code,
+    )

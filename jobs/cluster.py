@@ -1,0 +1,233 @@
+"""A cluster of machines, in the order of use: `python -m jobs.cluster VERB ...`.
+
+    lint   [--overlay FILE]               check the cluster files, without a cloud
+    plan   RECIPE [--workers W] ...       what a run will take: memory, time, storage, money
+    up     [--overlay FILE]               bring the cluster up
+    doctor                                check it from every node, before it costs much
+    submit train|sweep RECIPE --name N    start a job on it, and follow what it says
+    status                                nodes and jobs
+    logs N | stop N | resume N            follow a job; let it save and end; go on with it, also on a new cluster
+    down                                  end the cluster, and make sure of it
+
+Each verb that talks to a cluster takes --overlay FILE (and --file FILE), as `up` did, or --address http://HOST:8265 of
+a Ray that somebody else brought up. `python -m jobs.cluster VERB --help` has the rest.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from jobs import command
+from jobs.submitted import JOBS
+
+if TYPE_CHECKING:
+    from cluster.launcher import Cluster
+    from cluster.submit import Job, Jobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """Which cluster."""
+
+    file: Path = Path("ray-cluster.yaml")
+    """The cluster file."""
+    overlay: Path | None = None
+    """A file that is laid over it, e.g. cluster/local.yaml."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach(Which):
+    """Which cluster, and how to reach it."""
+
+    address: str | None = None
+    """Of its dashboard, http://host:port; None for an ssh tunnel to the head that the files describe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submit(Reach):
+    """Start a job on the cluster and follow what it says; our flags stand before the job's name."""
+
+    detach: bool = False
+    """Return at once."""
+    storage: str | None = None
+    """Where runs are kept; None for metadata.storage of the cluster file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(Reach):
+    """A job of the cluster."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """The run's or sweep's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume(Submit):
+    """Go on with a run that was submitted before, on this or another cluster."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """The run's or sweep's name."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line `argv`; return the exit code."""
+    verbs: dict[str, Callable[[Sequence[str]], int]] = {
+        "up": _up,
+        "submit": _submit,
+        "logs": _logs,
+        "stop": _stop,
+        "resume": _resume,
+        "down": _down,
+    }
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if argv else 2
+    if argv[0] not in verbs:
+        command.refuse(f"{argv[0]!r} is not a verb; there are {', '.join(verbs)}")
+    code = 0
+
+    def run() -> None:
+        nonlocal code
+        code = verbs[argv[0]](argv[1:])
+
+    return command.exit_code(run) or code
+
+
+def _up(argv: Sequence[str]) -> int:
+    which = tyro.cli(Which, prog="python -m jobs.cluster up", args=argv)
+    from cluster import launcher
+
+    cluster = _cluster(which)
+    if launcher.make_token():
+        command.say(f"made {launcher.TOKEN}, the token that opens your clusters")
+    launcher.up(cluster)
+    flags = f" --overlay {which.overlay}" if which.overlay else ""
+    command.say(
+        f"\ncluster {cluster.name} is up and answers; its workers join as they come up. Next:\n"
+        f"  python -m jobs.cluster doctor{flags}\n"
+        f"  python -m jobs.cluster submit{flags} train demo --name NAME --workers 2\n"
+        f"  python -m jobs.cluster down{flags}"
+    )
+    return 0
+
+
+def _down(argv: Sequence[str]) -> int:
+    which = tyro.cli(Which, prog="python -m jobs.cluster down", args=argv)
+    from cluster import launcher
+
+    launcher.down(_cluster(which), say=command.say)
+    return 0
+
+
+def _submit(argv: Sequence[str]) -> int:
+    split = next((i for i, word in enumerate(argv) if word in JOBS), len(argv))
+    options = tyro.cli(Submit, prog="python -m jobs.cluster submit", args=argv[:split])
+    words = list(argv[split:])
+    if len(words) < 2:
+        command.refuse(f"submit what? e.g. submit train demo --name first; there are {', '.join(JOBS)}")
+    name = _value(words, "--name")
+    if name is None:
+        command.refuse(f"submit {words[0]}: --name is missing: it is by its name that you stop and resume it")
+    command.run_folder(name)
+    if words[0] in ("train", "sweep"):
+        words += [] if _value(words, "--address") else ["--address", "auto"]
+    storage = _storage(options)
+    words += [] if _value(words, "--runs") else ["--runs", storage]
+    return _start(options, name, ["jobs.submitted", "run", name, storage, *words])
+
+
+def _resume(argv: Sequence[str]) -> int:
+    options = tyro.cli(Resume, prog="python -m jobs.cluster resume", args=argv)
+    return _start(options, options.name, ["jobs.submitted", "again", options.name, _storage(options)])
+
+
+def _start(options: Submit, name: str, words: Sequence[str]) -> int:
+    with _jobs(options) as jobs:
+        job = jobs.submit(name, words)
+        command.say(f"submitted {name} as job {job.id}")
+        if options.detach:
+            return 0
+        return _follow(jobs, job)
+
+
+def _logs(argv: Sequence[str]) -> int:
+    options = tyro.cli(Named, prog="python -m jobs.cluster logs", args=argv)
+    with _jobs(options) as jobs:
+        return _follow(jobs, jobs.of(options.name))
+
+
+def _stop(argv: Sequence[str]) -> int:
+    options = tyro.cli(Named, prog="python -m jobs.cluster stop", args=argv)
+    with _jobs(options) as jobs:
+        job = jobs.of(options.name)
+        if job.ended:
+            command.say(f"{job.name} has ended already ({job.state.lower()})")
+            return 0
+        command.say(f"asking {job.name} to save and stop ...")
+        jobs.stop(job)
+    command.say(f"stopped; `python -m jobs.cluster resume {options.name}` goes on with it")
+    return 0
+
+
+def _follow(jobs: "Jobs", job: "Job") -> int:
+    """Print what a job says until it ends; return its exit code. Ctrl-C leaves it running."""
+    try:
+        ended = jobs.follow(job, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        command.say(
+            f"\n{job.name} goes on without you: `python -m jobs.cluster logs {job.name}` follows it again, "
+            f"`python -m jobs.cluster stop {job.name}` lets it save and stop"
+        )
+        return 0
+    if ended.state == "FAILED":
+        print(f"error: {job.name} failed: {' '.join(ended.message.split())[:300]}", file=sys.stderr)
+        return ended.exit_code or 1
+    command.say(f"{job.name}: {ended.state.lower()}")
+    return 0
+
+
+@contextlib.contextmanager
+def _jobs(reach: Reach) -> "Iterator[Jobs]":
+    from cluster import launcher
+    from cluster.submit import Jobs
+
+    with contextlib.ExitStack() as stack:
+        address = reach.address or stack.enter_context(launcher.tunnel(_cluster(reach)))
+        yield Jobs(address)
+
+
+def _cluster(which: Which) -> "Cluster":
+    from cluster import launcher
+
+    return launcher.load(which.file, which.overlay)
+
+
+def _storage(options: Submit) -> str:
+    """Return where runs are kept: as told, or as the cluster file says."""
+    if options.storage is not None:
+        return options.storage
+    from cluster import launcher
+
+    metadata = launcher.read(options.file, options.overlay).get("metadata") or {}
+    if "storage" not in metadata:
+        command.refuse(f"{options.overlay or options.file}: metadata.storage is missing; or pass --storage")
+    return str(metadata["storage"])
+
+
+def _value(words: Sequence[str], flag: str) -> str | None:
+    """Return what a command line gives for a flag, in either form."""
+    for i, word in enumerate(words):
+        if word == flag and i + 1 < len(words):
+            return words[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
