@@ -19,7 +19,6 @@ from cluster.session import ClusterError
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("zfdist", "cluster", "jobs")
 """What travels with a job; the versions of all else are the nodes'."""
-_ALL_BUT_CODE = ["/[!.]*", "/.?*", *(f"!/{folder}" for folder in CODE), "__pycache__"]  # "/*" would match the root
 _MAX_CODE_MIB = 100
 _SAVE_S = 300  # how long a run that is asked to stop may take to save, before Ray kills it
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -82,7 +81,7 @@ class Jobs:
                 metadata={"name": name},
                 runtime_env={
                     "working_dir": str(ROOT),
-                    "excludes": _ALL_BUT_CODE,
+                    "excludes": all_but_code(ROOT),
                     "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_SAVE_S), "PYTHONUNBUFFERED": "1"},
                 },
             )
@@ -153,6 +152,11 @@ class Jobs:
             if "401" in reason or "403" in reason or "uthentication" in reason or "nauthorized" in reason:
                 reason = "it refuses the token in ~/.ray/auth_token; copy the one that the cluster was brought up with"
             raise ClusterError(f"no cluster to talk to at {self._address}: {reason}") from None
+
+
+def all_but_code(root: Path) -> list[str]:
+    """Return what of a checkout does not travel with a job, as patterns of a .gitignore."""
+    return [*(f"/{path.name}" for path in root.iterdir() if path.name not in CODE), "__pycache__"]
 
 
 def check_code(root: Path) -> None:
