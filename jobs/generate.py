@@ -45,6 +45,8 @@ class Arguments:
     """Scale of the latents' standard deviation, of samples and continuations; 0 takes means."""
     temperature_x: float = 1.0
     """The same of the observations given the latents; 0 takes the likeliest."""
+    unknown: bool = True
+    """Sentences: whether <unk> may be written; --no-unknown leaves it out, as Table 3 does."""
     split: str = "test"
     """Where sequences to go on from, rebuild or mix are taken from."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -131,6 +133,7 @@ def _request(arguments: Arguments, config: "Config", store: "Store") -> "Request
         between=arguments.between,
         temperature_z=arguments.temperature_z,
         temperature_x=arguments.temperature_x,
+        with_unknown=arguments.unknown,
         seed=arguments.seed,
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from zfdist import generate
-from zfdist.data.kinds import START, TOKENS
+from zfdist.data.kinds import PAD, START, TOKENS, UNKNOWN
 from zfdist.data.loader import Batch, evaluation_batches, sequences_of
 from zfdist.data.store import Store
 from zfdist.evaluate import EvaluationError, Loaded
@@ -40,6 +40,8 @@ class Request:
     """Sequences of the split to interpolate between; None for the first two."""
     temperature_z: float
     temperature_x: float
+    with_unknown: bool
+    """Whether <unk> may be written for a word that the network does not know."""
     seed: int
 
 
@@ -78,6 +80,7 @@ def _samples(loaded: Loaded, store: Store, request: Request) -> Iterator[Piece]:
         temperature=request.temperature_z,
         x_temperature=request.temperature_x,
         first_B=torch.full((request.num,), START) if store.kind == TOKENS else None,
+        never=_never(store, request),
     )
     for i, values_TX in enumerate(drawn.unbind(1)):
         yield Piece(f"sample-{i}", f"sample {i}", i // _PER_ROW, values_TX)
@@ -97,6 +100,7 @@ def _continuations(loaded: Loaded, store: Store, request: Request) -> Iterator[P
         seed=request.seed,
         temperature=request.temperature_z,
         x_temperature=request.temperature_x,
+        never=_never(store, request),
     )
     for row, i in enumerate(ids):
         recorded = whole.y_TBX[: int(whole.lengths_B[row]), row]
@@ -109,7 +113,7 @@ def _continuations(loaded: Loaded, store: Store, request: Request) -> Iterator[P
 def _reconstructions(loaded: Loaded, store: Store, request: Request) -> Iterator[Piece]:
     ids = _first(loaded, store, request, request.num)
     batch = _sequences(loaded, store, request.split, ids, most=request.frames)
-    rebuilt = generate.rebuilt(loaded.model, batch)
+    rebuilt = generate.rebuilt(loaded.model, batch, never=_never(store, request))
     for row, (i, length) in enumerate(zip(ids, batch.lengths_B.tolist(), strict=True)):
         yield Piece(f"original-{i}", f"original {i}", 2 * row // _PER_ROW, batch.y_TBX[:length, row])
         yield Piece(f"reconstruction-{i}", f"rebuilt {i}", 2 * row // _PER_ROW, rebuilt[:length, row])
@@ -123,9 +127,23 @@ def _interpolation(loaded: Loaded, store: Store, request: Request) -> Iterator[P
     for row, (i, length) in enumerate(zip(ids, batch.lengths_B.tolist(), strict=True)):
         yield Piece(f"original-{i}", f"original {i}", 0, batch.y_TBX[:length, row])
     for place, (how, temperature) in enumerate((("greedy", 0.0), ("sampled", request.temperature_x)), start=1):
-        mixed = generate.interpolated(loaded.model, batch, WEIGHTS, seed=request.seed, x_temperature=temperature)
+        mixed = generate.interpolated(
+            loaded.model,
+            batch,
+            WEIGHTS,
+            seed=request.seed,
+            x_temperature=temperature,
+            never=_never(store, request),
+        )
         for weight, values_TX in zip(WEIGHTS, mixed.unbind(1), strict=True):
             yield Piece(f"{how}-{weight:.1f}", f"{weight:.1f} {how}", place, values_TX)
+
+
+def _never(store: Store, request: Request) -> tuple[int, ...]:
+    """Return the words that are not to be written: what frames a sentence in the data is nothing to say."""
+    if store.kind != TOKENS:
+        return ()
+    return (PAD, START) if request.with_unknown else (PAD, START, UNKNOWN)
 
 
 def _first(loaded: Loaded, store: Store, request: Request, num: int, at_least: int = 1) -> list[int]:

@@ -2,7 +2,6 @@
 
 import csv
 from pathlib import Path
-from typing import Any
 
 from jobs import figures, generations, history, paper_rows, pieces
 from jobs.paper_tables import Task
@@ -67,8 +66,8 @@ def table3(task: Task) -> list[Path]:
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * 3, *rows)]
     text = (
         f"`{past[0].folder}`: posterior samples of two sentences, mixed step by step, decoded greedily and by "
-        "sampling. The paper prints sentences of another data set: there is no number to compare. Its code gives <unk> "
-        "no probability and keeps the best of several drawn; here a sentence is what comes first."
+        "sampling. The paper prints sentences of another data set: there is no number to compare. As in its code, "
+        "<unk> has no probability; its code keeps the best of several drawn, here a sentence is what comes first."
     )
     quoted = f"> {originals[0]}\n>\n> {originals[1]}"
     page.write_text("\n\n".join(("# Table 3", text, quoted, "\n".join(lines))) + "\n")
@@ -82,7 +81,17 @@ def _between(run: Path, seed: int) -> dict[str, str]:
 
     loaded = load_model(run)
     store = Store.open(Path(loaded.config.data.root), verify=loaded.config.data.verify)
-    given: dict[str, Any] = {"num": 2, "frames": _FRAMES, "prefix_frames": 1, "between": None, "seed": seed}
-    request = generations.Request(what="interpolation", split="test", temperature_z=1.0, temperature_x=1.0, **given)
+    request = generations.Request(
+        what="interpolation",
+        split="test",
+        num=2,
+        frames=_FRAMES,
+        prefix_frames=1,
+        between=None,
+        temperature_z=1.0,
+        temperature_x=1.0,
+        with_unknown=False,
+        seed=seed,
+    )
     words = store.vocabulary()
     return {piece.name: pieces.text(piece, words) for piece in generations.pieces(loaded, store, request)}

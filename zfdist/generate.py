@@ -6,11 +6,13 @@ an audio writer; `normalisation` is the checkpoint's, {"mean": .., "std": ..} in
 
 `temperature` (>= 0) scales the standard deviation of the latents; that of the observations given the latents is
 `x_temperature` or, of sound, `frame_noise`: 1 draws, 0 takes the likeliest. Sequence i depends on the seed and its
-position only.
+position only. Words of `never` have probability 0, and the others what they have without them.
 
 Shapes: T time, B batch, X values of a frame, Z latent, N noise of an observation, W mixtures.
 """
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -37,18 +39,27 @@ def samples(
     temperature: float = 1.0,
     x_temperature: float = 1.0,
     first_B: Tensor | None = None,
+    never: Sequence[int] = (),
 ) -> Tensor:
     """Draw `sequences` sequences of `steps` observations, from the zero state and the input `first_B`.
 
     The default input is the mean frame or bits of 0; tokens have none.
     """
     eps_TBZ, eps_TBN = _noise(model, torch.arange(sequences, device=_device(model)), steps, seed)
-    return model.generate(temperature * eps_TBZ, eps_TBN, temperature=x_temperature, x_BX=first_B).x_TBX
+    spoken = _without(model, never)
+    return spoken.generate(temperature * eps_TBZ, eps_TBN, temperature=x_temperature, x_BX=first_B).x_TBX
 
 
 @torch.no_grad()
 def continued(
-    model: System, batch: Batch, *, steps: int, seed: int, temperature: float = 1.0, x_temperature: float = 1.0
+    model: System,
+    batch: Batch,
+    *,
+    steps: int,
+    seed: int,
+    temperature: float = 1.0,
+    x_temperature: float = 1.0,
+    never: Sequence[int] = (),
 ) -> Tensor:
     """Go on from each sequence of `batch` for `steps` observations: posterior means over the prefix, then the prior.
 
@@ -58,26 +69,32 @@ def continued(
         raise ValueError("continuations need sequences of one length: cut them to the shortest first")
     inferred = model.infer(batch.x_TBX, batch.y_TBX, batch.lengths_B, _posterior_noise(model, batch, None))
     eps_TBZ, eps_TBN = _noise(model, batch.positions_B, steps, seed)
-    drawn = model.generate(
+    drawn = _without(model, never).generate(
         temperature * eps_TBZ, eps_TBN, temperature=x_temperature, state=inferred.state, x_BX=batch.y_TBX[-1]
     )
     return drawn.x_TBX
 
 
 @torch.no_grad()
-def rebuilt(model: System, batch: Batch, *, seed: int | None = None) -> Tensor:
+def rebuilt(model: System, batch: Batch, *, seed: int | None = None, never: Sequence[int] = ()) -> Tensor:
     """Return the likeliest observations given latents from the posterior and the true observations before them.
 
     Latents are posterior means, or with a `seed` posterior samples.
     """
     eps_TBZ = _posterior_noise(model, batch, seed)
-    density = model.reconstruct(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
+    density = _without(model, never).reconstruct(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
     return density.sample(eps_TBZ.new_zeros(*eps_TBZ.shape[:2], model.output.noise_dim), temperature=0.0)
 
 
 @torch.no_grad()
 def interpolated(
-    model: System, batch: Batch, weights: Sequence[float], *, seed: int, x_temperature: float = 0.0
+    model: System,
+    batch: Batch,
+    weights: Sequence[float],
+    *,
+    seed: int,
+    x_temperature: float = 0.0,
+    never: Sequence[int] = (),
 ) -> Tensor:
     """Decode mixtures of the latents of two sequences, (1 - w) z + w z' step by step, one sequence for each weight.
 
@@ -98,7 +115,8 @@ def interpolated(
     eps_TBN = seeding.normals(key, torch.zeros_like(batch.positions_B[:1]), len(z_TWZ), model.output.noise_dim)
     first_WX = batch.x_TBX[0, :1].expand(len(weights), *batch.x_TBX.shape[2:])
     eps_TWN = eps_TBN.expand(-1, len(weights), -1)
-    return model.generate(z_TWZ, eps_TWN, z_TBZ=z_TWZ, temperature=x_temperature, x_BX=first_WX).x_TBX
+    spoken = _without(model, never)
+    return spoken.generate(z_TWZ, eps_TWN, z_TBZ=z_TWZ, temperature=x_temperature, x_BX=first_WX).x_TBX
 
 
 def speech(
@@ -153,6 +171,15 @@ def waveforms(x_TBX: Tensor, normalisation: Mapping[str, float]) -> Waveforms:
     pcm_BTX = x_TBX.transpose(0, 1).double() * normalisation["std"] + normalisation["mean"]
     full = pcm_BTX.clamp(-_FULL_SCALE, _FULL_SCALE - 1) / _FULL_SCALE
     return np.asarray(full.flatten(1).float().cpu().numpy(), dtype=np.float32)
+
+
+def _without(model: System, never: Sequence[int]) -> System:
+    """Return a network that gives some words probability 0: a copy, unless there are none such."""
+    if not never:
+        return model
+    model = copy.deepcopy(model)
+    model.output.out.bias[list(never)] = -math.inf
+    return model
 
 
 def _cut(joined: Waveforms, batch: Batch, x_dim: int) -> list[Waveforms]:

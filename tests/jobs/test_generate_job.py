@@ -107,6 +107,21 @@ def test_sentences_are_lines_without_specials(runs: dict[str, Path], tmp_path: P
     assert all("</s>" not in line and len(line.split()) <= 22 for line in lines)
 
 
+def test_what_frames_a_sentence_is_never_written_and_unknown_words_only_if_wished(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    for what in ("samples", "continuations", "interpolation"):
+        written = {}
+        for flag in ("--unknown", "--no-unknown"):
+            out = tmp_path / what / flag
+            generated(runs["tokens"], what, out, "--num", "12" if what == "samples" else "2", flag)
+            lines = (out / "sentences.txt").read_text().splitlines()
+            written[flag] = " ".join(line for line in lines if "original" not in line)
+            assert "<pad>" not in written[flag] and "<s>" not in written[flag]
+        assert "<unk>" not in written["--no-unknown"]
+        assert "<unk>" in written["--unknown"] or what != "samples", "else this measures nothing"
+
+
 def models_root(run: Path) -> str:
     return str(json.loads((run / "config.json").read_text())["data"]["root"])
 

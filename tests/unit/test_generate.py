@@ -83,3 +83,25 @@ def test_tokens_need_a_first_one():
 def test_an_interpolation_is_between_two():
     with pytest.raises(ValueError, match="two sequences, got 3"):
         generate.interpolated(make(), batch_of("gaussian", [T, T, T]), [0.5], seed=0)
+
+
+@every_system
+def test_words_that_are_never_to_be_written_are_not(system):
+    model, batch = make(system, "categorical", torch.float32), batch_of("categorical", [T, T])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = torch.ones(40, dtype=torch.int64)
+
+    def everything(never):
+        return {
+            "samples": generate.samples(model, sequences=40, steps=5, seed=1, first_B=first, never=never),
+            "continued": generate.continued(model, batch, steps=40, seed=1, never=never),
+            "rebuilt": generate.rebuilt(model, batch, never=never),
+            "mixed": generate.interpolated(model, batch, [0.1, 0.6], seed=1, x_temperature=1.0, never=never),
+        }
+
+    free = everything(())
+    never = sorted(set(free["rebuilt"].flatten().tolist()) | set(free["samples"][0].tolist()))[:2]
+    assert any(token in drawn for drawn in free.values() for token in never), "else this measures nothing"
+    for drawn in everything(never).values():
+        assert not any(token in drawn for token in never)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
