@@ -35,7 +35,13 @@ else
     mine=$(sed -n 's/.*"head_ip": "\([0-9.]*\)".*/\1/p' "$HOME/ray_bootstrap_config.yaml" 2>/dev/null || true)
     if [ -n "$mine" ] && ip -4 -o address | grep -qF " $mine/"; then address=$mine; fi
 fi
-"$@" ${address:+--node-ip-address="$address"}
+# A node that is too busy to start Ray's agents in time gives up, and Ray's autoscaler never tries the same one again.
+for attempt in 1 2 3; do
+    if "$@" ${address:+--node-ip-address="$address"}; then break; fi
+    if [ "$attempt" = 3 ]; then exit 1; fi
+    echo "zfdist: Ray did not start; trying again" >&2
+    ray stop --force >/dev/null 2>&1 || true
+done
 
 # A worker of a cloud is drained when its notice of interruption comes, so that runs save before it goes.
 case "$(cat /sys/class/dmi/id/sys_vendor 2>/dev/null || true)" in

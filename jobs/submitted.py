@@ -22,23 +22,39 @@ JOBS = ("train", "sweep", "evaluate", "generate", "paper")
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code."""
     verb, name, storage, *words = argv
-    note = Path(storage) / name / NOTE
     if verb == "again":
         try:
-            words = json.loads(note.read_text())["command"]
+            words = json.loads(_read(storage, name))["command"]
         except FileNotFoundError:
-            command.refuse(f"{note}: no such run was submitted; the runs there: {_names(Path(storage))}")
+            command.refuse(f"{storage}/{name}: no such run was submitted; look for its name in {storage}")
     else:
-        note.parent.mkdir(parents=True, exist_ok=True)
         record = {"command": words, "submitted": time.strftime("%F %T")}
-        note.write_text(json.dumps(record, indent=2) + "\n")
+        _write(storage, name, json.dumps(record, indent=2) + "\n")
     print(f"python -m jobs.{' '.join(words)}", flush=True)
     code: int = importlib.import_module(f"jobs.{words[0]}").main(words[1:])
     return code
 
 
-def _names(storage: Path) -> str:
-    return ", ".join(sorted(path.parent.name for path in storage.glob(f"*/{NOTE}"))) or "none"
+def _read(storage: str, name: str) -> str:
+    """Return the note of a run; raises FileNotFoundError if there is none."""
+    from zfdist import storage as remote
+
+    if not remote.is_remote(storage):
+        return (Path(storage) / name / NOTE).read_text()
+    try:
+        return remote.Place(f"{storage}/{name}").read(NOTE).decode()
+    except remote.Missing:
+        raise FileNotFoundError(NOTE) from None
+
+
+def _write(storage: str, name: str, text: str) -> None:
+    from zfdist import storage as remote
+
+    if remote.is_remote(storage):
+        remote.Place(f"{storage}/{name}").write(NOTE, text.encode())
+    else:
+        (Path(storage) / name).mkdir(parents=True, exist_ok=True)
+        (Path(storage) / name / NOTE).write_text(text)
 
 
 if __name__ == "__main__":
