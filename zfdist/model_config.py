@@ -8,7 +8,7 @@ from zfdist.knobs import Between, ConfigError, Section
 Count = Annotated[int, Between(1, 2**31)]
 CountOrZero = Annotated[int, Between(0, 2**31)]
 
-_ZFORCING_ONLY = ("aux_sees_h", "latent_sees_x", "output_skip", "layer_norm_z")
+_ZFORCING_ONLY = ("aux_sees_h", "latent_sees_x", "output_skip", "output_sees_z", "layer_norm_z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +51,16 @@ class ModelConfig(Section):
     """zforcing: prior and posterior read the embedded x_t as well, as in a branch of its authors' code."""
     output_skip: bool = False
     """zforcing: the output net reads the embedded x_t beside h_t, as its authors' first code does."""
+    output_sees_z: bool = False
+    """zforcing: the output net reads z_t beside h_t, as in a branch of its authors' code and in vrnn and srnn."""
     layer_norm_z: bool = False
     """zforcing: z_t sets gain and bias of a layer norm of the recurrent product instead of being an input."""
     vrnn_prior: Literal["learned", "standard"] = "learned"
     """vrnn: prior from h_{t-1}, or N(0, I)."""
     label_classes: CountOrZero = 0
     """Classes that a head on the latents tells apart, trained jointly; 0 for no such head."""
-    recurrence: Literal["auto", "reference", "bptt"] = "auto"
-    """Implementation of the time loop (zforcing, vrnn); all give the same numbers to rounding."""
+    recurrence: Literal["auto", "reference", "bptt", "native", "graph", "triton"] = "auto"
+    """Implementation of the time loop (zforcing, vrnn); all give the same numbers to rounding, auto takes the fastest."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,5 +71,7 @@ class ModelConfig(Section):
         for name in _ZFORCING_ONLY:
             if getattr(self, name) and self.system != "zforcing":
                 raise ConfigError(f"model.{name} = true: a switch of zforcing, and model.system is {self.system}")
-        if self.layer_norm_z and self.recurrence == "bptt":
-            raise ConfigError("model.recurrence = bptt: does not know model.layer_norm_z; use auto or reference")
+        if self.layer_norm_z and self.recurrence not in ("auto", "reference"):
+            raise ConfigError(
+                f"model.recurrence = {self.recurrence}: does not know model.layer_norm_z; use auto or reference"
+            )

@@ -10,24 +10,32 @@ computed afterwards on the stacked results. Inside, for t = 1 .. T, equations (7
     o, i, f, u    = gx_t + h_{t-1} Wh' + z_t Wz'             sigmoid for o, i, f; tanh for u
     c_t           = f * c_{t-1} + i * u,   h_t = o * tanh(c_t)
 
-`reference` is this text under autograd: the definition. `bptt` (zfdist.model.bptt) writes the backward pass by hand.
-Under autocast only the operands of matrix products are rounded to 16 bits; sums, states, mu and v stay float32.
+`reference` is this text under autograd: the definition. All other implementations are one autograd function with the
+same arguments and results, and the same numbers to rounding: `bptt` (zfdist.model.bptt) writes the backward pass by
+hand; `native` (zfdist.model.native) is that in C++ for a CPU; `graph` and `triton` are for a GPU. `choose` takes the
+fastest that can serve. Under autocast only the operands of matrix
+products are rounded to 16 bits; sums, states, mu and v stay float32.
 
 Shapes: T time, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the posterior,
 G = 4 H gates in the order o, i, f, u, P = G + M all that is computed from h_{t-1}.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from zfdist.model import native
 from zfdist.model.bptt import BPTT
 from zfdist.model.cell import GATES, State, cell, clamp_latent, clipped_leaky_relu, linear, no_autocast, operand_dtype
 from zfdist.model.distributions import widen
 
-Implementation = Literal["auto", "reference", "bptt"]
+Implementation = Literal["auto", "reference", "bptt", "native", "graph", "triton"]
+
+Unroll = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+"""An implementation: called like `reference`, gives the same."""
 
 
 class Unrolled(NamedTuple):
@@ -38,6 +46,52 @@ class Unrolled(NamedTuple):
     mu_TBZ: Tensor
     logvar_TBZ: Tensor
     state: State
+
+
+def reference(
+    gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor, h_BH: Tensor, c_BH: Tensor, w_h_GH: Tensor,
+    w_z_GZ: Tensor, w_a_MH: Tensor, w_q_QM: Tensor, b_q_Q: Tensor, bound: float, operand: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Run the loop by autograd: return h [T, B, H], z [T, B, Z], mu and v as [T, B, 2 Z], and the last c.
+
+    `bound` clamps mu and v, 0 for no clamp; operands of matrix products are rounded to `operand`.
+    """
+    h_TBH, z_TBZ, q_TBQ = [], [], []
+    w_p_PH, gates, state = torch.cat([w_h_GH, w_a_MH]), w_h_GH.shape[0], State(h_BH, c_BH)
+    for gx_BG, qb_BM, eps_BZ in zip(gx_TBG, qb_TBM, eps_TBZ, strict=True):
+        p_BP = linear(state.h_BH, w_p_PH, operand)
+        a_BM = clipped_leaky_relu(p_BP[:, gates:] + qb_BM)
+        q_BQ = clamp_latent(linear(a_BM, w_q_QM, operand) + b_q_Q, bound)
+        mu_BZ, logvar_BZ = q_BQ.chunk(2, dim=-1)
+        z_BZ = mu_BZ + torch.exp(0.5 * logvar_BZ) * eps_BZ
+        state = cell(gx_BG + p_BP[:, :gates] + linear(z_BZ, w_z_GZ, operand), state.c_BH)
+        h_TBH.append(state.h_BH)
+        z_TBZ.append(z_BZ)
+        q_TBQ.append(q_BQ)
+    return torch.stack(h_TBH), torch.stack(z_TBZ), torch.stack(q_TBQ), state.c_BH
+
+
+def choose(wanted: Implementation, device: torch.device, wide: torch.dtype, operand: torch.dtype) -> Implementation:
+    """Return what `wanted` means: for auto the fastest implementation that serves this device and these types.
+
+    `wide` is the type of sums and states, `operand` that of the operands of products. Where `native` cannot be
+    built (no compiler) or the operands are narrow, it is `bptt`, which serves everywhere.
+    """
+    if wanted == "auto":
+        return "native" if not native.unfit(device, wide, operand) else "bptt"
+    if wanted == "native" and native.unfit(device, wide, operand):
+        return "bptt"
+    return wanted
+
+
+def _unroll(name: Implementation) -> Unroll:
+    match name:
+        case "bptt":
+            return BPTT.apply  # type: ignore[no-any-return]
+        case "native":
+            return native.unroll
+        case _:
+            return reference
 
 
 class Recurrence(nn.Module):
@@ -68,13 +122,9 @@ class Recurrence(nn.Module):
         state = State(widen(state.h_BH), widen(state.c_BH))
         narrow = operand_dtype(gx_TBG)
         with no_autocast(gx_TBG):
-            if self._by_hand(eps_TBZ):
-                weights = (self.w_h_GH, self.w_z_GZ, self.w_a_MH, self.w_q_QM, self.b_q_Q)
-                h_TBH, z_TBZ, q_TBQ, c_BH = BPTT.apply(
-                    gx_TBG, qb_TBM, eps_TBZ, *state, *weights, self.latent_clamp, narrow
-                )  # type: ignore[no-untyped-call]
-            else:
-                h_TBH, z_TBZ, q_TBQ, c_BH = self._reference(gx_TBG, qb_TBM, eps_TBZ, state, narrow)
+            unroll = _unroll(self._serving(gx_TBG, eps_TBZ, narrow))
+            weights = (self.w_h_GH, self.w_z_GZ, self.w_a_MH, self.w_q_QM, self.b_q_Q)
+            h_TBH, z_TBZ, q_TBQ, c_BH = unroll(gx_TBG, qb_TBM, eps_TBZ, *state, *weights, self.latent_clamp, narrow)
         mu_TBZ, logvar_TBZ = q_TBQ.chunk(2, dim=-1)
         return Unrolled(h_TBH, z_TBZ, mu_TBZ, logvar_TBZ, State(h_TBH[-1], c_BH))
 
@@ -88,25 +138,10 @@ class Recurrence(nn.Module):
             g_BG = widen(gx_BG) + linear(state.h_BH, self.w_h_GH, narrow) + linear(z_BZ, self.w_z_GZ, narrow)
             return cell(g_BG, state.c_BH)
 
-    def _by_hand(self, eps_TBZ: Tensor) -> bool:
+    def _serving(self, gx_TBG: Tensor, eps_TBZ: Tensor, operand: torch.dtype) -> Implementation:
+        if self.implementation == "auto" and eps_TBZ.requires_grad:
+            return "reference"  # the only one that is differentiable in the noise
+        chosen = choose(self.implementation, gx_TBG.device, gx_TBG.dtype, operand)
         # Without a gradient the plain loop keeps nothing and saves the memory of the slabs.
-        fits = torch.is_grad_enabled() and not eps_TBZ.requires_grad
-        return self.implementation == "bptt" or (self.implementation == "auto" and fits)
-
-    def _reference(
-        self, gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor, state: State, narrow: torch.dtype
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        h_TBH, z_TBZ, q_TBQ = [], [], []
-        w_p_PH = torch.cat([self.w_h_GH, self.w_a_MH])
-        gates = self.w_h_GH.shape[0]
-        for gx_BG, qb_BM, eps_BZ in zip(gx_TBG, qb_TBM, eps_TBZ, strict=True):
-            p_BP = linear(state.h_BH, w_p_PH, narrow)
-            a_BM = clipped_leaky_relu(p_BP[:, gates:] + qb_BM)
-            q_BQ = clamp_latent(linear(a_BM, self.w_q_QM, narrow) + self.b_q_Q, self.latent_clamp)
-            mu_BZ, logvar_BZ = q_BQ.chunk(2, dim=-1)
-            z_BZ = mu_BZ + torch.exp(0.5 * logvar_BZ) * eps_BZ
-            state = cell(gx_BG + p_BP[:, :gates] + linear(z_BZ, self.w_z_GZ, narrow), state.c_BH)
-            h_TBH.append(state.h_BH)
-            z_TBZ.append(z_BZ)
-            q_TBQ.append(q_BQ)
-        return torch.stack(h_TBH), torch.stack(z_TBZ), torch.stack(q_TBQ), state.c_BH
+        spares = self.implementation == "auto" and chosen == "bptt" and not torch.is_grad_enabled()
+        return "reference" if spares else chosen
