@@ -1,148 +1,219 @@
-"""One training run on N workers: zfdist.train inside Ray Train.
+"""One training run on N workers: launches of zfdist.train on the machines that there are, until it is done.
 
 The run folder, on a filesystem that all workers share, is the only truth: `zfdist.train` writes checkpoints there and
-goes on from them. Ray starts the workers, watches them and starts them again; it holds nothing that a run needs, so
-its own files live in a scratch folder of one launch and may be torn or lost.
+goes on from them, with any number of workers. So whatever ends a launch is answered in one way: look what machines
+there are, and launch again. Ray holds nothing that a run needs; its own files live in a scratch folder of one launch.
 """
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import ray.exceptions
-import ray.train
-from ray.train.torch import TorchTrainer
-
 from cluster import nodes
+from cluster.decide import End, Range, counts, team_size, what_next
 from cluster.follow import LOG, Lines, Records
-from cluster.nodes import Share
-from cluster.worker import ERRORS, POLL_S, STOP, Backend, claim, work, worker_env
-from zfdist import metrics
+from cluster.launch import SCRATCH, FitError, Job, launch
+from cluster.nodes import Node, Share
+from cluster.post import Seen
+from cluster.session import ClusterError
+from cluster.worker import POLL_S, STOP, claim
+from zfdist import checkpoint, metrics
 from zfdist.build import RESULT
 from zfdist.config import Config, ConfigError
-from zfdist.train import NonFiniteError, Outcome
+from zfdist.train import Outcome
 
-_SCRATCH = ".ray"
+HANG_TIMEOUT_S = 600.0
+WAIT_FOR_NODES_S = 600.0
+GROW_EVERY_S = 120.0
 _SAME_SIGNAL_S = 1.0  # timeout and others signal a process and then its group
-_START_ATTEMPTS = 5  # of Ray's 60 s each, while other programs hold what the cluster has
-# Deterministic: the next attempt would end the same way.
-_HOPELESS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NonFiniteError)
+_STABLE_S = 5.0  # a machine that comes and goes is no reason to grow
+_FREED_S = 5.0  # what a launch held is free again by then
 
 Say = Callable[[str], None]
-
-
-class FitError(RuntimeError):
-    """A run that ended without being finished or stopped; one sentence, and where to read more."""
 
 
 def fit(
     config: Config,
     run_folder: Path,
     *,
-    workers: int = 1,
+    workers: int | Range = 1,
     cpus_per_worker: int | None = None,
     use_gpu: bool | None = None,
     max_failures: int = 3,
     start_from: Path | None = None,
+    hang_timeout_s: float = HANG_TIMEOUT_S,
+    wait_for_nodes_s: float | None = None,
+    grow_every_s: float = GROW_EVERY_S,
     on_report: Callable[[dict[str, Any]], None] | None = None,
     say: Say = print,
 ) -> Outcome:
-    """Train on `workers` processes until the run is finished or asked to stop; needs a connected Ray.
+    """Train until the run is finished or asked to stop, on as many workers as there may be; needs a connected Ray.
 
     In the main thread, SIGTERM or SIGINT make the run save and end; a second one aborts.
 
     Args:
         config: the whole run.
         run_folder: shared by all workers; holds the run, and is gone on with if it was begun.
-        workers: processes that share each global batch.
-        cpus_per_worker: None for an even part of what the cluster has.
+        workers: processes that share each global batch. A range shrinks with the machines and grows with them.
+        cpus_per_worker: None for an even part of what the cluster has at first.
         use_gpu: a GPU for each worker; None if the cluster has any.
-        max_failures: deaths of workers that are answered by starting all of them again from the newest checkpoint.
+        max_failures: deaths of workers that are answered by going on from the newest checkpoint. A resize and a
+            machine that is taken away with notice are no deaths.
         start_from: a checkpoint, run or export whose weights a new run starts from.
+        hang_timeout_s: a worker without progress for so long is taken for dead; must exceed the longest pause that
+            is none, such as the start, or a checkpoint.
+        wait_for_nodes_s: how long to wait for machines that are missing. None: not at all at the start, and
+            WAIT_FOR_NODES_S after a loss.
+        grow_every_s: a launch is left alone for so long before it is ended for the sake of more workers.
         on_report: called here with each new record of metrics.jsonl.
         say: told what happens.
 
     Raises:
-        ClusterError: if the workers do not fit.
+        ClusterError: if the workers do not fit, or too few machines came back.
         BusyError: if the run is being trained by another process.
         ValueError: what the run itself refuses (config, data, checkpoint).
         FitError: if it failed in another way.
     """
+    workers = Range(workers, workers) if isinstance(workers, int) else workers
+    _refuse_range(workers, config)
     if _is_finished(config, run_folder):
         say(f"{run_folder} is finished ({config.train.steps} steps); raise --train.steps to go on")
         return Outcome("finished", config.train.steps)
-    share = nodes.share_of(nodes.alive(), workers=workers, cpus_per_worker=cpus_per_worker, use_gpu=use_gpu)
+    share = _first_share(workers, cpus_per_worker, use_gpu, wait_for_nodes_s or 0, say)
     for change in _changes(config, run_folder):
         say(f"changed since the last time: {change}")
     with claim(run_folder, wait_s=10):  # and released at once: the first worker holds it while it trains
-        scratch = _prepare(run_folder)
-    trainer = _trainer(config, run_folder, scratch, workers, share, max_failures, start_from)
-    say(f"starting {workers} worker{'s' * (workers > 1)} ({_describe(share)} each) ...")
-    with stop_on_signals(run_folder, say):
-        launch = _follow(trainer, run_folder, on_report, say)
+        (run_folder / STOP).unlink(missing_ok=True)
+        shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)
+    job = Job(config, run_folder, start_from, share, hang_timeout_s)
+    patience_s = WAIT_FOR_NODES_S if wait_for_nodes_s is None else wait_for_nodes_s
     try:
-        outcome: Outcome = launch.result().return_value
-    except ray.train.TrainingFailedError as error:
-        raise _explained(error, run_folder) from None
+        with stop_on_signals(run_folder, say):
+            return _launches(job, workers, max_failures, patience_s, grow_every_s, _follower(job, on_report, say))
     finally:
-        shutil.rmtree(scratch.parent, ignore_errors=True)
-    return outcome
+        shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)
 
 
-def _follow(
-    trainer: TorchTrainer, run_folder: Path, on_report: Callable[[dict[str, Any]], None] | None, say: Say
-) -> "Background":
-    """Start the workers and pass on what they write, until they have ended."""
-    records = Records(run_folder / metrics.FILE, from_start=False)
-    notes = Lines(run_folder / LOG, from_start=False)
-    launch = Background(trainer.fit)  # in a thread: in the main one Ray would take over SIGINT
-    running = True
-    while running:
-        running = not launch.ended(within_s=POLL_S)
+def _launches(
+    job: Job,
+    workers: Range,
+    max_failures: int,
+    patience_s: float,
+    grow_every_s: float,
+    follow: Callable[[], None],
+) -> Outcome:
+    """Launch again and again, until the run is over."""
+    stop = job.run_folder / STOP
+    deaths = false_starts = 0
+    size = _team(job, workers, patience_s, follow)
+    while size:
+        _note(job, f"starting {_count(size)} ({_describe(job.share)} each) ...")
+        end = launch(job, size, follow=follow, wish=Wish(job.share, size, workers, grow_every_s))
+        deaths += counts(end)
+        false_starts = false_starts + 1 if end.kind == "unstarted" else 0
+        move = what_next(
+            end, deaths=deaths, max_failures=max_failures, false_starts=false_starts, stop_asked=stop.exists()
+        )
+        if move == "over":
+            follow()
+            return Outcome("finished" if end.kind == "finished" else "stopped", _step(job, end))
+        if move == "give up":
+            raise end.error or FitError(f"{end.why}, and that was death {deaths}; see {job.run_folder / LOG}")
+        was = f" at step {end.step}" if end.step else ""
+        _note(job, f"{end.why}{was}; starting again from step {_step(job, end)} ...")
+        size = _team(job, workers, patience_s, follow)
+    return Outcome("stopped", max(checkpoint.steps(job.run_folder), default=0))
+
+
+def _team(job: Job, workers: Range, patience_s: float, follow: Callable[[], None]) -> int:
+    """Return how many workers to launch now; waits for machines that are missing. 0 if asked to stop meanwhile.
+
+    Raises:
+        ClusterError: if too few came in time.
+    """
+    started, told = time.monotonic(), False
+    while True:
+        waited_s = time.monotonic() - started
+        there = nodes.reachable(nodes.staying(nodes.alive()))
+        room, free_room = nodes.room_for(there, job.share), nodes.room_for(nodes.free(there), job.share)
+        size = team_size(workers, room=room, free_room=free_room)
+        if size is not None and (size == min(workers.high, room) or waited_s > _FREED_S):
+            return size
+        if size is None:
+            missing = f"{_count(workers.low)} of {_describe(job.share)} each needed, room for {room} on " + (
+                nodes.describe(there)
+            )
+            if waited_s > patience_s:
+                raise ClusterError(f"{missing}; the same command goes on once there are more machines")
+            if not told:
+                _note(job, f"waiting up to {patience_s:.0f} s for machines ({missing}) ...")
+                told = True
+        if (job.run_folder / STOP).exists():
+            return 0
+        follow()
+        time.sleep(POLL_S)
+
+
+class Wish:
+    """Why a launch that trains should save and end: a machine is taken away, or there is room for more workers."""
+
+    def __init__(self, share: Share, size: int, workers: Range, grow_every_s: float) -> None:
+        self._share = share
+        self._size = size
+        self._high = workers.high
+        self._grow_at_s = time.monotonic() + grow_every_s
+        self._room_since_s: float | None = None
+
+    def __call__(self, seen: Sequence[Seen], alive: Sequence[Node]) -> str | None:
+        """Return the reason, or None to go on."""
+        mine = {s.member.node_id for s in seen}
+        for node in alive:
+            if node.id in mine and node.draining_until_s is not None:
+                left = f" in {node.draining_until_s - time.time():.0f} s" if node.draining_until_s else ""
+                return f"{node.ip} is taken away{left}"
+        now = time.monotonic()
+        if self._size >= self._high or now < self._grow_at_s:
+            return None
+        more = nodes.room_for(nodes.free(nodes.staying(alive)), self._share)
+        self._room_since_s = (self._room_since_s or now) if more else None
+        if self._room_since_s is None or now - self._room_since_s < _STABLE_S:
+            return None
+        return f"there is room for {_count(min(more, self._high - self._size))} more"
+
+
+def _follower(job: Job, on_report: Callable[[dict[str, Any]], None] | None, say: Say) -> Callable[[], None]:
+    """Return what passes on the lines and records that the run has written since the last call."""
+    records = Records(job.run_folder / metrics.FILE, from_start=False)
+    notes = Lines(job.run_folder / LOG, from_start=False)
+
+    def follow() -> None:
         for note in notes.new():
             say(note.rstrip("\n"))
         for record in records.new():
             if on_report:
                 on_report(record)
-    return launch
+
+    return follow
 
 
-class Background:
-    """A call that runs in a thread."""
+def _note(job: Job, line: str) -> None:
+    """Add to the run's log, whose lines are told to whoever started it."""
+    with (job.run_folder / LOG).open("a") as log:
+        log.write(f"{line}\n")
 
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        self._outcome: tuple[Any, BaseException | None] = (None, None)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
 
-    def ended(self, *, within_s: float) -> bool:
-        """Wait for the end for at most so long; return whether it has come."""
-        self._thread.join(within_s)
-        return not self._thread.is_alive()
-
-    def result(self) -> Any:
-        """Return what the call returned, or raise what it raised; waits for the end."""
-        self._thread.join()
-        value, error = self._outcome
-        if error is not None:
-            raise error
-        return value
-
-    def _run(self) -> None:
-        try:
-            self._outcome = (self._call(), None)
-        except BaseException as error:  # to be raised where the result is wanted
-            self._outcome = (None, error)
+def _step(job: Job, end: End) -> int:
+    """Return the step that the run has come to for good."""
+    if end.kind in ("finished", "stopped"):
+        return end.step
+    return max(checkpoint.steps(job.run_folder), default=0)
 
 
 @contextlib.contextmanager
@@ -173,6 +244,34 @@ def stop_on_signals(run_folder: Path, say: Say) -> Iterator[None]:
             signal.signal(kind, before[kind])
 
 
+def _refuse_range(workers: Range, config: Config) -> None:
+    if workers.low < workers.high and config.engine.zero_stage == 3:
+        raise ClusterError(
+            f"--workers {workers} with engine.zero_stage = 3: its states cannot be cut for another number of workers; "
+            f"pass one number, e.g. --workers {workers.high}, or --engine.zero-stage 2"
+        )
+
+
+def _first_share(
+    workers: Range, cpus_per_worker: int | None, use_gpu: bool | None, patience_s: float, say: Say
+) -> Share:
+    """Return what each worker holds in all launches: as for the most workers that fit now."""
+    deadline_s, told = time.monotonic() + patience_s, False
+    while True:
+        there = nodes.staying(nodes.alive())
+        for count in range(workers.high, workers.low - 1, -1):
+            try:
+                return nodes.share_of(there, workers=count, cpus_per_worker=cpus_per_worker, use_gpu=use_gpu)
+            except ClusterError as error:
+                refusal = error
+        if time.monotonic() > deadline_s:
+            raise refusal
+        if not told:
+            say(f"waiting up to {patience_s:.0f} s for machines (there are {nodes.describe(there)}) ...")
+            told = True
+        time.sleep(1)
+
+
 def _is_finished(config: Config, run_folder: Path) -> bool:
     """Return whether exactly this run has ended."""
     if not (run_folder / RESULT).is_file() or _changes(config, run_folder):
@@ -189,86 +288,8 @@ def _changes(config: Config, run_folder: Path) -> list[str]:
     return [f"{name} {before[name]} -> {value}" for name, value in config.flat().items() if before[name] != value]
 
 
-def _prepare(run_folder: Path) -> Path:
-    """Clear what earlier launches left; return this launch's scratch folder."""
-    (run_folder / STOP).unlink(missing_ok=True)
-    shutil.rmtree(run_folder / _SCRATCH, ignore_errors=True)
-    scratch = run_folder / _SCRATCH / f"{time.time_ns():x}-{os.getpid()}"
-    scratch.mkdir(parents=True)
-    return scratch
-
-
-def _trainer(
-    config: Config,
-    run_folder: Path,
-    scratch: Path,
-    workers: int,
-    share: Share,
-    max_failures: int,
-    start_from: Path | None,
-) -> TorchTrainer:
-    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
-    return TorchTrainer(
-        work,
-        train_loop_config={
-            "config": config,
-            "run_folder": run_folder.absolute(),
-            "start_from": start_from,
-            "directory": Path.cwd(),
-        },
-        torch_config=Backend(),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=bool(share.gpus), resources_per_worker=resources
-        ),
-        run_config=ray.train.RunConfig(
-            name=scratch.name,
-            storage_path=str(scratch.parent.absolute()),
-            failure_config=ray.train.FailureConfig(
-                max_failures=max_failures, controller_failure_limit=_START_ATTEMPTS - 1
-            ),
-            callbacks=[_Failures(run_folder.absolute())],
-            worker_runtime_env={"env_vars": worker_env(share, config)},
-        ),
-    )
-
-
-class _Failures(ray.train.UserCallback):  # type: ignore[misc]
-    """Runs in Ray's controller: notes the death of workers, and ends a run that would only fail again."""
-
-    def __init__(self, run_folder: Path) -> None:
-        self._run_folder = run_folder
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            if isinstance(error, _HOPELESS):
-                raise error
-        ranks = ", ".join(map(str, sorted(worker_exceptions)))
-        with (self._run_folder / LOG).open("a") as log:
-            log.write(f"lost worker {ranks}; starting all again from the newest checkpoint ...\n")
-
-
-def root_message(error: BaseException) -> str:
-    """Return one line for what went wrong at the bottom of an exception that came through Ray."""
-    while isinstance(error, ray.exceptions.RayTaskError):
-        error = error.cause
-    lines = str(error).strip().splitlines() or [""]
-    return lines[0] if is_ours(error) else f"{type(error).__name__}: {lines[0]}"
-
-
-def is_ours(error: BaseException) -> bool:
-    """Return whether this project defines the error, whose message then is a sentence for people."""
-    return type(error).__module__.split(".")[0] in ("zfdist", "cluster")
-
-
-def _explained(error: Exception, run_folder: Path) -> Exception:
-    """Return the error that a person should see for what Ray Train raised."""
-    causes = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
-    for cause in causes:
-        if is_ours(cause) and isinstance(cause, ValueError):
-            return cause
-    with (run_folder / ERRORS).open("a") as errors:
-        errors.write("".join(traceback.format_exception(error)) + "\n")
-    return FitError(f"{root_message(causes[0])} (details in {run_folder / ERRORS})")
+def _count(workers: int) -> str:
+    return f"{workers} worker{'s' * (workers != 1)}"
 
 
 def _describe(share: Share) -> str:

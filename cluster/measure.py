@@ -14,7 +14,8 @@ import ray.exceptions
 import torch
 
 from cluster import nodes
-from cluster.fit import FitError, Say, is_ours, root_message
+from cluster.fit import Say
+from cluster.launch import FitError, is_ours, root_message
 from cluster.nodes import Share
 from cluster.worker import worker_env
 from zfdist.config import Config

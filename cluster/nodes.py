@@ -1,11 +1,15 @@
 """What is alive in the cluster and what it offers."""
 
+import socket
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
+import ray._private.state
 
 from cluster.session import ClusterError
+
+_KNOCK_S = 2.0
 
 
 class Node(NamedTuple):
@@ -14,6 +18,11 @@ class Node(NamedTuple):
     ip: str
     cpus: int
     gpus: int
+    id: str = ""
+    port: int = 0
+    """Where its Ray listens."""
+    draining_until_s: float | None = None
+    """When it will be taken away, in seconds since 1970; 0 if it does not say. None if it stays."""
 
 
 class Share(NamedTuple):
@@ -24,12 +33,42 @@ class Share(NamedTuple):
 
 
 def alive() -> list[Node]:
-    """Return the machines that are up."""
+    """Return the machines that are up, also those that are about to be taken away."""
+    draining = ray._private.state.state.get_draining_nodes()  # what Ray's own preemption watcher asks
+    return [_node(n, n["Resources"], draining.get(n["NodeID"])) for n in ray.nodes() if n["Alive"]]
+
+
+def free(nodes: Sequence[Node]) -> list[Node]:
+    """Return the machines with only what nobody holds."""
+    available = ray._private.state.available_resources_per_node()
     return [
-        Node(n["NodeManagerAddress"], int(n["Resources"].get("CPU", 0)), int(n["Resources"].get("GPU", 0)))
-        for n in ray.nodes()
-        if n["Alive"]
+        n._replace(cpus=int(available.get(n.id, {}).get("CPU", 0)), gpus=int(available.get(n.id, {}).get("GPU", 0)))
+        for n in nodes
     ]
+
+
+def reachable(nodes: Sequence[Node]) -> list[Node]:
+    """Return the machines whose Ray answers; that one does not is known to Ray itself only some seconds later."""
+    return [n for n in nodes if not n.port or _answers(n)]
+
+
+def _answers(node: Node) -> bool:
+    try:
+        socket.create_connection((node.ip, node.port), timeout=_KNOCK_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def staying(nodes: Sequence[Node]) -> list[Node]:
+    """Return the machines that nobody is about to take away."""
+    return [n for n in nodes if n.draining_until_s is None]
+
+
+def _node(entry: dict[str, Any], resources: dict[str, float], draining_until_ms: int | None) -> Node:
+    until_s = None if draining_until_ms is None else draining_until_ms / 1000
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    return Node(entry["NodeManagerAddress"], cpus, gpus, entry["NodeID"], entry["NodeManagerPort"], until_s)
 
 
 def room_for(nodes: Sequence[Node], share: Share) -> int:

@@ -23,6 +23,7 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same on workers as in the command
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a worker prints goes to its run's log
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # `cluster.fit` looks itself
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -88,7 +89,6 @@ def _keep_others_out() -> None:
 
 def _start(cpus: int, say: Callable[[str], None]) -> None:
     say(f"starting Ray on this machine ({cpus} CPUs) ...")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     # What stops the command may signal all its processes at once (timeout, Slurm, systemd). Ray must outlive that for
     # as long as the run takes to save; its processes inherit this mask, and end with ours in any case.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -23,7 +23,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from cluster import nodes, results
-from cluster.fit import Background, FitError, Say, root_message, stop_on_signals
+from cluster.fit import Say, stop_on_signals
+from cluster.launch import Background, FitError, root_message
 from cluster.nodes import Share
 from cluster.space import Trial
 from cluster.trial import OVER, TrialActor, mark, state

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from ray import tune
 
-from cluster.fit import Background, fit
+from cluster.fit import fit
 from cluster.follow import Records
+from cluster.launch import Background
 from cluster.nodes import Share
 from cluster.worker import POLL_S, STOP, Reporter, claim, logged, use_ray_interface, worker_env
 from zfdist import metrics

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.train
 from ray.train.torch import TorchConfig
 
 from cluster.follow import LOG
 from cluster.nodes import Share
+from cluster.watchdog import LEASE_S, Watchdog
 from zfdist.config import Config
 from zfdist.train import Outcome, train
 from zfdist.world import connect, interface_of
@@ -36,9 +38,12 @@ def work(job: dict[str, Any]) -> Outcome:
     if job["directory"].is_dir():
         os.chdir(job["directory"])  # relative paths mean what they mean to the command
     folder = job["run_folder"]
-    world = connect()
-    with logged(folder, world.rank), claim(folder, wait_s=60) if world.rank == 0 else contextlib.nullcontext():
-        return train(job["config"], folder, world, Reporter(folder), job["start_from"])
+    rank = ray.train.get_context().get_world_rank()
+    with logged(folder, rank), Watchdog(job["post"], rank, folder, job["hang_timeout_s"]) as watchdog:
+        world = connect()
+        # An earlier rank 0 that was cut off holds it until its lease has run out.
+        with claim(folder, wait_s=2 * LEASE_S) if rank == 0 else contextlib.nullcontext():
+            return train(job["config"], folder, world, watchdog, job["start_from"])
 
 
 @contextlib.contextmanager
@@ -58,11 +63,7 @@ def logged(run_folder: Path, rank: int) -> Iterator[None]:
 
 
 class Reporter:
-    """Whoever started a run, as the run sees it: a file asks it to stop, and what it has to tell is in its folder.
-
-    Ray is told nothing. Its `report` holds all workers until the controller has taken the report before, twice a second
-    at best, and a checkpoint that it knew of would have to be mended with its snapshot.
-    """
+    """Whoever started a run, as a run in a trial's own process sees it: a file asks it to stop."""
 
     def __init__(self, run_folder: Path) -> None:
         self._stop = run_folder / STOP
@@ -70,6 +71,9 @@ class Reporter:
 
     def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
         """Do nothing: metrics.jsonl and the checkpoints are followed where they are written."""
+
+    def progress(self, step: int) -> None:
+        """Do nothing."""
 
     def should_stop(self) -> bool:
         """Return whether the stop file is there; looks four times a second at most, as the disk may be far away."""

@@ -21,8 +21,8 @@ class Arguments:
     name: str
     """The run's name: its folder is runs/NAME."""
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
-    workers: int = 1
-    """Processes that share each global batch."""
+    workers: str = "1"
+    """Processes that share each global batch: a number, or MIN:MAX to shrink and grow with the machines."""
     cpus_per_worker: int | None = None
     """CPUs of each worker; None for an even part of what there is."""
     gpu: bool | None = None
@@ -33,35 +33,65 @@ class Arguments:
     """A checkpoint, run or export whose weights a new run starts from."""
     max_failures: int = 3
     """Deaths of workers that are answered by going on from the newest checkpoint."""
+    hang_timeout: float = 600.0
+    """A worker without progress for so many seconds counts as dead; more than the longest start or checkpoint."""
+    wait_for_nodes: float | None = None
+    """Seconds to wait for missing machines; None for not at all at the start, and 600 after a loss."""
+    grow_every: float = 120.0
+    """Seconds for which a launch is left alone before it is ended for the sake of more workers."""
 
 
 def main(argv: list[str]) -> int:
     """Run the command line `argv`; return the exit code."""
     arguments = command.parse(Arguments, "train", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
     folder = command.run_folder(arguments.name)
-    for flag, value, low in (("workers", arguments.workers, 1), ("cpus-per-worker", arguments.cpus_per_worker, 1)):
+    workers = _range(arguments.workers)
+    for flag, value, low in (
+        ("cpus-per-worker", arguments.cpus_per_worker, 1),
+        ("max-failures", arguments.max_failures, 0),
+        ("hang-timeout", arguments.hang_timeout, 1),
+        ("wait-for-nodes", arguments.wait_for_nodes, 0),
+        ("grow-every", arguments.grow_every, 0),
+    ):
         if value is not None and value < low:
-            command.refuse(f"--{flag} {value}: must be {low} or more")
-    return command.exit_code(lambda: _train(arguments, folder))
+            command.refuse(f"--{flag} {value:g}: must be {low} or more")
+    return command.exit_code(lambda: _train(arguments, folder, workers))
 
 
-def _train(arguments: Arguments, folder: Path) -> None:
+def _range(text: str) -> tuple[int, int]:
+    """Return fewest and most workers of "N" or "MIN:MAX"."""
+    parts = text.split(":")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        command.refuse(f"--workers {text}: must be a number or MIN:MAX, e.g. 2 or 1:4")
+    low, high = int(parts[0]), int(parts[-1])
+    if low < 1:
+        command.refuse(f"--workers {text}: must be 1 or more")
+    if high < low:
+        command.refuse(f"--workers {text}: the second number must not be below the first")
+    return low, high
+
+
+def _train(arguments: Arguments, folder: Path, workers: tuple[int, int]) -> None:
     command.check_data(arguments.config)
 
     from cluster import session
 
     console = Console(arguments.config.train.steps)
     with session.connect(arguments.address, say=command.say):
+        from cluster.decide import Range
         from cluster.fit import fit
 
         outcome = fit(
             arguments.config,
             folder,
-            workers=arguments.workers,
+            workers=Range(*workers),
             cpus_per_worker=arguments.cpus_per_worker,
             use_gpu=arguments.gpu,
             max_failures=arguments.max_failures,
             start_from=arguments.start_from,
+            hang_timeout_s=arguments.hang_timeout,
+            wait_for_nodes_s=arguments.wait_for_nodes,
+            grow_every_s=arguments.grow_every,
             on_report=console.report,
             say=command.say,
         )

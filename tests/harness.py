@@ -67,10 +67,14 @@ class Recorder:
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.reports: list[tuple[dict[str, float], Path | None]] = []
+        self.steps: list[int] = []
         self._left = stop_after
 
     def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
         self.reports.append((metrics, checkpoint_folder))
+
+    def progress(self, step: int) -> None:
+        self.steps.append(step)
 
     def should_stop(self) -> bool:
         if self._left is None:

@@ -42,8 +42,11 @@ class Reporter(Protocol):
     def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
         """Take news of a validation or checkpoint; every worker calls it at the same steps."""
 
+    def progress(self, step: int) -> None:
+        """Take the sign that this worker is alive: it has finished a step, a validation batch or a checkpoint."""
+
     def should_stop(self) -> bool:
-        """Return whether the run should save and end; asked on rank 0 at every step."""
+        """Return whether the run should save and end; every worker is asked at every step, and one yes is enough."""
 
 
 class Outcome(NamedTuple):
@@ -88,14 +91,16 @@ def _loop(run: Run, reporter: Reporter) -> Literal["finished", "stopped"]:
     for micro_batches in _timed(run.loader.iterate(run.step, steps), run.meter.waited):
         _update(run, micro_batches)
         run.step += 1
+        reporter.progress(run.step)
         last = run.step == steps
-        stop = run.world.any(run.world.rank == 0 and reporter.should_stop()) and not last
+        stop = run.world.any(reporter.should_stop()) and not last
         if last or run.step % every.log_every == 0:
             _write(run, run.meter.flush(run.world) | _weights(run))
-        validation = _validate(run) if last or run.step % every.validate_every == 0 else None
+        validation = _validate(run, reporter) if last or run.step % every.validate_every == 0 else None
         saves = last or stop or run.step % run.config.checkpoint.every_steps == 0
         folder = _save(run, validation) if saves else None
         if validation or folder:
+            reporter.progress(run.step)
             reporter.report({"step": run.step} | (validation or {}), folder)
         if stop:
             return "stopped"
@@ -150,14 +155,20 @@ def _skipped(run: Run, micro_batches: list[Batch], losses: list[Loss]) -> None:
         )
 
 
-def _validate(run: Run) -> dict[str, float]:
+def _validate(run: Run, reporter: Reporter) -> dict[str, float]:
     """The bound on the validation split, over all workers."""
+
+    def told(batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            yield batch
+            reporter.progress(run.step)
+
     batches = evaluation_batches(
         run.store, run.config.data, "valid", rank=run.world.rank, world_size=run.world.size, device=run.world.device
     )
     result = evaluate(
         run.engine.forward,
-        _in_lockstep(run, batches),
+        told(_in_lockstep(run, batches)),
         z_dim=run.config.model.z_dim,
         frame_samples=run.config.data.frame_samples,
         seed=run.config.train.seed,

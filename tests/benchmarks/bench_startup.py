@@ -30,6 +30,7 @@ from zfdist import train, world
 
 class Silent:
     def report(self, metrics, checkpoint_folder): pass
+    def progress(self, step): pass
     def should_stop(self): return False
 
 config = RECIPES["demo"]().with_values({"data.root": sys.argv[1], "train.steps": 2, "train.log_every": 1})

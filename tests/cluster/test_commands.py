@@ -46,6 +46,13 @@ def test_sigterm_saves_and_the_same_command_goes_on(cluster: str, slow_config: C
         (["demo", "--name", "x", "--engine.precision", "fp8"], 2, "must be one of auto, fp32, bf16"),
         (["demo", "--name", "../x"], 2, "error: --name '../x': must be letters"),
         (["demo", "--name", "x", "--workers", "0"], 2, "error: --workers 0: must be 1 or more"),
+        (
+            ["demo", "--name", "x", "--workers", "3:2"],
+            2,
+            "--workers 3:2: the second number must not be below the first",
+        ),
+        (["demo", "--name", "x", "--workers", "two"], 2, "--workers two: must be a number or MIN:MAX, e.g. 2 or 1:4"),
+        (["demo", "--name", "x", "--hang-timeout", "0"], 2, "error: --hang-timeout 0: must be 1 or more"),
         (["demo", "--name", "x", "--data.root", "nowhere"], 1, "error: nowhere: "),
         (["demo", "--name", "x", "--wrokers", "2"], 2, "--workers"),
         (["demo"], 2, "--name"),

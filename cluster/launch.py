@@ -1,0 +1,235 @@
+"""One launch of a run: a fixed number of workers, from their start to their end, whatever it is.
+
+Ray Train places the workers, makes their process group and tells of deaths; it starts nothing again by itself. What
+has to end at once is ended here, by freeing the placement group: that kills its processes, also stuck ones, on every
+machine that can be reached, and those on the others end themselves (see `cluster.watchdog`).
+"""
+
+import os
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+import ray.exceptions
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+from cluster import nodes
+from cluster.decide import End, trouble
+from cluster.nodes import Node, Share
+from cluster.post import Seen, open_post
+from cluster.watchdog import lease_s
+from cluster.worker import ERRORS, POLL_S, STOP, Backend, work, worker_env
+from zfdist.config import Config
+from zfdist.train import NonFiniteError
+
+SCRATCH = ".ray"
+_LOOK_S = 1.0  # how often the workers and machines are looked at
+_ANSWER_S = 10.0
+_DYING_S = 60.0
+# Deterministic: the next attempt would end the same way.
+_HOPELESS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NonFiniteError)
+
+
+_DIED = (ray.exceptions.RayActorError, WorkerHealthCheckFailedError)
+
+
+class FitError(RuntimeError):
+    """A run that ended without being finished or stopped; one sentence, and where to read more."""
+
+
+class Job(NamedTuple):
+    """What every launch of a run has in common."""
+
+    config: Config
+    run_folder: Path
+    start_from: Path | None
+    share: Share
+    hang_timeout_s: float
+
+
+class Background:
+    """A call that runs in a thread."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._outcome: tuple[Any, BaseException | None] = (None, None)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def ended(self, *, within_s: float) -> bool:
+        """Wait for the end for at most so long; return whether it has come."""
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        """Return what the call returned, or raise what it raised; waits for the end."""
+        self._thread.join()
+        value, error = self._outcome
+        if error is not None:
+            raise error
+        return value
+
+    def _run(self) -> None:
+        try:
+            self._outcome = (self._call(), None)
+        except BaseException as error:  # to be raised where the result is wanted
+            self._outcome = (None, error)
+
+
+def launch(
+    job: Job, workers: int, *, follow: Callable[[], None], wish: Callable[[list[Seen], list[Node]], str | None]
+) -> End:
+    """Train on `workers` processes until they end, or must be ended; nothing of them is left behind.
+
+    Args:
+        job: the run.
+        workers: how many.
+        follow: called a few times a second.
+        wish: called about once a second with all workers, once they train, and the machines; gives the reason why
+            the launch should save and end, if there is one.
+    """
+    scratch = job.run_folder / SCRATCH / f"{time.time_ns():x}-{os.getpid()}"
+    scratch.mkdir(parents=True)
+    post = open_post()
+    run = Background(_trainer(job, workers, scratch, post).fit)  # in a thread: in the main one Ray takes over SIGINT
+    seen: list[Seen] = []
+    why: str | None = None
+    planned: str | None = None
+    try:
+        asked, next_look_s, given_up_s = False, 0.0, float("inf")
+        while not run.ended(within_s=POLL_S) and time.monotonic() < given_up_s:
+            follow()
+            if time.monotonic() < next_look_s or why:
+                continue
+            next_look_s = time.monotonic() + _LOOK_S
+            alive = nodes.alive()
+            seen = _seen(post) or seen
+            why = trouble(
+                seen,
+                {n.id for n in alive},
+                hang_timeout_s=job.hang_timeout_s,
+                lease_s=lease_s(job.hang_timeout_s),
+            )
+            if why:
+                _destroy(seen)
+                given_up_s = time.monotonic() + _DYING_S
+            if not asked:
+                stop = (job.run_folder / STOP).exists()
+                training = len(seen) == workers and all(s.beat.step for s in seen)
+                planned = wish(seen, alive) if training and not stop else None
+                if stop or planned:
+                    post.end.remote()
+                    asked = True
+        follow()
+        seen = _seen(post) or seen
+    finally:
+        _destroy(seen)
+        ray.kill(post)
+        shutil.rmtree(scratch, ignore_errors=True)
+    step = max((s.beat.step for s in seen), default=0)
+    return _ended(run, job.run_folder, seen, End("lost", step, why or planned or "", planned is not None), bool(why))
+
+
+def _trainer(job: Job, workers: int, scratch: Path, post: Any) -> TorchTrainer:
+    share = job.share
+    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+    return TorchTrainer(
+        work,
+        train_loop_config={
+            "config": job.config,
+            "run_folder": job.run_folder.absolute(),
+            "start_from": job.start_from,
+            "directory": Path.cwd(),
+            "post": post,
+            "hang_timeout_s": job.hang_timeout_s,
+        },
+        torch_config=Backend(),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=bool(share.gpus), resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=scratch.name,
+            storage_path=str(scratch.parent.absolute()),
+            failure_config=ray.train.FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
+            worker_runtime_env={"env_vars": worker_env(share, job.config)},
+        ),
+    )
+
+
+def _seen(post: Any) -> list[Seen]:
+    try:
+        seen: list[Seen] = ray.get(post.seen.remote(), timeout=_ANSWER_S)
+    except ray.exceptions.RayError:  # just starting, or this machine is very busy
+        return []
+    return seen
+
+
+def _destroy(seen: list[Seen]) -> None:
+    """End these workers and free what they hold; what is gone already is no error."""
+    for group in {s.member.placement_group.id: s.member.placement_group for s in seen}.values():
+        ray.util.remove_placement_group(group)
+    for s in seen:
+        ray.kill(s.member.actor)
+
+
+def _ended(run: Background, run_folder: Path, seen: list[Seen], end: End, ended_by_us: bool) -> End:
+    """Return how it ended; `end` is that of a launch that was lost."""
+    if not run.ended(within_s=0):
+        return end
+    try:
+        outcome = run.result().return_value
+    except Exception as error:
+        if ended_by_us:
+            return end
+        failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+        hopeless = next((cause for cause in failures.values() if isinstance(cause, _HOPELESS)), None)
+        explained = _explained(error, hopeless, run_folder)
+        if hopeless is not None:
+            return end._replace(kind="refused", error=explained)
+        if not seen and not failures:
+            return end._replace(kind="unstarted", why="the workers could not be started", error=explained)
+        why = end.why if end.planned else _deaths(failures, seen) or root_message(error)
+        return end._replace(why=why, error=explained)
+    return End(outcome.state, outcome.step, end.why, end.planned)
+
+
+def _deaths(failures: dict[int, Exception], seen: list[Seen]) -> str:
+    """Return e.g. "lost worker 1 on 10.77.0.3: the process died"; those that died rather than fail come first."""
+    ips = {s.member.rank: s.member.ip for s in seen}
+    died = [rank for rank, error in failures.items() if isinstance(error, _DIED)]
+    for rank in sorted(died or failures):
+        reason = "the process died" if died else root_message(failures[rank])
+        return f"lost worker {rank} on {ips.get(rank, 'an unknown machine')}: {reason}"
+    return ""
+
+
+def root_message(error: BaseException) -> str:
+    """Return one line for what went wrong at the bottom of an exception that came through Ray."""
+    while isinstance(error, ray.exceptions.RayTaskError):
+        error = error.cause
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0] if is_ours(error) else f"{type(error).__name__}: {lines[0]}"
+
+
+def is_ours(error: BaseException) -> bool:
+    """Return whether this project defines the error, whose message then is a sentence for people."""
+    return type(error).__module__.split(".")[0] in ("zfdist", "cluster")
+
+
+def _explained(error: Exception, cause: Exception | None, run_folder: Path) -> Exception:
+    """Return the error that a person should see for what Ray Train raised."""
+    if cause is not None and is_ours(cause) and isinstance(cause, ValueError):
+        return cause
+    with (run_folder / ERRORS).open("a") as errors:
+        errors.write("".join(traceback.format_exception(error)) + "\n")
+    causes = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
+    return FitError(f"{root_message(cause or causes[0])} (details in {run_folder / ERRORS})")

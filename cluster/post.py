@@ -1,0 +1,78 @@
+"""Where the workers of one launch and the command that started them meet.
+
+A small actor beside the command. Each worker says once a second how far it is and takes along what is asked of it; a
+worker that gets no answer for as long as its lease has to end by itself, so that a machine that was cut off never
+writes into a run that others have gone on with. The post holds nothing that a run needs.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+
+class Member(NamedTuple):
+    """Who a worker is, and what has to be freed to be rid of it."""
+
+    rank: int
+    ip: str
+    node_id: str
+    pid: int
+    actor: Any
+    placement_group: Any
+
+
+class Beat(NamedTuple):
+    """What a worker says of itself."""
+
+    step: int
+    still_s: float
+    """Since it last finished a piece of work."""
+    at: str
+    """The line of code that it is at, if it has been still for too long."""
+    waits: bool
+    """Whether that line waits for other workers."""
+
+
+class Seen(NamedTuple):
+    """A worker as the command sees it."""
+
+    member: Member
+    beat: Beat
+    age_s: float
+    """Since its last beat."""
+
+
+class Post:
+    """The actor; one for each launch."""
+
+    def __init__(self) -> None:
+        self._members: dict[int, Member] = {}
+        self._beats: dict[int, tuple[Beat, float]] = {}
+        self._end = False
+
+    def join(self, member: Member) -> None:
+        """Take in a worker."""
+        self._members[member.rank] = member
+        self._beats[member.rank] = (Beat(0, 0.0, "", False), time.monotonic())
+
+    def beat(self, rank: int, beat: Beat) -> bool:
+        """Take a worker's beat; return whether the run shall save and end."""
+        self._beats[rank] = (beat, time.monotonic())
+        return self._end
+
+    def end(self) -> None:
+        """Ask all workers, also those that join later, to save and end."""
+        self._end = True
+
+    def seen(self) -> list[Seen]:
+        """Return all workers that have joined, by rank."""
+        now = time.monotonic()
+        return [Seen(self._members[rank], beat, now - at) for rank, (beat, at) in sorted(self._beats.items())]
+
+
+def open_post() -> Any:
+    """Start the actor on this node and return its handle."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Post).options(num_cpus=0, scheduling_strategy=here).remote()
