@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zfdist.model import graph
 from zfdist.model.bptt import BPTT
 from zfdist.model.graph import Graphs, padded
-from zfdist.model.recurrence import reference
+from zfdist.model.recurrence import choose, reference
 
 
 class Recorder:
@@ -210,6 +210,14 @@ def test_gradcheck_of_a_replay():
 
     leaves = [a for a in given[:-2] if a.requires_grad]
     assert torch.autograd.gradcheck(function, leaves)
+
+
+def test_chosen_on_a_gpu_only_if_asked_for():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for wanted in ("graph", "triton"):
+        assert choose(wanted, gpu, torch.float32, torch.bfloat16) == wanted
+        assert choose(wanted, cpu, torch.float32, torch.float32) == choose("auto", cpu, torch.float32, torch.float32)
+    assert choose("auto", gpu, torch.float32, torch.bfloat16) == "bptt"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

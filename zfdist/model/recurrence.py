@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zfdist.model import native
+from zfdist.model import graph, native, triton_sweep
 from zfdist.model.bptt import BPTT
 from zfdist.model.cell import GATES, State, cell, clamp_latent, clipped_leaky_relu, linear, no_autocast, operand_dtype
 from zfdist.model.distributions import widen
@@ -75,8 +75,13 @@ def choose(wanted: Implementation, device: torch.device, wide: torch.dtype, oper
     """Return what `wanted` means: for auto the fastest implementation that serves this device and these types.
 
     `wide` is the type of sums and states, `operand` that of the operands of products. Where `native` cannot be
-    built (no compiler) or the operands are narrow, it is `bptt`, which serves everywhere.
+    built (no compiler) or the operands are narrow, it is `bptt`, which serves everywhere. On a GPU auto is `bptt` as
+    well: `graph` and `triton` should be faster there, but have not been measured; they are there to be asked for.
     """
+    if (wanted == "graph" and not graph.serves(device)) or (
+        wanted == "triton" and not triton_sweep.serves(device, wide, operand)
+    ):
+        wanted = "auto"  # e.g. a run of a GPU that is evaluated on a CPU
     if wanted == "auto":
         return "native" if not native.unfit(device, wide, operand) else "bptt"
     if wanted == "native" and native.unfit(device, wide, operand):
@@ -90,6 +95,10 @@ def _unroll(name: Implementation) -> Unroll:
             return BPTT.apply  # type: ignore[no-any-return]
         case "native":
             return native.unroll
+        case "graph":
+            return graph.unroll
+        case "triton":  # alone it would wait for Python to launch it
+            return graph.unroll_fused
         case _:
             return reference
 
