@@ -92,7 +92,7 @@ def choose(wanted: Implementation, device: torch.device, wide: torch.dtype, oper
 def _unroll(name: Implementation) -> Unroll:
     match name:
         case "bptt":
-            return BPTT.apply  # type: ignore[no-any-return]
+            return BPTT.apply
         case "native":
             return native.unroll
         case "graph":
