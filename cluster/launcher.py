@@ -112,6 +112,32 @@ def up(cluster: Cluster) -> None:
         pass
 
 
+def is_up(cluster: Cluster) -> bool:
+    """Return whether the cluster has a head that runs Ray."""
+    if cluster.is_local:
+        return bool(open_ports(_head_of_ours(cluster)))
+    with contextlib.suppress(ClusterError):
+        head_ip(cluster)
+        with tunnel(cluster):
+            return True
+    return False
+
+
+def rejoin(cluster: Cluster, machine: str) -> str:
+    """Start Ray again on a worker of ours that was away; return what came of it.
+
+    Ray's own autoscaler gives up on a machine that it could not reach, and `ray up` would restart the head.
+    """
+    commands = [*(cluster.config["setup_commands"] or []), *cluster.config["worker_start_ray_commands"]]
+    script = " && ".join([f"export RAY_HEAD_IP={cluster.config['provider']['head_ip']}", *commands])
+    code = _ssh(cluster, machine, f"test -f ~/zfdist/start-ray.sh || exit 3; {script}")
+    if code == _SSH_FAILED:
+        return "it cannot be reached by ssh"
+    if code == 3:
+        return "it was never set up: python -m jobs.cluster up --restart"
+    return "it joined again" if code == 0 else "Ray did not start there: ssh to it and look into /tmp/ray"
+
+
 def head_ip(cluster: Cluster) -> str:
     """Return the address of the head.
 

@@ -44,6 +44,20 @@ class Job(NamedTuple):
         return self.state in _ENDED
 
 
+class Machine(NamedTuple):
+    """One machine of the cluster as Ray's dashboard sees it."""
+
+    host: str
+    ip: str
+    is_head: bool
+    is_alive: bool
+    cpus: float
+    """That Ray may use."""
+    gpus: float
+    cpu_percent: float
+    memory_percent: float
+
+
 class Jobs:
     """The jobs of a cluster, reached through its dashboard.
 
@@ -58,9 +72,9 @@ class Jobs:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.ERROR)
         self._address = address
         self._client: Any = self._ask(lambda: JobSubmissionClient(address))
+        logging.disable(logging.WARNING)  # Ray's client tells of each package and connection
 
     def submit(self, name: str, words: Sequence[str]) -> Job:
         """Start `python -m ...` with these words on the head, with this checkout's code.
@@ -87,6 +101,14 @@ class Jobs:
             )
         )
         return self.of(name)
+
+    def machines(self) -> list[Machine]:
+        """Return the machines of the cluster, the head first; one that is lost is remembered for a while."""
+        answer = self._ask(lambda: self._client._do_request("GET", "/nodes?view=summary"))
+        if answer.status_code != 200:
+            raise ClusterError(f"{self._address}: the dashboard answers {answer.status_code} to a question for nodes")
+        found = [_machine(node) for node in answer.json()["data"]["summary"]]
+        return sorted(found, key=lambda machine: (not machine.is_head, not machine.is_alive, machine.ip))
 
     def all(self) -> list[Job]:
         """Return all submissions that the cluster knows, oldest first."""
@@ -145,12 +167,15 @@ class Jobs:
         return job
 
     def _ask(self, question: Callable[[], Any]) -> Any:
+        from ray.exceptions import AuthenticationError
+
         try:
             return question()
+        except AuthenticationError:
+            reason = "it refuses the token in ~/.ray/auth_token; copy the one that the cluster was brought up with"
+            raise ClusterError(f"no cluster to talk to at {self._address}: {reason}") from None
         except (RuntimeError, OSError) as error:
             reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-            if "401" in reason or "403" in reason or "uthentication" in reason or "nauthorized" in reason:
-                reason = "it refuses the token in ~/.ray/auth_token; copy the one that the cluster was brought up with"
             raise ClusterError(f"no cluster to talk to at {self._address}: {reason}") from None
 
 
@@ -172,6 +197,21 @@ def check_code(root: Path) -> None:
         )
 
 
+def _machine(node: Any) -> Machine:
+    ray = node["raylet"]
+    has = ray.get("resourcesTotal") or {}
+    return Machine(
+        host=node.get("hostname") or ray.get("nodeManagerHostname") or "?",
+        ip=node.get("ip") or ray.get("nodeManagerAddress") or "?",
+        is_head=bool(ray.get("isHeadNode")),
+        is_alive=ray.get("state") == "ALIVE",
+        cpus=has.get("CPU", 0.0),
+        gpus=has.get("GPU", 0.0),
+        cpu_percent=float(node.get("cpu") or 0.0),
+        memory_percent=float((node.get("mem") or (0, 0, 0))[2]),
+    )
+
+
 def _job(info: Any) -> Job:
     return Job(
         id=info.submission_id,
@@ -180,6 +220,6 @@ def _job(info: Any) -> Job:
         command=info.entrypoint,
         started_s=(info.start_time or 0) / 1000,
         ended_s=info.end_time / 1000 if info.end_time else None,
-        message=info.message or "",
+        message=(info.message or "").partition(", last available logs")[0],
         exit_code=info.driver_exit_code,
     )

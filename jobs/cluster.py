@@ -41,6 +41,14 @@ class Which:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Up(Which):
+    """Bring the cluster up; if it is, bring back the machines that it lost."""
+
+    restart: bool = False
+    """Set it up anew even if it is up, with the files as they are now; ends its jobs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reach(Which):
     """Which cluster, and how to reach it."""
 
@@ -67,6 +75,20 @@ class Named(Reach):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doctor(Reach):
+    """Check the cluster from every node: versions, network, storage, GPUs, clocks, disks, tokens."""
+
+    storage: str | None = None
+    """Where runs are to be kept; None for metadata.storage of the cluster file."""
+    workers: int | None = None
+    """Workers that a run is to have."""
+    gpu: bool | None = None
+    """A GPU for each of them; None if there are any."""
+    inside: bool = False
+    """Examine the cluster that this process is in, rather than send a job there that does."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resume(Submit):
     """Go on with a run that was submitted before, on this or another cluster."""
 
@@ -77,8 +99,11 @@ class Resume(Submit):
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code."""
     verbs: dict[str, Callable[[Sequence[str]], int]] = {
+        "lint": _lint,
         "up": _up,
+        "doctor": _doctor,
         "submit": _submit,
+        "status": _status,
         "logs": _logs,
         "stop": _stop,
         "resume": _resume,
@@ -98,13 +123,35 @@ def main(argv: Sequence[str]) -> int:
     return command.exit_code(run) or code
 
 
-def _up(argv: Sequence[str]) -> int:
-    which = tyro.cli(Which, prog="python -m jobs.cluster up", args=argv)
-    from cluster import launcher
+def _lint(argv: Sequence[str]) -> int:
+    which = tyro.cli(Which, prog="python -m jobs.cluster lint", args=argv)
+    findings = _findings(which, ready=False)
+    for finding in findings:
+        command.say(finding)
+    command.say(f"{len(findings)} findings in {which.overlay or which.file}")
+    return int(bool(findings))
 
+
+def _findings(which: Which, *, ready: bool) -> list[str]:
+    from cluster import launcher, lint
+
+    return lint.cluster_findings(launcher.read(which.file, which.overlay), which.file.absolute().parent, ready=ready)
+
+
+def _up(argv: Sequence[str]) -> int:
+    which = tyro.cli(Up, prog="python -m jobs.cluster up", args=argv)
+    from cluster import launcher
+    from cluster.session import ClusterError
+
+    if findings := _findings(which, ready=True):
+        raise ClusterError("; ".join(findings))
     cluster = _cluster(which)
     if launcher.make_token():
         command.say(f"made {launcher.TOKEN}, the token that opens your clusters")
+    if not which.restart and launcher.is_up(cluster):
+        command.say(f"cluster {cluster.name} is up already (--restart sets it up anew)")
+        _bring_back(cluster)
+        return 0
     launcher.up(cluster)
     flags = f" --overlay {which.overlay}" if which.overlay else ""
     command.say(
@@ -114,6 +161,19 @@ def _up(argv: Sequence[str]) -> int:
         f"  python -m jobs.cluster down{flags}"
     )
     return 0
+
+
+def _bring_back(cluster: "Cluster") -> None:
+    """Start Ray again on machines of ours that the cluster has lost; a cloud's are the autoscaler's to replace."""
+    if not cluster.is_local:
+        return
+    from cluster import launcher
+    from cluster.submit import Jobs
+
+    with launcher.tunnel(cluster) as address:
+        alive = {machine.ip for machine in Jobs(address).machines() if machine.is_alive}
+    for machine in sorted(set(cluster.config["provider"]["worker_ips"]) - alive):
+        command.say(f"{machine} is not in it: {launcher.rejoin(cluster, machine)}")
 
 
 def _down(argv: Sequence[str]) -> int:
@@ -153,6 +213,39 @@ def _start(options: Submit, name: str, words: Sequence[str]) -> int:
         if options.detach:
             return 0
         return _follow(jobs, job)
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    options = tyro.cli(Doctor, prog="python -m jobs.cluster doctor", args=argv)
+    storage = _storage(options)
+    if not options.inside:
+        words = ["jobs.cluster", "doctor", "--inside", "--storage", storage]
+        words += [] if options.workers is None else ["--workers", str(options.workers)]
+        words += [] if options.gpu is None else ["--gpu" if options.gpu else "--no-gpu"]
+        with _jobs(options) as jobs:
+            ended = jobs.follow(jobs.submit("doctor", words), lambda text: print(text, end="", flush=True))
+        return 0 if ended.state == "SUCCEEDED" else ended.exit_code or 1
+
+    from cluster import session
+
+    with session.connect("auto", say=command.say):
+        from cluster import doctor
+        from jobs.cluster_tables import print_facts, print_findings
+
+        facts = doctor.examine(storage)
+        findings = doctor.judge(facts, workers=options.workers, gpu=options.gpu)
+    print_facts(facts)
+    print_findings(findings)
+    return int(any(finding.is_fatal for finding in findings))
+
+
+def _status(argv: Sequence[str]) -> int:
+    options = tyro.cli(Reach, prog="python -m jobs.cluster status", args=argv)
+    from jobs.cluster_tables import print_status
+
+    with _jobs(options) as jobs:
+        print_status(jobs.machines(), jobs.all())
+    return 0
 
 
 def _logs(argv: Sequence[str]) -> int:
@@ -207,7 +300,7 @@ def _cluster(which: Which) -> "Cluster":
     return launcher.load(which.file, which.overlay)
 
 
-def _storage(options: Submit) -> str:
+def _storage(options: Submit | Doctor) -> str:
     """Return where runs are kept: as told, or as the cluster file says."""
     if options.storage is not None:
         return options.storage

@@ -1,0 +1,301 @@
+"""Check a cluster from every one of its nodes, before a run costs money on it: facts from the nodes, then judgement.
+
+Each node is asked by an actor of its own, which takes no CPU. What they tell is plain data, so that the judgement is a
+function that tests can feed with every illness.
+"""
+
+import contextlib
+import hashlib
+import os
+import platform
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster import nodes
+from cluster.nodes import Share
+from zfdist import storage as remote
+from zfdist.world import interface_of
+
+PACKAGES = ("torch", "ray", "deepspeed", "pyarrow", "numpy")
+_MAX_SKEW_S = 2.0
+_MIN_DISK_GIB = 10.0
+_MIN_SHM_MIB = 512
+_PAYLOAD_BYTES = 32 * 2**20
+_PATIENCE_S = 120
+
+
+class Facts(NamedTuple):
+    """What a node says of itself."""
+
+    host: str
+    ip: str
+    is_head: bool
+    versions: Mapping[str, str]
+    """Of Python and of PACKAGES ("none" if absent), and "code": a hash of the project's code there."""
+    interface: str | None
+    """That carries the address by which Ray knows the node."""
+    name_is_loopback: bool
+    cpus: float
+    gpus_of_ray: float
+    gpus_of_torch: int
+    gpu_error: str
+    disk_gib: float
+    shm_mib: float
+    has_token: bool
+    has_compiler: bool
+    storage_error: str
+    """Why the node could not write to the storage or read what another wrote; empty if it could."""
+    storage_s: float
+    skew_s: float
+    """Its clock minus the head's, as far as it is more than the time the question took."""
+    mib_per_s: float | None
+    """At which it gets data from another node; None if there is no other."""
+
+
+class Finding(NamedTuple):
+    """Something wrong, and what to do about it."""
+
+    host: str
+    sentence: str
+    is_fatal: bool = True
+
+
+def examine(storage: str) -> list[Facts]:
+    """Ask every node of the connected cluster; the head first.
+
+    Args:
+        storage: where runs are to be kept, a folder or the URI of a store.
+    """
+    known = sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: "node:__internal_head__" not in n["Resources"])
+    folder = f"doctor-{uuid.uuid4().hex[:12]}"
+    examiners = [_examiner_on(node["NodeID"]) for node in known]
+    addresses = [node["NodeManagerAddress"] for node in known]
+    told = ray.get([e.facts.remote(ip) for e, ip in zip(examiners, addresses, strict=True)], timeout=_PATIENCE_S)
+    skews = [_skew_s(examiner) for examiner in examiners]
+    written = ray.get([e.write.remote(storage, folder, str(i)) for i, e in enumerate(examiners)], timeout=_PATIENCE_S)
+    others = [str(i) for i in range(len(examiners))]
+    read = ray.get([e.read.remote(storage, folder, others) for e in examiners], timeout=_PATIENCE_S)
+    ray.get(examiners[0].clean.remote(storage, folder), timeout=_PATIENCE_S)
+    speeds = _speeds(examiners)
+    facts = [
+        Facts(
+            ip=addresses[i],
+            is_head="node:__internal_head__" in node["Resources"],
+            cpus=node["Resources"].get("CPU", 0),
+            gpus_of_ray=node["Resources"].get("GPU", 0),
+            storage_error=written[i][0] or read[i][0],
+            storage_s=written[i][1] + read[i][1],
+            skew_s=skews[i],
+            mib_per_s=speeds[i],
+            **told[i],
+        )
+        for i, node in enumerate(known)
+    ]
+    for examiner in examiners:
+        ray.kill(examiner)
+    return facts
+
+
+def judge(facts: Sequence[Facts], *, workers: int | None = None, gpu: bool | None = None) -> list[Finding]:
+    """Return what is wrong with a cluster: fatal if a run would fail or give up something that it promises.
+
+    Args:
+        facts: of its nodes, the head first.
+        workers: that a run is to have.
+        gpu: whether each of them is to have a GPU; None if there are any.
+    """
+    found = [Finding(f.host, *finding) for f in facts for finding in _about(f, facts[0])]
+    trainers = [nodes.Node(f.ip, int(f.cpus), int(f.gpus_of_ray)) for f in facts]
+    asked = Share(1, int(any(n.gpus for n in trainers) if gpu is None else gpu))
+    room = nodes.room_for(trainers, asked)
+    if room < (workers or 1):
+        kind = "GPUs" if asked.gpus else "CPUs"
+        found.append(
+            Finding("cluster", f"room for {room} workers, {workers or 1} asked: wait for nodes to join (`jobs.cluster "
+                               f"status`), or raise max_workers; a worker takes one of the {kind}")
+        )  # fmt: skip
+    return found
+
+
+def _about(f: Facts, head: Facts) -> Iterator[tuple[str, bool]]:
+    for name, version in f.versions.items():
+        if version != head.versions.get(name):
+            remedy = "run `jobs.cluster up` again" if name == "code" else "run setup-node.sh on it"
+            yield f"{name} {version}, the head has {head.versions.get(name)}: {remedy}", True
+        elif version == "none":
+            yield f"no {name}: run ~/zfdist/setup-node.sh on it", True
+    if f.interface is None:
+        yield f"no network interface carries {f.ip}: start Ray there with --node-ip-address of its own", True
+    if f.name_is_loopback:
+        yield "its name resolves to loopback: workers go by the interface of Ray's address, other tools may not", False
+    if f.gpus_of_ray != f.gpus_of_torch:
+        why = f" ({f.gpu_error})" if f.gpu_error else ""
+        yield f"Ray offers {f.gpus_of_ray:g} GPUs, torch can use {f.gpus_of_torch}{why}: check nvidia-smi there", True
+    if f.disk_gib < _MIN_DISK_GIB:
+        yield (
+            f"{f.disk_gib:.1f} GiB of disk free, {_MIN_DISK_GIB:g} needed for caches: free some, or a larger disk",
+            True,
+        )
+    if f.shm_mib < _MIN_SHM_MIB:
+        yield f"/dev/shm has {f.shm_mib:.0f} MiB free, {_MIN_SHM_MIB} needed: mount a larger one", True
+    if not f.has_token:
+        yield "no token in ~/.ray/auth_token or RAY_AUTH_TOKEN: whoever reaches this Ray can run code on it", True
+    if not f.has_compiler:
+        yield "no g++, with which DeepSpeed builds its CPU communication at first use: apt-get install g++", True
+    if f.storage_error:
+        yield f"storage: {f.storage_error}", True
+    if abs(f.skew_s) > _MAX_SKEW_S:
+        yield f"its clock is {f.skew_s:+.1f} s off the head's: run an NTP client (S3 refuses more than minutes)", True
+
+
+def _examiner_on(node_id: str) -> Any:
+    affinity = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    seen = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}  # all GPUs, though it holds none
+    return (
+        ray.remote(_Examiner).options(num_cpus=0, scheduling_strategy=affinity, runtime_env={"env_vars": seen}).remote()
+    )
+
+
+def _skew_s(examiner: Any) -> float:
+    """Return how far a node's clock is from ours, beyond what the question itself took; the best of three."""
+    found = []
+    for _ in range(3):
+        before_s = time.time()
+        there_s = ray.get(examiner.now.remote(), timeout=_PATIENCE_S)
+        after_s = time.time()
+        found.append(there_s - min(max(there_s, before_s), after_s))
+    return float(min(found, key=abs))
+
+
+def _speeds(examiners: Sequence[Any]) -> list[float | None]:
+    """Return at how many MiB/s each node gets data from the one before it; one transfer at a time."""
+    if len(examiners) < 2:
+        return [None] * len(examiners)
+    found: list[float | None] = []
+    for i, receiver in enumerate(examiners):
+        payload = examiners[i - 1].hold.remote()
+        ray.wait([payload], timeout=_PATIENCE_S, fetch_local=False)
+        found.append(ray.get(receiver.fetch.remote([payload]), timeout=_PATIENCE_S))
+    return found
+
+
+class _Examiner:
+    """Runs on the node that is examined."""
+
+    def facts(self, ip: str) -> dict[str, Any]:
+        host = socket.gethostname()
+        gpus, gpu_error = _torch_gpus()
+        return {
+            "host": host,
+            "versions": {"python": platform.python_version(), **_versions(), "code": _code()},
+            "interface": interface_of(ip),
+            "name_is_loopback": _address_of(host).startswith("127."),
+            "gpus_of_torch": gpus,
+            "gpu_error": gpu_error,
+            "disk_gib": shutil.disk_usage(Path.home()).free / 2**30,
+            "shm_mib": shutil.disk_usage("/dev/shm").free / 2**20,
+            "has_token": bool(os.environ.get("RAY_AUTH_TOKEN")) or (Path.home() / ".ray/auth_token").is_file(),
+            "has_compiler": shutil.which("g++") is not None,
+        }
+
+    def now(self) -> float:
+        return time.time()
+
+    def write(self, storage: str, folder: str, name: str) -> tuple[str, float]:
+        return _timed(lambda: _put(storage, folder, name, name.encode()))
+
+    def read(self, storage: str, folder: str, names: Sequence[str]) -> tuple[str, float]:
+        def all_of_them() -> None:
+            for name in names:
+                if _get(storage, folder, name) != name.encode():
+                    raise OSError(f"{storage}: gives back something else than was written")
+
+        return _timed(all_of_them)
+
+    def clean(self, storage: str, folder: str) -> None:
+        if remote.is_remote(storage):
+            remote.Place(storage).delete_folder(folder)
+        else:
+            shutil.rmtree(Path(storage) / folder, ignore_errors=True)
+
+    def hold(self) -> bytes:
+        return os.urandom(_PAYLOAD_BYTES)
+
+    def fetch(self, payload: Sequence[Any]) -> float:
+        started_s = time.monotonic()
+        ray.get(payload[0])
+        return _PAYLOAD_BYTES / 2**20 / (time.monotonic() - started_s)
+
+
+def _versions() -> dict[str, str]:
+    found = dict.fromkeys(PACKAGES, "none")
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _code() -> str:
+    """Return a short hash of the project's code as this process would import it."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parents[1]
+    for path in sorted(p for room in ("zfdist", "cluster") for p in (root / room).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _torch_gpus() -> tuple[int, str]:
+    """Return how many GPUs torch can use, and why not more if the driver says otherwise."""
+    if shutil.which("nvidia-smi") is None:
+        return 0, "no nvidia-smi"
+    import torch
+
+    try:
+        if torch.cuda.is_available():
+            torch.zeros(1, device="cuda")
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0, ""
+    except RuntimeError as error:
+        return 0, str(error).splitlines()[0]
+
+
+def _address_of(host: str) -> str:
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        return ""
+
+
+def _timed(call: Any) -> tuple[str, float]:
+    started_s = time.monotonic()
+    try:
+        call()
+    except (OSError, ValueError) as error:
+        return " ".join(str(error).split()), 0.0
+    return "", time.monotonic() - started_s
+
+
+def _put(storage: str, folder: str, name: str, content: bytes) -> None:
+    if remote.is_remote(storage):
+        remote.Place(storage, tries=1).write(f"{folder}/{name}", content)
+    else:
+        (Path(storage) / folder).mkdir(parents=True, exist_ok=True)
+        (Path(storage) / folder / name).write_bytes(content)
+
+
+def _get(storage: str, folder: str, name: str) -> bytes:
+    if remote.is_remote(storage):
+        return remote.Place(storage, tries=1).read(f"{folder}/{name}")
+    try:
+        return (Path(storage) / folder / name).read_bytes()
+    except FileNotFoundError:
+        raise OSError(f"{storage} is not shared: a file that another node wrote there is not seen; "
+                      "mount the same filesystem on all nodes, or use a bucket") from None  # fmt: skip
