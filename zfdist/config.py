@@ -115,6 +115,8 @@ class EngineConfig(Section):
     """ZeRO: 0 replicates, 1 shards the optimizer state, 2 also gradients, 3 also parameters."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """fp32, or bf16 autocast over fp32 weights; auto: bf16 on a GPU, fp32 on a CPU."""
+    matmul: Literal["auto", "torch"] = "auto"
+    """Float32 products on a CPU: auto takes oneDNN where it is exact (it probes) and the network large; or as torch."""
     accumulation_steps: Count = 1
     """Micro-batches that a worker's share of the global batch is cut into."""
     max_nonfinite_steps: Count = 20

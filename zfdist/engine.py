@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zfdist.config import EngineConfig, OptimConfig
+from zfdist.model import products
 from zfdist.world import World
 
 
@@ -44,6 +45,7 @@ class Engine:
         self._clip_norm = optim.clip_norm
         self.zero_stage = config.zero_stage
         self.precision = resolve_precision(config, world.device)
+        large = sum(parameter.numel() for parameter in module.parameters()) >= products.FROM_WEIGHTS
         deepspeed = _import_deepspeed(world.device)
         with _quiet():
             self._engine, *_ = deepspeed.initialize(
@@ -52,6 +54,18 @@ class Engine:
                 config=_deepspeed_config(config, optim, world, self.precision),
                 dist_init_required=False,
             )
+        self._settings = contextlib.ExitStack()  # of the process, put back by `close`
+        self.products = self._choose_products(large and config.matmul == "auto")
+
+    def _choose_products(self, wanted: bool) -> str:
+        """Send float32 products to oneDNN where that is wanted and exact; return what was done, in words."""
+        if self._world.device.type != "cpu" or not wanted:
+            return "by torch's default"
+        error = products.onednn_error()
+        if not error <= products.TOLERANCE:
+            return f"by torch's default, since oneDNN would round here (error {error:.0e})"
+        self._settings.enter_context(products.through_onednn())
+        return f"by oneDNN (error {error:.0e})"
 
     def forward(self, *inputs: Tensor) -> Any:
         """Run the network under the precision of the config."""
@@ -108,11 +122,14 @@ class Engine:
         with _quiet():
             self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
 
-    def load(self, folder: Path, *, saved_world_size: int, saved_zero_stage: int, scratch: Path) -> None:
+    def load(
+        self, folder: Path, *, saved_world_size: int, saved_zero_stage: int, scratch: Path, converts: bool
+    ) -> None:
         """Load what `save` wrote at any world size; all workers must call it.
 
         At the world size and stage that it was saved with, the result is bit-equal. Otherwise it goes through
-        DeepSpeed's universal checkpoint (written below `scratch` by rank 0), for ZeRO 1 and 2; ZeRO 0 loads as it is.
+        DeepSpeed's universal checkpoint, for ZeRO 1 and 2; ZeRO 0 loads as it is. It is written below `scratch` by the
+        one of those workers that share that folder who `converts`.
 
         Raises:
             EngineError: if the pair of stages or of world sizes is one that DeepSpeed cannot convert.
@@ -127,7 +144,7 @@ class Engine:
             )
         tag = "state"
         if universal:
-            folder, tag = self._to_universal(folder / tag, scratch), "universal"
+            folder, tag = self._to_universal(folder / tag, scratch, converts), "universal"
         self._engine._config.load_universal_checkpoint = universal
         with _quiet():
             path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
@@ -136,8 +153,8 @@ class Engine:
         if path is None:
             raise EngineError(f"DeepSpeed could not read {folder}")
 
-    def _to_universal(self, state: Path, scratch: Path) -> Path:
-        if self._world.rank == 0:
+    def _to_universal(self, state: Path, scratch: Path, converts: bool) -> Path:
+        if converts:
             from deepspeed.checkpoint import ds_to_universal
 
             options = argparse.Namespace(
@@ -155,7 +172,8 @@ class Engine:
         return scratch
 
     def close(self) -> None:
-        """Free DeepSpeed's hooks and buffers."""
+        """Free DeepSpeed's hooks and buffers, and put settings of the process back."""
+        self._settings.close()
         self._engine.destroy()
 
 
@@ -167,6 +185,8 @@ def resolve_precision(config: EngineConfig, device: torch.device) -> str:
 
 
 def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, precision: str) -> dict[str, Any]:
+    # One pass over the weights on either device: torch's fused Adam on a CPU, DeepSpeed's kernel on a GPU.
+    kind = {"torch_adam": True, "fused": True} if world.device.type == "cpu" else {"torch_adam": False}
     # Batch sizes are bookkeeping only: shares may be uneven, and `backward` gets sums over the global batch.
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -180,7 +200,7 @@ def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, pr
         "optimizer": {
             "type": "Adam",
             "params": {
-                "torch_adam": world.device.type == "cpu",  # on a GPU DeepSpeed's fused kernel
+                **kind,
                 "lr": optim.learning_rate,
                 "betas": [optim.beta1, optim.beta2],
                 "eps": optim.adam_eps,

@@ -147,6 +147,13 @@ class Recurrence(nn.Module):
             g_BG = widen(gx_BG) + linear(state.h_BH, self.w_h_GH, narrow) + linear(z_BZ, self.w_z_GZ, narrow)
             return cell(g_BG, state.c_BH)
 
+    def in_words(self, operand: torch.dtype) -> str:
+        """Return what training on this machine takes, and why that is not `native` where it might have been."""
+        like = self.b_q_Q
+        chosen = choose(self.implementation, like.device, like.dtype, operand)
+        missed = like.device.type == "cpu" and chosen == "bptt" and self.implementation in ("auto", "native")
+        return chosen + (f" (native: {native.unfit(like.device, like.dtype, operand)})" if missed else "")
+
     def _serving(self, gx_TBG: Tensor, eps_TBZ: Tensor, operand: torch.dtype) -> Implementation:
         if self.implementation == "auto" and eps_TBZ.requires_grad:
             return "reference"  # the only one that is differentiable in the noise

@@ -1,0 +1,64 @@
+"""Float32 products through oneDNN: what the probe measures, and that the setting is put back."""
+
+import pytest
+import torch
+
+from zfdist import engine
+from zfdist.config import Config
+from zfdist.model import products
+from zfdist.world import World
+
+
+@pytest.fixture
+def setting():
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    yield setting
+    setting.fp32_precision = before
+
+
+def choose(wanted=True):
+    """Return an engine without DeepSpeed that has chosen its products."""
+    bare = engine.Engine.__new__(engine.Engine)
+    bare._world, bare._settings = World(0, 1, 0, torch.device("cpu"), None), engine.contextlib.ExitStack()
+    return bare, bare._choose_products(wanted)
+
+
+def test_the_probe_sees_operands_of_16_bits(setting):
+    def rounded(a, b):
+        return (a.bfloat16() @ b.bfloat16()).float()
+
+    a, b = torch.randn(64, 1024), torch.randn(1024, 512)
+    assert products._error(rounded(a, b), a.double() @ b.double()) > 100 * products.TOLERANCE
+    assert products._error(a @ b, a.double() @ b.double()) < products.TOLERANCE
+
+
+def test_the_setting_holds_inside_and_is_put_back(setting):
+    before = setting.fp32_precision
+    with pytest.raises(ZeroDivisionError), products.through_onednn():
+        assert setting.fp32_precision == "bf16"
+        raise ZeroDivisionError
+    assert setting.fp32_precision == before
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "routed"),
+    [(3e-7, "by oneDNN (error 3e-07)", True), (2e-3, "would round here (error 2e-03)", False)],
+)
+def test_a_processor_that_rounds_is_refused(monkeypatch, setting, error, words, routed):
+    monkeypatch.setattr(products, "onednn_error", lambda: error)
+    before = setting.fp32_precision
+    bare, said = choose()
+    assert words in said
+    assert (setting.fp32_precision == "bf16") == routed
+    bare._settings.close()
+    assert setting.fp32_precision == before
+
+
+def test_it_can_be_turned_off(setting):
+    assert choose(wanted=False)[1] == "by torch's default"
+    assert setting.fp32_precision != "bf16"
+
+
+def test_the_knob_is_part_of_a_config():
+    assert Config().with_values({"engine.matmul": "torch"}).engine.matmul == "torch"
