@@ -38,7 +38,9 @@ def cluster_findings(config: Tree, root: Path, *, ready: bool = False) -> list[s
         root: the checkout, with pyproject.toml and constraints.txt.
         ready: also find what is still to be filled in before the first use.
     """
-    found = [*_schema(config), *_versions(config, root), *_workers(config), *_start(config), *_storage(config)]
+    if found := list(_schema(config)):
+        return found  # what follows relies on the form
+    found = [*_versions(config, root), *_workers(config), *_start(config), *_storage(config)]
     found += [*_access(config), *_secrets(config), *_files(config, root)]
     return found + list(_placeholders(config) if ready else [])
 
