@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zfdist.config import EngineConfig, OptimConfig
 from zfdist.model import products
+from zfdist.profile import spanned
 from zfdist.world import World
 
 
@@ -54,6 +55,8 @@ class Engine:
                 config=_deepspeed_config(config, optim, world, self.precision),
                 dist_init_required=False,
             )
+        # Told apart from the backward pass that it ends.
+        self._engine.allreduce_gradients = spanned("gradient reduction")(self._engine.allreduce_gradients)
         self._settings = contextlib.ExitStack()  # of the process, put back by `close`
         self.products = self._choose_products(large and config.matmul == "auto")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch  # noqa: F401  its OpenMP is the one to be loaded first
 
-SOURCE = Path(__file__).with_name("sweeps.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("sweeps.cpp", "gaussians.cpp", "functions.hpp"))
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math"),
@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL:
     try:
         folder = Path.home() / ".cache" / "zfdist"
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"sweeps-{_fingerprint(compiler)}.so"
+        target = folder / f"model-{_fingerprint(compiler)}.so"
         with target.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.exists():
@@ -56,14 +56,15 @@ def library() -> ctypes.CDLL:
 def _compile(compiler: str, target: Path) -> None:
     partial = target.with_suffix(f".{os.getpid()}")
     flags = [flag for flag in FLAGS if "clang" not in compiler or not flag.startswith("-mprefer")]
-    subprocess.run([compiler, *flags, "-o", str(partial), str(SOURCE)], check=True, capture_output=True, text=True)
+    sources = [str(source) for source in SOURCES if source.suffix == ".cpp"]
+    subprocess.run([compiler, *flags, "-o", str(partial), *sources], check=True, capture_output=True, text=True)
     partial.replace(target)
 
 
 def _fingerprint(compiler: str) -> str:
     """Return what the library depends on: a home may be shared by machines with other processors."""
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
-    parts = (SOURCE.read_text(), version, " ".join(FLAGS), platform.machine(), _processor())
+    parts = (*(source.read_text() for source in SOURCES), version, " ".join(FLAGS), platform.machine(), _processor())
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
