@@ -100,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code."""
     verbs: dict[str, Callable[[Sequence[str]], int]] = {
         "lint": _lint,
+        "plan": _plan,
         "up": _up,
         "doctor": _doctor,
         "submit": _submit,
@@ -130,6 +131,12 @@ def _lint(argv: Sequence[str]) -> int:
         command.say(finding)
     command.say(f"{len(findings)} findings in {which.overlay or which.file}")
     return int(bool(findings))
+
+
+def _plan(argv: Sequence[str]) -> int:
+    from jobs import plan
+
+    return plan.main(argv)
 
 
 def _findings(which: Which, *, ready: bool) -> list[str]:

@@ -1,0 +1,161 @@
+"""What a run will take: `python -m jobs.cluster plan RECIPE [--workers W] [--gbit 10] [--from-run runs/x] ...`."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from jobs import command
+from zfdist.config import Config
+
+if TYPE_CHECKING:
+    from cluster.plan import Memory
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Print what a run of a recipe will take: memory, time, storage and money."""
+
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    workers: int = 1
+    """Processes that share each global batch."""
+    memory_gib: float | None = None
+    """Of each worker's device; says which ZeRO stages fit."""
+    frames: int | None = None
+    """Steps of the longest training sequence; None for data.segment_frames."""
+    x_dim: int | None = None
+    """Values of a frame, or words of the vocabulary; None for what the data or data.frame_samples say."""
+    gbit: float = 10.0
+    """Network between workers, Gbit/s."""
+    from_run: Path | None = None
+    """A run of the same model and batch, whose measured step the time is from."""
+    step_s: float | None = None
+    """Seconds of a step on one worker, instead of --from-run."""
+    price: float | None = None
+    """Of a worker, per hour."""
+    head_price: float = 0.0
+    """Of the head, per hour."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line `argv`; return the exit code."""
+    arguments = command.parse(Arguments, "cluster plan", argv, lambda config: Arguments(config=config))
+    for flag, low in (("workers", 1), ("frames", 1), ("x_dim", 1)):
+        value = getattr(arguments, flag)
+        if value is not None and value < low:
+            command.refuse(f"--{flag.replace('_', '-')} {value}: must be {low} or more")
+    for flag in ("memory_gib", "gbit", "step_s"):
+        value = getattr(arguments, flag)
+        if value is not None and not value > 0:
+            command.refuse(f"--{flag.replace('_', '-')} {value}: must be more than 0")
+    return command.exit_code(lambda: print("\n".join(_lines(arguments)), flush=True))
+
+
+def _lines(arguments: Arguments) -> Iterator[str]:
+    from cluster import plan
+
+    config, workers = arguments.config, arguments.workers
+    x_dim, frames = _x_dim(arguments), plan.frames_of(config, arguments.frames)
+    if frames is None:
+        command.refuse("data.train_view = utterances: pass --frames, the steps of the longest")
+    count = plan.parameters(config.model, x_dim)
+    sequences = math.ceil(config.data.global_batch / workers / config.engine.accumulation_steps)
+    kept = plan.activations(config.model, x_dim).of(frames, sequences)
+    yield f"{count:,} parameters; gradient {count * 4 / 2**20:,.1f} MiB"
+    yield f"{workers} worker{'s' * (workers > 1)}, each {sequences} sequences of {frames} steps at a time"
+    yield ""
+    yield "GiB per worker   weights  gradients  optimizer  activations    total"
+    for stage in plan.STAGES:
+        yield _memory_line(
+            stage, plan.memory(count, stage, workers, kept), arguments, stage == config.engine.zero_stage
+        )
+    yield ""
+    size = plan.checkpoint_bytes(count, config.engine.zero_stage)
+    number = plan.checkpoints_kept(config.checkpoint, config.train.steps)
+    written = math.ceil(config.train.steps / config.checkpoint.every_steps)
+    yield (
+        f"checkpoints: {size / _GIB:.2f} GiB each, {written:,} written, at most {number} kept: "
+        f"{number * size / _GIB:.2f} GiB of storage"
+    )
+    yield from _time_lines(arguments, count)
+
+
+def _memory_line(stage: int, need: "Memory", arguments: Arguments, chosen: bool) -> str:
+    cells = "".join(
+        f"{value / _GIB:>{width}.3f}" for value, width in zip((*need, need.total), (10, 11, 11, 13, 9), strict=True)
+    )
+    fits = ""
+    if arguments.memory_gib is not None:
+        fits = "  fits" if need.total / _GIB <= arguments.memory_gib else f"  more than {arguments.memory_gib:g}"
+    return f"{'->' if chosen else '  '} ZeRO {stage}       {cells}{fits}"
+
+
+def _time_lines(arguments: Arguments, count: int) -> Iterator[str]:
+    from cluster import plan
+
+    measured = _measured(arguments)
+    if measured is None:
+        yield "time and money: pass --from-run runs/NAME of the same model and batch, or --step-s"
+        return
+    steps, workers = arguments.config.train.steps, arguments.workers
+    exchange_s = plan.exchange_s(count, workers, arguments.gbit)
+    time = plan.step_time(*measured, workers, exchange_s)
+    yield (
+        f"a step: {time.best_s:.3f} s if a smaller share is as much faster, {time.worst_s:.3f} s if not; "
+        f"{exchange_s:.4f} s of it for gradients at {arguments.gbit:g} Gbit/s"
+    )
+    yield (
+        f"{steps:,} steps: {command.duration(steps * time.best_s)} to {command.duration(steps * time.worst_s)} "
+        "(validation and checkpoints not counted)"
+    )
+    most = plan.workers_that_pay(measured[0] * measured[1], count, arguments.gbit)
+    yield f"up to {most} workers each still does half of its work, at best; beyond that run more trials instead"
+    if arguments.price is not None:
+        low, high = (
+            plan.money(steps * s, workers, arguments.price, arguments.head_price) for s in (time.best_s, time.worst_s)
+        )
+        yield f"money: {low:,.2f} to {high:,.2f} at {arguments.price:g} an hour for each worker"
+
+
+def _measured(arguments: Arguments) -> tuple[float, int] | None:
+    """Return seconds of a step and the number of workers that took it."""
+    if arguments.step_s is not None:
+        return arguments.step_s, 1
+    if arguments.from_run is None:
+        return None
+    from zfdist import checkpoint
+
+    try:
+        records = [json.loads(line) for line in (arguments.from_run / "metrics.jsonl").read_text().splitlines()]
+    except OSError:
+        command.refuse(f"--from-run {arguments.from_run}: holds no metrics.jsonl, so this is not a run")
+    seconds = [record["speed/step_s"] for record in records if "speed/step_s" in record]
+    saved = checkpoint.steps(arguments.from_run)
+    if not seconds or not saved:
+        command.refuse(f"--from-run {arguments.from_run}: was too short, it has no speed or no checkpoint yet")
+    manifest = checkpoint.read_manifest(checkpoint.folder_of(arguments.from_run, saved[-1]))
+    then, now = manifest.config.flat(), arguments.config.flat()
+    for name in ("model.system", "model.hidden", "model.z_dim", "data.global_batch", "data.segment_frames"):
+        if then[name] != now[name]:
+            command.refuse(f"--from-run {arguments.from_run}: was run with {name} = {then[name]}, not {now[name]}")
+    return statistics.median(seconds), manifest.world_size
+
+
+def _x_dim(arguments: Arguments) -> int:
+    from zfdist.data.store import Store
+
+    config = arguments.config
+    if arguments.x_dim is not None:
+        return arguments.x_dim
+    if (Path(config.data.root) / "manifest.json").is_file():
+        return Store.open(Path(config.data.root), verify="size").frame_size(config.data.frame_samples)
+    if config.model.density == "categorical":
+        command.refuse(f"{config.data.root} is not there, and only the data know the vocabulary: pass --x-dim WORDS")
+    return config.data.frame_samples
