@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,12 @@ from zfdist.config import Config, ConfigError
 from zfdist.data.loader import TrainLoader
 from zfdist.data.store import Store
 from zfdist.engine import Engine, EngineError
+from zfdist.home import Home
 from zfdist.model import systems
 from zfdist.model.objective import LABEL_SUMS, SUMS
+from zfdist.model.recurrence import Recurrence
+from zfdist.remote import RemoteHome
+from zfdist.working_copy import WorkingCopy
 from zfdist.world import World
 
 RESULT = "result.json"
@@ -30,6 +33,7 @@ class Run:
 
     config: Config
     folder: Path
+    home: Home
     world: World
     store: Store
     loader: TrainLoader
@@ -38,16 +42,21 @@ class Run:
     log: metrics.Log | None
     step: int = 0
     skipped_in_a_row: int = 0
+    unsaved_in_a_row: int = 0
 
 
-def build(config: Config, folder: Path, world: World, start_from: Path | None) -> Run:
+def build(config: Config, folder: Path, world: World, start_from: Path | None, copy: WorkingCopy | None = None) -> Run:
     """Make all parts of a run; every worker must do this together.
 
     Raises:
         CheckpointError: if what the folder holds cannot be resumed with this config or data.
         ConfigError: if the model does not go with the data.
+        StorageError: if the run lives in a store that cannot be used.
     """
-    newest = _agreed(world, lambda: _prepare_folder(folder))
+    home = Home(folder, world, config.checkpoint) if copy is None else RemoteHome(copy, world, config.checkpoint)
+    newest = home.newest(say=lambda line: print(line, flush=True))
+    if world.rank == 0:
+        (folder / RESULT).unlink(missing_ok=True)  # written again when this run has finished
     store = Store.open(Path(config.data.root), verify=config.data.verify)
     _refuse_other_density(store, config)
     x_dim = store.frame_size(config.data.frame_samples)
@@ -68,12 +77,20 @@ def build(config: Config, folder: Path, world: World, start_from: Path | None) -
     names = SUMS + LABEL_SUMS if config.model.label_classes else SUMS
     meter = metrics.Meter(names, world.device)
     run = Run(
-        config=config, folder=folder, world=world, store=store, loader=loader, engine=engine, meter=meter, log=None
+        config=config,
+        folder=folder,
+        home=home,
+        world=world,
+        store=store,
+        loader=loader,
+        engine=engine,
+        meter=meter,
+        log=None,
     )
     if newest is not None:
         _restore(run, newest)
     if world.rank == 0:
-        print(_introduction(config, module), flush=True)
+        print(f"{_introduction(config, module)}; {_implementations(module, engine)}", flush=True)
         (folder / "config.json").write_text(config.to_json())
         run.log = metrics.Log(folder, run.step)
     return run
@@ -94,53 +111,39 @@ def _introduction(config: Config, module: systems.System) -> str:
     return f"{config.model.system} with {config.model.density} output: {counts['total']:,} parameters ({parts})"
 
 
-def _prepare_folder(folder: Path) -> Path | None:
-    folder.mkdir(parents=True, exist_ok=True)
-    newest = checkpoint.newest_valid(folder, say=lambda line: print(line, flush=True))
-    (folder / RESULT).unlink(missing_ok=True)  # written again when this run has finished
-    return newest
-
-
-def _agreed(world: World, decide: Callable[[], Path | None]) -> Path | None:
-    """Let rank 0 decide and every worker know; a refusal is raised on all of them."""
-    decision: tuple[Path | None, str | None] = (None, None)
-    if world.rank == 0:
-        try:
-            decision = (decide(), None)
-        except CheckpointError as error:
-            decision = (None, str(error))
-    agreed: tuple[Path | None, str | None] = world.gather(decision)[0]
-    path, refusal = agreed
-    if refusal is not None:
-        raise CheckpointError(refusal)
-    return path
+def _implementations(module: systems.System, engine: Engine) -> str:
+    """Say what computes the loop over time and float32 products on this machine."""
+    operand = torch.bfloat16 if engine.precision == "bf16" else torch.float32
+    loops = [f"loop by {part.in_words(operand)}" for part in module.modules() if isinstance(part, Recurrence)]
+    return ", ".join([*loops, f"float32 products {engine.products}"])
 
 
 def _restore(run: Run, folder: Path) -> None:
     manifest = checkpoint.read_manifest(folder)
     _refuse_other_run(run, manifest)
     scratch = run.folder / "checkpoints" / ".universal"
-    _remove(scratch, run.world)  # left by a crash in mid-conversion: its pieces must not mix with ours
+    _remove(scratch, run)  # left by a crash in mid-conversion: its pieces must not mix with ours
     try:
         run.engine.load(
             folder / checkpoint.SHARDS,
             saved_world_size=manifest.world_size,
             saved_zero_stage=manifest.config.engine.zero_stage,
             scratch=scratch,
+            converts=run.home.leads,
         )
     except EngineError as error:
         raise CheckpointError(f"{folder}: {error}") from None
-    _remove(scratch, run.world)
+    _remove(scratch, run)
     run.step = manifest.step
     run.skipped_in_a_row = manifest.progress["skipped_in_a_row"]
     meters = manifest.progress["meters"]
     run.meter.restore(metrics.place_state(meters, run.world.rank, run.world.size))
 
 
-def _remove(scratch: Path, world: World) -> None:
+def _remove(scratch: Path, run: Run) -> None:
     """Remove a folder once no worker reads it any more."""
-    world.barrier()
-    if world.rank == 0:
+    run.world.barrier()
+    if run.home.leads:
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -79,19 +79,34 @@ def begin(run_folder: Path, step: int) -> Path:
     return partial
 
 
+def hashed(partial: Path) -> dict[str, dict[str, Any]]:
+    """Return size and hash of every file of a folder by relative path, once it is on disk."""
+    paths = sorted(p for p in partial.rglob("*") if p.is_file())
+    return {
+        path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "xxh3_128": _hash_and_sync(path)}
+        for path in paths
+    }
+
+
+def complete(manifest: Manifest, files: Mapping[str, Mapping[str, Any]]) -> Manifest:
+    """Return a manifest with the files of all workers, and the versions that wrote them."""
+    return dataclasses.replace(manifest, files=dict(sorted(files.items())), versions=_versions())
+
+
 def commit(partial: Path, manifest: Manifest) -> Path:
-    """Hash all files, write the manifest, and give the folder its final name; on one worker only."""
-    files = {}
-    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-        files[path.relative_to(partial).as_posix()] = {"bytes": path.stat().st_size, "xxh3_128": _hash_and_sync(path)}
-    complete = dataclasses.replace(manifest, files=files, versions=_versions())
-    _write_synced(partial / MANIFEST, json.dumps(dataclasses.asdict(complete), indent=2) + "\n")
+    """Write the complete manifest, and give the folder its final name; on one worker only."""
+    _write_synced(partial / MANIFEST, to_json(manifest))
     final = partial.with_suffix("")
     if final.exists():  # the same step again, after a fall back to an older checkpoint
         shutil.rmtree(final)
     partial.rename(final)
     _sync_folder(final.parent)
     return final
+
+
+def to_json(manifest: Manifest) -> str:
+    """Return a manifest as the text of its file."""
+    return json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -102,16 +117,23 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        tree = json.loads(path.read_text())
-        if tree["format"] != FORMAT:
-            raise CheckpointError(f"{path}: format {tree['format']}, this version reads {FORMAT}")
-        return Manifest(**{**tree, "config": Config.from_json(json.dumps(tree["config"]))})
+        content = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: no {MANIFEST}, so this is not a finished checkpoint") from None
+    return parse(content, str(path))
+
+
+def parse(content: bytes, where: str) -> Manifest:
+    """Return the manifest that a file called `where` holds; raises CheckpointError as `read_manifest`."""
+    try:
+        tree = json.loads(content)
+        if tree["format"] != FORMAT:
+            raise CheckpointError(f"{where}: format {tree['format']}, this version reads {FORMAT}")
+        return Manifest(**{**tree, "config": Config.from_json(json.dumps(tree["config"]))})
     except ConfigError as error:
-        raise CheckpointError(f"{path}: written by another version: {error}") from None
+        raise CheckpointError(f"{where}: written by another version: {error}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error})") from None
+        raise CheckpointError(f"{where}: damaged ({type(error).__name__}: {error})") from None
 
 
 def verify(folder: Path, only: str | None = None) -> Manifest:
@@ -123,15 +145,19 @@ def verify(folder: Path, only: str | None = None) -> Manifest:
     manifest = read_manifest(folder)
     if only is not None and only not in manifest.files:
         raise CheckpointError(f"{folder}: the manifest lists no {only}")
-    for name, expected in manifest.files.items() if only is None else [(only, manifest.files[only])]:
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: missing")
-        if path.stat().st_size != expected["bytes"]:
-            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, the manifest says {expected['bytes']}")
-        if _hash(path) != expected["xxh3_128"]:
-            raise CheckpointError(f"{path}: its content is not what was written (hash differs)")
+    for name in manifest.files if only is None else [only]:
+        check(folder / name, manifest.files[name])
     return manifest
+
+
+def check(path: Path, expected: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless a file has the size and hash that its manifest gives."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing")
+    if path.stat().st_size != expected["bytes"]:
+        raise CheckpointError(f"{path}: {path.stat().st_size} bytes, the manifest says {expected['bytes']}")
+    if _hash(path) != expected["xxh3_128"]:
+        raise CheckpointError(f"{path}: its content is not what was written (hash differs)")
 
 
 def steps(run_folder: Path) -> list[int]:
@@ -196,15 +222,20 @@ def resolve(path: Path) -> Path:
 def prune(run_folder: Path, config: CheckpointConfig) -> None:
     """Delete checkpoints that the config does not keep: last, best, and every n-th stay; on one worker only."""
     scores = _scores(run_folder)
-    ranked = sorted((s for s in scores if scores[s] is not None), key=lambda s: (scores[s], s))
-    keep = set(sorted(scores)[-config.keep_last :]) | set(ranked[len(ranked) - config.keep_best :])
-    if config.keep_every_steps:
-        keep |= {step for step in scores if step % config.keep_every_steps == 0}
-    for step in scores.keys() - keep:
+    for step in scores.keys() - kept(scores, config):
         doomed = folder_of(run_folder, step)
         aside = doomed.with_suffix(".partial")  # a crash in mid-deletion leaves no half checkpoint under a final name
         doomed.rename(aside)
         shutil.rmtree(aside)
+
+
+def kept(scores: Mapping[int, float | None], config: CheckpointConfig) -> set[int]:
+    """Return the steps whose checkpoints stay, from all of them with their validation ELBO."""
+    ranked = sorted((s for s in scores if scores[s] is not None), key=lambda s: (scores[s], s))
+    keep = set(sorted(scores)[-config.keep_last :]) | set(ranked[len(ranked) - config.keep_best :])
+    if config.keep_every_steps:
+        keep |= {step for step in scores if step % config.keep_every_steps == 0}
+    return keep
 
 
 def export(folder: Path, out: Path) -> None:
@@ -214,7 +245,7 @@ def export(folder: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy2(folder / WEIGHTS, out / WEIGHTS)
     _write_synced(out / "config.json", manifest.config.to_json())
-    _write_synced(out / MANIFEST, json.dumps(dataclasses.asdict(slim), indent=2) + "\n")
+    _write_synced(out / MANIFEST, to_json(slim))
 
 
 def _scores(run_folder: Path) -> dict[int, float | None]:

@@ -139,6 +139,8 @@ class CheckpointConfig(Section):
     """Best checkpoints by validation ELBO that are kept as well."""
     keep_every_steps: CountOrZero = 0
     """Keep for good those whose step is a multiple of this; 0 for none."""
+    max_failures: Annotated[int, Between(1, 1000)] = 10
+    """Failures in a row (to send a file to a store, or for lack of space to write a checkpoint) that stop the run."""
 
 
 @dataclass(frozen=True, kw_only=True)

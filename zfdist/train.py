@@ -28,7 +28,10 @@ from zfdist.config import Config
 from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.engine import Update
 from zfdist.evaluate import evaluate
+from zfdist.home import NoRoomError
 from zfdist.model.objective import Loss, objective
+from zfdist.profile import profiled, span, spanned
+from zfdist.working_copy import WorkingCopy
 from zfdist.world import World
 
 
@@ -57,51 +60,66 @@ class Outcome(NamedTuple):
 
 
 def train(
-    config: Config, run_folder: Path, world: World, reporter: Reporter, start_from: Path | None = None
+    config: Config,
+    run_folder: Path,
+    world: World,
+    reporter: Reporter,
+    start_from: Path | None = None,
+    copy: WorkingCopy | None = None,
+    profile: bool = False,
 ) -> Outcome:
     """Train until `train.steps` or until asked to stop; a run folder that holds checkpoints is resumed.
 
     Args:
         config: the whole run; every worker passes the same.
-        run_folder: a folder that all workers share.
+        run_folder: a folder that all workers share; or, with `copy`, this node's own.
         world: this worker's place.
         reporter: told of validations and checkpoints, on every worker.
         start_from: a checkpoint, run or export whose weights a *new* run starts from.
+        copy: of a run that lives in a store: `run_folder` is its working copy on this node.
+        profile: also write where the time goes, see `zfdist.profile`; changes no number of the run.
 
     Raises:
         CheckpointError: if what is there cannot be resumed with this config or data.
         NonFiniteError: after `engine.max_nonfinite_steps` skipped updates in a row.
+        NoRoomError: if a disk is full, see `checkpoint.max_failures`.
+        StorageError: if the run lives in a store that failed so often in a row, or was taken over by another process.
     """
     if config.engine.threads_per_worker:
         torch.set_num_threads(config.engine.threads_per_worker)
-    run = build(config, run_folder, world, start_from)
+    run = build(config, run_folder, world, start_from, copy)
     try:
-        state = _loop(run, reporter)
+        with profiled(run.folder if profile else None, world.rank, say=lambda line: print(line, flush=True)) as step:
+            state = _loop(run, reporter, step)
         if state == "finished" and world.rank == 0:
             _write_result(run)
         return Outcome(state, run.step)
     finally:
         if run.log:
             run.log.close()
+        run.home.close()
         run.engine.close()
 
 
-def _loop(run: Run, reporter: Reporter) -> Literal["finished", "stopped"]:
+def _loop(run: Run, reporter: Reporter, close_step: Callable[[], None]) -> Literal["finished", "stopped"]:
     every, steps = run.config.train, run.config.train.steps
-    for micro_batches in _timed(run.loader.iterate(run.step, steps), run.meter.waited):
+    for micro_batches in run.meter.timed(run.loader.iterate(run.step, steps)):
         _update(run, micro_batches)
         run.step += 1
+        run.home.check()
         reporter.progress(run.step)
         last = run.step == steps
         stop = run.world.any(reporter.should_stop()) and not last
         if last or run.step % every.log_every == 0:
-            _write(run, run.meter.flush(run.world) | _weights(run))
+            with span("logging"):
+                _write(run, run.meter.flush(run.world) | _weights(run))
         validation = _validate(run, reporter) if last or run.step % every.validate_every == 0 else None
         saves = last or stop or run.step % run.config.checkpoint.every_steps == 0
-        folder = _save(run, validation) if saves else None
+        folder = _save(run, validation, is_last=last or stop) if saves else None
         if validation or folder:
             reporter.progress(run.step)
             reporter.report({"step": run.step} | (validation or {}), folder)
+        close_step()
         if stop:
             return "stopped"
     return "finished"
@@ -114,12 +132,15 @@ def _update(run: Run, micro_batches: list[Batch]) -> None:
     losses: list[Loss] = []
     update: Update | None = None
     for batch in micro_batches:
-        eps_TBZ = seeding.normals(noise_key, batch.positions_B, len(batch.x_TBX), run.config.model.z_dim)
-        terms = run.engine.forward(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
-        loss = objective(terms, batch.mask_TB, weights, batch.num_sequences, batch.labels_B)
-        run.engine.backward(loss.total)
+        with span("forward tail"):
+            eps_TBZ = seeding.normals(noise_key, batch.positions_B, len(batch.x_TBX), run.config.model.z_dim)
+            terms = run.engine.forward(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
+            loss = objective(terms, batch.mask_TB, weights, batch.num_sequences, batch.labels_B)
+        with span("backward tail"):
+            run.engine.backward(loss.total)
         losses.append(loss)
-        update = run.engine.step(schedule.learning_rate(run.config.optim, run.step))
+        with span("optimizer"):
+            update = run.engine.step(schedule.learning_rate(run.config.optim, run.step))
     assert update is not None, "the last micro-batch of a step closes it"
     first = micro_batches[0]
     run.meter.count(
@@ -155,6 +176,7 @@ def _skipped(run: Run, micro_batches: list[Batch], losses: list[Loss]) -> None:
         )
 
 
+@spanned("validation", whole=True)
 def _validate(run: Run, reporter: Reporter) -> dict[str, float]:
     """The bound on the validation split, over all workers."""
 
@@ -204,19 +226,30 @@ def _in_lockstep(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
         yield empty if batch is None else batch
 
 
-def _save(run: Run, validation: dict[str, float] | None) -> Path:
-    """Write a checkpoint together; return its final folder on every worker."""
+@spanned("checkpoint", whole=True)
+def _save(run: Run, validation: dict[str, float] | None, *, is_last: bool = False) -> Path | None:
+    """Write a checkpoint together; return its final folder on every worker.
+
+    Where it is known before that a disk has no room, the run goes on without (None), so often as the config allows; but
+    the last checkpoint of a run must be written, and is waited for until it is stored for good.
+    """
     started = time.monotonic()
-    partial = checkpoint.folder_of(run.folder, run.step).with_suffix(".partial")
-    if run.world.rank == 0:
-        checkpoint.begin(run.folder, run.step)
-    run.world.barrier()
-    run.engine.save(partial / checkpoint.SHARDS)
-    weights = run.engine.weights()
-    meters = run.world.gather(run.meter.state())  # also the barrier after which all shards are written
-    if run.world.rank == 0:
-        assert weights is not None
-        save_file(weights, str(partial / checkpoint.WEIGHTS))
+    try:
+        partial = run.home.begin(run.step)
+    except NoRoomError as error:
+        run.unsaved_in_a_row += 1
+        if is_last or run.unsaved_in_a_row >= run.config.checkpoint.max_failures:
+            raise
+        _write(run, {"checkpoint/skipped": str(error), "checkpoint/skipped_in_a_row": run.unsaved_in_a_row})
+        return None
+    run.unsaved_in_a_row = 0
+    with run.home.room_explained(run.step):
+        run.engine.save(partial / checkpoint.SHARDS)
+        weights = run.engine.weights()
+        meters = run.world.gather(run.meter.state())  # also the barrier after which all shards are written
+        if run.world.rank == 0:
+            assert weights is not None
+            save_file(weights, str(partial / checkpoint.WEIGHTS))
         manifest = Manifest(
             step=run.step,
             config=run.config,
@@ -227,11 +260,11 @@ def _save(run: Run, validation: dict[str, float] | None) -> Path:
             progress={"meters": meters, "skipped_in_a_row": run.skipped_in_a_row},
             validation=validation,
         )
-        checkpoint.commit(partial, manifest)
-        checkpoint.prune(run.folder, run.config.checkpoint)
-        _write(run, {"checkpoint/save_s": round(time.monotonic() - started, 3)})
-    run.world.barrier()
-    return checkpoint.folder_of(run.folder, run.step)
+        folder = run.home.commit(partial, manifest)
+    if is_last:
+        run.home.finish()
+    _write(run, {"checkpoint/save_s": round(time.monotonic() - started, 3)} | run.home.timings())
+    return folder
 
 
 def _weights(run: Run) -> dict[str, float]:
@@ -259,14 +292,3 @@ def _write_result(run: Run) -> None:
         result |= {name: value for name, value in validations[-1].items() if name.startswith("valid/")}
         result |= {"best_step": best["step"], "best_valid_elbo_nats": best["valid/elbo_nats"]}
     (run.folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
-
-
-def _timed(batches: Iterator[list[Batch]], waited: Callable[[float], None]) -> Iterator[list[Batch]]:
-    """Pass batches on, and tell how long each was waited for."""
-    while True:
-        started = time.monotonic()
-        batch = next(batches, None)
-        waited(time.monotonic() - started)
-        if batch is None:
-            return
-        yield batch
