@@ -51,6 +51,7 @@ def fit(
     hang_timeout_s: float = HANG_TIMEOUT_S,
     wait_for_nodes_s: float | None = None,
     grow_every_s: float = GROW_EVERY_S,
+    profile: bool = False,
     on_report: Callable[[dict[str, Any]], None] | None = None,
     say: Say = print,
 ) -> Outcome:
@@ -72,6 +73,7 @@ def fit(
         wait_for_nodes_s: how long to wait for machines that are missing. None: not at all at the start, and
             WAIT_FOR_NODES_S after a loss.
         grow_every_s: a launch is left alone for so long before it is ended for the sake of more workers.
+        profile: every worker also writes where its time goes, see `zfdist.profile`.
         on_report: called here with each new record of metrics.jsonl.
         say: told what happens.
 
@@ -92,7 +94,7 @@ def fit(
     with claim(run_folder, wait_s=10):  # and released at once: the first worker holds it while it trains
         (run_folder / STOP).unlink(missing_ok=True)
         shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)
-    job = Job(config, run_folder, start_from, share, hang_timeout_s)
+    job = Job(config, run_folder, start_from, share, hang_timeout_s, profile)
     patience_s = WAIT_FOR_NODES_S if wait_for_nodes_s is None else wait_for_nodes_s
     try:
         with stop_on_signals(run_folder, say):
@@ -293,4 +295,4 @@ def _count(workers: int) -> str:
 
 
 def _describe(share: Share) -> str:
-    return f"{share.cpus} CPU{'s' * (share.cpus != 1)}" + (f", {share.gpus} GPU" if share.gpus else "")
+    return f"{share.cpus} CPU{'s' * (share.cpus != 1)}" + (f", {share.gpus:g} GPU" if share.gpus else "")

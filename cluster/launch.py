@@ -52,6 +52,7 @@ class Job(NamedTuple):
     start_from: Path | None
     share: Share
     hang_timeout_s: float
+    profile: bool = False
 
 
 class Background:
@@ -149,6 +150,7 @@ def _trainer(job: Job, workers: int, scratch: Path, post: Any) -> TorchTrainer:
             "directory": Path.cwd(),
             "post": post,
             "hang_timeout_s": job.hang_timeout_s,
+            "profile": job.profile,
         },
         torch_config=Backend(),
         scaling_config=ray.train.ScalingConfig(

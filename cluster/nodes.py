@@ -29,7 +29,8 @@ class Share(NamedTuple):
     """What one worker of a run holds."""
 
     cpus: int
-    gpus: int
+    gpus: float
+    """0, 1, or a part of one GPU."""
 
 
 def alive() -> list[Node]:
@@ -74,23 +75,44 @@ def _node(entry: dict[str, Any], resources: dict[str, float], draining_until_ms:
 def room_for(nodes: Sequence[Node], share: Share) -> int:
     """Return how many such shares the machines hold, each share on one machine."""
     return sum(
-        min(n.cpus // share.cpus if share.cpus else 10**6, n.gpus // share.gpus if share.gpus else 10**6) for n in nodes
+        min(n.cpus // share.cpus if share.cpus else 10**6, n.gpus * on_a_gpu(share) if share.gpus else 10**6)
+        for n in nodes
     )
 
 
-def share_of(nodes: Sequence[Node], *, workers: int, cpus_per_worker: int | None, use_gpu: bool | None) -> Share:
+def on_a_gpu(share: Share) -> int:
+    """Return how many such shares one GPU holds: 3 of 0.33, but 2 of 0.34."""
+    return int(1 / share.gpus + 1e-9)
+
+
+def share_of(
+    nodes: Sequence[Node],
+    *,
+    workers: int,
+    cpus_per_worker: int | None,
+    use_gpu: bool | None,
+    gpu_part: float | None = None,
+) -> Share:
     """Return what each of `workers` gets: a GPU where there are any, and an even part of the CPUs if not told.
 
+    With `gpu_part`, in (0, 1], it is so much of one GPU, where `use_gpu` is not False.
+
     Raises:
-        ClusterError: if the cluster is too small for that; names what is there.
+        ClusterError: if the cluster is too small for that; names what is there. Also for several workers with a part
+            of a GPU each, as NCCL has no two on one.
     """
-    gpus = int(any(n.gpus for n in nodes) if use_gpu is None else use_gpu)
+    if gpu_part not in (None, 1.0) and workers > 1:
+        raise ClusterError(
+            f"a part of a GPU ({gpu_part:g}) is for one worker, not {workers}: NCCL has no two on one GPU"
+        )
+    wanted = use_gpu if use_gpu is not None else gpu_part is not None or any(n.gpus for n in nodes)
+    gpus = (gpu_part or 1) * wanted
     most = max((n.cpus for n in nodes), default=0)
     for cpus in [cpus_per_worker] if cpus_per_worker else range(most, 0, -1):
         if room_for(nodes, Share(cpus, gpus)) >= workers:
             return Share(cpus, gpus)
     smallest = Share(cpus_per_worker or 1, gpus)
-    need = _plural(smallest.cpus, "CPU") + (" and a GPU" if gpus else "")
+    need = _plural(smallest.cpus, "CPU") + (f" and {'a' if gpus == 1 else format(gpus, 'g')} GPU" if gpus else "")
     raise ClusterError(
         f"--workers {workers} of {need} each do not fit: the cluster has {describe(nodes)}, "
         f"room for {room_for(nodes, smallest)}; pass fewer --workers"

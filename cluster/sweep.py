@@ -50,6 +50,9 @@ class Plan:
     workers: int = 1
     cpus_per_worker: int = 1
     use_gpu: bool | None = None
+    gpus_per_trial: float | None = None
+    """A part of one GPU for each trial, which has one worker then; None for a GPU a worker, see `use_gpu`."""
+    profile: bool = False
     max_concurrent: int | None = None
     max_failures: int = 2
 
@@ -92,7 +95,10 @@ def sweep(
         FitError: if trials failed; the others are finished first.
     """
     cluster = nodes.alive()
-    share = nodes.share_of(cluster, workers=plan.workers, cpus_per_worker=plan.cpus_per_worker, use_gpu=plan.use_gpu)
+    share = nodes.share_of(
+        cluster, workers=plan.workers, cpus_per_worker=plan.cpus_per_worker,
+        use_gpu=plan.use_gpu, gpu_part=plan.gpus_per_trial,
+    )  # fmt: skip
     at_once = max(1, nodes.room_for(cluster, share) // plan.workers)
     at_once = min(at_once, plan.max_concurrent or at_once)
     rows = {t.id: Row(t, folder / "trials" / t.id) for t in trials}
@@ -137,6 +143,7 @@ def _tuner(folder: Path, base: Config, rows: Mapping[str, Row], plan: Plan, shar
             "config": base.with_values(row.trial.values).to_json(),
             "share": tuple(share),
             "workers": plan.workers,
+            "profile": plan.profile,
         }
         for row in order
     ]

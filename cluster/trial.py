@@ -117,18 +117,19 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     def _train(self) -> Outcome:
         share, workers = Share(*self._job["share"]), self._job["workers"]
         if workers == 1:
-            return _train_here(self._config, self._folder, share)
+            return _train_here(self._config, self._folder, share, self._job["profile"])
         return fit(
             self._config,
             self._folder,
             workers=workers,
             cpus_per_worker=share.cpus,
             use_gpu=bool(share.gpus),
+            profile=self._job["profile"],
             say=lambda line: None,
         )
 
 
-def _train_here(config: Config, folder: Path, share: Share) -> Outcome:
+def _train_here(config: Config, folder: Path, share: Share, profile: bool) -> Outcome:
     """Train in this process, as the only worker."""
     environment = worker_env(share, config)
     os.environ.update(environment)
@@ -136,4 +137,4 @@ def _train_here(config: Config, folder: Path, share: Share) -> Outcome:
     use_ray_interface()
     folder.mkdir(parents=True, exist_ok=True)
     with logged(folder, rank=0), claim(folder, wait_s=60):
-        return train(config, folder, connect(), Reporter(folder))
+        return train(config, folder, connect(), Reporter(folder), profile=profile)

@@ -43,7 +43,7 @@ def work(job: dict[str, Any]) -> Outcome:
         world = connect()
         # An earlier rank 0 that was cut off holds it until its lease has run out.
         with claim(folder, wait_s=2 * LEASE_S) if rank == 0 else contextlib.nullcontext():
-            return train(job["config"], folder, world, watchdog, job["start_from"])
+            return train(job["config"], folder, world, watchdog, job["start_from"], profile=job["profile"])
 
 
 @contextlib.contextmanager

@@ -54,6 +54,10 @@ class Arguments:
     """CPUs of each worker."""
     gpu: bool | None = None
     """A GPU for each worker; None if there are any."""
+    gpus_per_trial: float | None = None
+    """Part of one GPU that each trial takes, e.g. 0.25 for four trials on a GPU; for trials of one worker."""
+    profile: bool = False
+    """Write where the time goes to each trial's folder profile/."""
     max_concurrent: int | None = None
     """Trials at a time; None for as many as fit."""
     address: str | None = None
@@ -69,6 +73,9 @@ def main(argv: list[str]) -> int:
         low = 2 if flag == "reduction_factor" else 1
         if value is not None and value < low:
             command.refuse(f"--{flag.replace('_', '-')} {value}: must be {low} or more")
+    part = arguments.gpus_per_trial
+    if part is not None and not 0 < part <= 1:
+        command.refuse(f"--gpus-per-trial {part:g}: must be above 0 and at most 1")
     if arguments.samples < 0:
         command.refuse(f"--samples {arguments.samples}: must be 0 or more")
     return command.exit_code(lambda: _sweep(arguments, folder))
@@ -109,6 +116,8 @@ def _plan(arguments: Arguments) -> "Plan":
         workers=arguments.workers_per_trial,
         cpus_per_worker=arguments.cpus_per_worker,
         use_gpu=arguments.gpu,
+        gpus_per_trial=arguments.gpus_per_trial,
+        profile=arguments.profile,
         max_concurrent=arguments.max_concurrent,
     )
 

@@ -31,6 +31,8 @@ class Arguments:
     """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
     start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """A checkpoint, run or export whose weights a new run starts from."""
+    profile: bool = False
+    """Write where the time goes to the run's folder profile/: a trace of a few steps and a table."""
     max_failures: int = 3
     """Deaths of workers that are answered by going on from the newest checkpoint."""
     hang_timeout: float = 600.0
@@ -89,6 +91,7 @@ def _train(arguments: Arguments, folder: Path, workers: tuple[int, int]) -> None
             use_gpu=arguments.gpu,
             max_failures=arguments.max_failures,
             start_from=arguments.start_from,
+            profile=arguments.profile,
             hang_timeout_s=arguments.hang_timeout,
             wait_for_nodes_s=arguments.wait_for_nodes,
             grow_every_s=arguments.grow_every,

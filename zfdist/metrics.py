@@ -10,14 +10,16 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from zfdist.profile import span
 from zfdist.world import World
 
 FILE = "metrics.jsonl"
+Batches = TypeVar("Batches")
 _COUNTS = ("sequences", "frames", "updates", "skipped", "grad_norm")
 
 
@@ -42,9 +44,16 @@ class Meter:
         for name, value in zip(_COUNTS, seen, strict=True):
             self._counts[name] += value
 
-    def waited(self, seconds: float) -> None:
-        """Count time that training stood still for data."""
-        self._data_wait_s += seconds
+    def timed(self, batches: Iterator[Batches]) -> Iterator[Batches]:
+        """Pass batches on, and count the time that training stands still for each."""
+        while True:
+            started_s = time.monotonic()
+            with span("data wait"):
+                batch = next(batches, None)
+            self._data_wait_s += time.monotonic() - started_s
+            if batch is None:
+                return
+            yield batch
 
     def flush(self, world: World) -> dict[str, float]:
         """Return the means of the window over all workers, and start the next window; all workers must call it."""

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from zfdist.model.cell import CLIP, GATES, SLOPE, no_autocast
 from zfdist.model.distributions import widen
+from zfdist.profile import spanned
 
 
 class _Slabs(NamedTuple):
@@ -54,6 +55,7 @@ class BPTT(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @spanned("backward core")
     def backward(ctx: Any, dh_TBH: Tensor, dz_TBZ: Tensor, dq_TBQ: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of `forward`'s tensors; the noise gets none."""
         *saved, w_p_PH, w_z_GZ, w_q_QM = ctx.saved_tensors

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from zfdist.model.bptt import BPTT
 from zfdist.model.cell import GATES
+from zfdist.profile import spanned
 
 Outputs = Sequence[Tensor | None]
 Capture = Callable[[Callable[[], Outputs]], tuple[Callable[[], None], Outputs]]
@@ -244,5 +245,6 @@ class _Replayed(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @spanned("backward core")
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *ctx.recording.backward(ctx.ticket, gradients)

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from zfdist.model.cell import CLIP, SLOPE
 from zfdist.model.compiled import BuildError, library
+from zfdist.profile import spanned
 
 _NAMES = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -98,6 +99,7 @@ class _Native(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @spanned("backward core")
     def backward(ctx: Any, dh_TBH: Tensor, dz_TBZ: Tensor, dq_TBQ: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
         h_SBH, z_TBZ, *saved = ctx.saved_tensors
         slabs, weights = _Slabs(*saved[: len(_Slabs._fields)]), _Weights(*saved[len(_Slabs._fields) :])

@@ -31,6 +31,7 @@ from zfdist.model import graph, native, triton_sweep
 from zfdist.model.bptt import BPTT
 from zfdist.model.cell import GATES, State, cell, clamp_latent, clipped_leaky_relu, linear, no_autocast, operand_dtype
 from zfdist.model.distributions import widen
+from zfdist.profile import span
 
 Implementation = Literal["auto", "reference", "bptt", "native", "graph", "triton"]
 
@@ -130,7 +131,7 @@ class Recurrence(nn.Module):
         gx_TBG, qb_TBM, eps_TBZ = widen(gx_TBG), widen(qb_TBM), widen(eps_TBZ)
         state = State(widen(state.h_BH), widen(state.c_BH))
         narrow = operand_dtype(gx_TBG)
-        with no_autocast(gx_TBG):
+        with no_autocast(gx_TBG), span("forward core"):
             unroll = _unroll(self._serving(gx_TBG, eps_TBZ, narrow))
             weights = (self.w_h_GH, self.w_z_GZ, self.w_a_MH, self.w_q_QM, self.b_q_Q)
             h_TBH, z_TBZ, q_TBQ, c_BH = unroll(gx_TBG, qb_TBM, eps_TBZ, *state, *weights, self.latent_clamp, narrow)

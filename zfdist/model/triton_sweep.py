@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zfdist.model.cell import CLIP, GATES, SLOPE, no_autocast
+from zfdist.profile import spanned
 
 _BLOCK = 256  # columns of a program: at B 32 and H 1024, a program for each multiprocessor
 _SERVED = ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float32, torch.float16))
@@ -84,6 +85,7 @@ class TritonBPTT(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @spanned("backward core")
     def backward(ctx: Any, dh_TBH: Tensor, dz_TBZ: Tensor, dq_TBQ: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of `forward`'s tensors; the noise gets none."""
         saved = ctx.saved_tensors
