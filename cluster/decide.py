@@ -94,6 +94,9 @@ def trouble(seen: Sequence[Seen], alive: Collection[str], *, hang_timeout_s: flo
     still = [s for s in seen if s.beat.at]
     if not still or max(s.beat.still_s for s in still) < hang_timeout_s + _SETTLE_S:
         return None
+    silent = [s for s in seen if s.age_s > _LATE_S]
+    if silent:  # it is what the others wait for
+        return f"lost {_names(silent)}: no sign of life for {silent[0].age_s:.0f} s"
     culprits = [s for s in still if not s.beat.waits] or still
     places = ", ".join(sorted({s.beat.at for s in culprits}))
     return (

@@ -29,6 +29,7 @@ LEASE_S = 30.0
 HANGS = "hangs"
 """Folder of a run with the stacks of workers that stood still."""
 _BEAT_S = 0.5
+_START_S = 600.0  # imports, the data's check and the restore take longer than a step
 _LIBRARIES = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib"))
 _COLLECTIVES = (os.path.join("torch", "distributed"), os.path.join("deepspeed", "comm"))
 
@@ -48,7 +49,7 @@ class Watchdog:
         self._file = run_folder / HANGS / f"{time.strftime('%Y%m%d-%H%M%S')}-worker-{rank}-{os.getpid()}.txt"
         self._thread_id = threading.get_ident()
         self._step, self._moved_s = 0, time.monotonic()
-        self._asked_to_end = False
+        self._asked_to_end = self._started = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -81,7 +82,7 @@ class Watchdog:
 
     def progress(self, step: int) -> None:
         """Note that a piece of work was finished."""
-        self._step, self._moved_s = step, time.monotonic()
+        self._step, self._moved_s, self._started = step, time.monotonic(), True
 
     def should_stop(self) -> bool:
         """Return whether the command asked this worker to save and end."""
@@ -95,7 +96,7 @@ class Watchdog:
         while not self._over.wait(_BEAT_S):
             still_s = time.monotonic() - self._moved_s
             at, waits = "", False
-            if still_s > self._timeout_s:
+            if still_s > (self._timeout_s if self._started else max(self._timeout_s, _START_S)):
                 at, waits = _where(sys._current_frames().get(self._thread_id))
                 if not dumped:
                     faulthandler.dump_traceback(self._stacks, all_threads=True)

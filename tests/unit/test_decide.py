@@ -104,6 +104,11 @@ def test_of_workers_that_stand_still_the_one_that_does_not_wait_is_named() -> No
     assert of(waiting._replace(beat=waiting.beat._replace(still_s=61)), seen(1, still_s=59)) is None, "not yet judged"
 
 
+def test_a_silent_worker_is_named_before_those_that_wait_for_it() -> None:
+    waiting = seen(0, still_s=64, at="world.py:40 in any", waits=True)
+    assert of(waiting, seen(1, age_s=20)) == "lost worker 1 on 10.0.0.1: no sign of life for 20 s"
+
+
 def test_if_all_wait_all_are_named() -> None:
     both = [seen(rank, still_s=70, at="world.py:40 in any", waits=True) for rank in (0, 1)]
     assert "worker 0 on 10.0.0.0, worker 1 on 10.0.0.1 made no progress" in (of(*both) or "")
