@@ -33,6 +33,8 @@ class Arguments:
     """Sizes to measure, e.g. timit demo; default: all but the slowest."""
     repeats: int = 5
     """Repeats of each measurement."""
+    compiled: bool = False
+    """core: also time the hoisted loop under torch.compile, which takes minutes to compile."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,7 +73,9 @@ def _chosen(section: str) -> list[str]:
 def _tables(benchmark: ModuleType, arguments: Arguments) -> Iterator[Any]:
     """Run one benchmark; one that knows none of the sizes asked for has its own default."""
     sizes = [size for size in arguments.size if size in benchmark.SIZES]
-    options = importlib.import_module("measure").Options(arguments.threads, sizes, arguments.repeats)
+    options = importlib.import_module("measure").Options(
+        arguments.threads, sizes, arguments.repeats, arguments.compiled
+    )
     yield from benchmark.tables(options)
 
 

@@ -1,27 +1,55 @@
-"""A training step of the network, forward and backward, by every implementation of its loop.
+"""A training step of the network by every implementation of its loop: forward, backward, and the whole update.
 
 The rival is the naive loop as published (published_loop.py); the lower bound is nn.LSTM of the same width over the
-same steps, which has no latents. All share weights, data and noise; losses and gradients are compared in the same run.
+same steps, which has no latents. All share weights, data and noise, and run in turn in one process. The error of each
+gradient is taken against the naive loop in float64, in the very configuration that is timed.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
-from measure import Options, Table, Timing, interleaved
+from measure import Options, Table
 from published_loop import published_terms
-from torch import Tensor
+from torch import Tensor, nn
 
 from jobs.recipes import RECIPES
 from zfdist import seeding
 from zfdist.config import Config
 from zfdist.model.objective import objective
+from zfdist.model.products import through_onednn
 from zfdist.model.systems import build
 from zfdist.model.terms import Terms
 from zfdist.schedule import Weights
 
-NAIVE, LSTM, ONEDNN = "naive loop, as published", "nn.LSTM without latents", "bptt, products by oneDNN"
 WEIGHTS = Weights(kl=0.5, alpha=0.005, beta=0.005, free_nats_per_frame=0.0)
+NAIVE, LSTM = "naive loop, as published", "nn.LSTM without latents"
+WORDS = 16_000
+MOST_ERROR = 1e-4  # of a gradient, relative; all that is timed must be as good
+
+
+class Candidate(NamedTuple):
+    """One row: an implementation of the loop, whether products go to oneDNN, and Adam in one pass."""
+
+    name: str
+    implementation: str
+    onednn: bool = False
+    fused_adam: bool = True
+
+
+CANDIDATES = (
+    Candidate(NAIVE, "", fused_adam=False),
+    Candidate("hoisted loop, autograd", "reference", fused_adam=False),
+    Candidate("bptt", "bptt"),
+    Candidate("bptt, products by oneDNN", "bptt", onednn=True),
+    Candidate("native", "native"),
+    Candidate("native, products by oneDNN", "native", onednn=True),
+)
 
 
 def _small(hidden: int) -> Config:
@@ -31,62 +59,113 @@ def _small(hidden: int) -> Config:
 
 SIZES: dict[str, Callable[[], Config]] = {
     "timit": RECIPES["timit"],
+    "imdb": RECIPES["imdb"],
     "demo": RECIPES["demo"],
     "hidden64": lambda: _small(64),
     "hidden32": lambda: _small(32),
+    "hidden16": lambda: _small(16),
     "blizzard": RECIPES["blizzard"],
 }
-DEFAULT = ("timit", "demo", "hidden64", "hidden32")
+DEFAULT = ("timit", "imdb", "hidden64", "hidden32", "hidden16")
 
 
 class Case:
-    """One size: a network, a batch of full segments, and its noise."""
+    """One size: a network, a batch of full sequences, and its noise."""
 
     def __init__(self, config: Config) -> None:
-        frames, batch, x_dim = config.data.segment_frames, config.data.global_batch, config.data.frame_samples
         self.config = config
-        self.model = build(config.model, x_dim, seed=1)
+        words = config.model.density == "categorical"
+        self.steps, self.batch = (16 if words else config.data.segment_frames), config.data.global_batch
+        self.x_dim = WORDS if words else config.data.frame_samples
+        self.model = build(config.model, self.x_dim, seed=1)
         generator = torch.Generator().manual_seed(0)
-        speech_TBX = torch.randn(frames + 1, batch, x_dim, generator=generator)
-        self.x_TBX, self.y_TBX = speech_TBX[:-1], speech_TBX[1:]
-        self.lengths_B = torch.full((batch,), frames)
-        self.mask_TB = torch.ones(frames, batch, dtype=torch.bool)
-        self.eps_TBZ = seeding.normals(seeding.key(0, "bench"), torch.arange(batch), frames, config.model.z_dim)
-        self.lstm = torch.nn.LSTM(x_dim + config.model.z_dim, config.model.hidden)
+        if words:
+            seen = torch.randint(WORDS, (self.steps + 1, self.batch), generator=generator)
+        else:
+            seen = torch.randn(self.steps + 1, self.batch, self.x_dim, generator=generator)
+        self.x_TBX, self.y_TBX = seen[:-1], seen[1:]
+        self.lengths_B = torch.full((self.batch,), self.steps)
+        self.mask_TB = torch.ones(self.steps, self.batch, dtype=torch.bool)
+        key = seeding.key(0, "bench")
+        self.eps_TBZ = seeding.normals(key, torch.arange(self.batch), self.steps, config.model.z_dim)
 
-    def terms(self, implementation: str) -> Terms:
-        if implementation == NAIVE:
+    def loss(self, implementation: str) -> Tensor:
+        return objective(self._terms(implementation), self.mask_TB, WEIGHTS, self.batch).total
+
+    def _terms(self, implementation: str) -> Terms:
+        if not implementation:
             return published_terms(self.model, self.x_TBX, self.y_TBX, self.eps_TBZ)
-        self.model.recurrence.implementation = implementation.split(",")[0]
+        self.model.recurrence.implementation = implementation
         return self.model(self.x_TBX, self.y_TBX, self.lengths_B, self.eps_TBZ)
 
-    def step(self, implementation: str) -> tuple[Tensor, Tensor]:
-        """Forward, loss and backward: the loss and all gradients as one vector."""
-        with onednn_products(implementation == ONEDNN):
-            return self._step(implementation)
-
-    def _step(self, implementation: str) -> tuple[Tensor, Tensor]:
-        loss = objective(self.terms(implementation), self.mask_TB, WEIGHTS, self.x_TBX.shape[1]).total
+    def gradient(self, candidate: Candidate) -> Tensor:
         self.model.zero_grad()
-        loss.backward()
-        return loss.detach(), torch.cat([p.grad.flatten() for p in self.model.parameters()])
+        with through_onednn() if candidate.onednn else nullcontext():
+            self.loss(candidate.implementation).backward()
+        return torch.cat([p.grad.flatten().double() for p in self.model.parameters()])
 
-    def lstm_step(self) -> None:
-        self.lstm.zero_grad()
-        self.lstm(torch.cat([self.x_TBX, self.eps_TBZ], dim=-1))[0].square().sum().backward()
+    def exact_gradient(self) -> Tensor:
+        """Return the naive loop's gradient in float64, with the weights, data and noise of float32."""
+        saved = self.x_TBX, self.y_TBX, self.eps_TBZ
+        self.model.double()
+        self.x_TBX, self.y_TBX, self.eps_TBZ = (v.double() if v.is_floating_point() else v for v in saved)
+        exact = self.gradient(CANDIDATES[0])
+        self.model.float()
+        self.x_TBX, self.y_TBX, self.eps_TBZ = saved
+        return exact
+
+    def gflop(self) -> float:
+        """Return the operations of forward and backward pass: of products only, and none that is not needed."""
+        m, heads = self.config.model, 0
+        embedded = m.embed_dim or self.x_dim
+        outputs = self.x_dim if m.density == "categorical" else 2 * self.x_dim
+        core = m.hidden * (4 * m.hidden + m.mlp_dim) + m.z_dim * 4 * m.hidden + m.mlp_dim * 2 * m.z_dim
+        before = embedded * 4 * m.hidden * 2 + 4 * m.hidden**2 + m.hidden * m.mlp_dim
+        heads += m.hidden * m.mlp_dim + m.mlp_dim * 2 * m.z_dim + m.z_dim * m.mlp_dim + m.mlp_dim * 2 * m.hidden
+        heads += 2 * (m.output_layers * m.hidden * m.mlp_dim + (m.mlp_dim if m.output_layers else m.hidden) * outputs)
+        return 6e-9 * self.steps * self.batch * (core + before + heads)
 
 
-@contextmanager
-def onednn_products(on: bool) -> Iterator[None]:
-    """Send float32 products to oneDNN: still float32 on most processors, but 16-bit inside on one with AMX."""
-    setting = torch.backends.mkldnn.matmul
-    before = setting.fp32_precision
-    if on:
-        setting.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        setting.fp32_precision = before
+class Laps(NamedTuple):
+    """Seconds to the end of the forward pass, of the backward pass and of the update, for all repeats."""
+
+    wall: list[tuple[float, ...]]
+    cpu: list[tuple[float, ...]]
+
+    def ms(self, lap: int) -> str:
+        """Return the median of the clock's in ms, with quartiles."""
+        values = [row[lap] for row in self.wall]
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+        return f"{middle * 1e3:.4g} ({low * 1e3:.4g} .. {high * 1e3:.4g})"
+
+    def least_cpu(self, lap: int) -> float:
+        """Return the least of the processor's, which a busy machine lengthens less."""
+        return min(row[lap] for row in self.cpu)
+
+
+Step = Callable[[], Laps]
+
+
+def _stepper(parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor], candidate: Candidate) -> Step:
+    """Return a function that makes one update and takes the time three times."""
+    adam = torch.optim.Adam(parameters, lr=0.0, eps=1e-5, fused=candidate.fused_adam)
+
+    def step() -> Laps:
+        gc.collect()
+        marks = [(time.perf_counter(), time.process_time())]
+        with through_onednn() if candidate.onednn else nullcontext():
+            adam.zero_grad()
+            value = loss()
+            marks.append((time.perf_counter(), time.process_time()))
+            value.backward()
+            marks.append((time.perf_counter(), time.process_time()))
+            nn.utils.clip_grad_norm_(parameters, 100.0)
+            adam.step()
+            marks.append((time.perf_counter(), time.process_time()))
+        wall, cpu = (tuple(mark[i] - marks[0][i] for mark in marks[1:]) for i in (0, 1))
+        return Laps([wall], [cpu])
+
+    return step
 
 
 def tables(options: Options) -> Iterator[Table]:
@@ -94,55 +173,116 @@ def tables(options: Options) -> Iterator[Table]:
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     for size in options.sizes or DEFAULT:
-        yield _table(size, Case(SIZES[size]()), options.repeats)
+        yield _table(size, Case(SIZES[size]()), options)
 
 
-def _table(size: str, case: Case, repeats: int) -> Table:
-    candidates = {name: lambda name=name: case.step(name) for name in (NAIVE, "reference", "bptt", ONEDNN)}
-    errors = _disagreement(case)
-    timings = interleaved({**candidates, LSTM: case.lstm_step}, repeats)
-    forward = interleaved({name: lambda name=name: case.terms(name) for name in (NAIVE, "reference", "bptt")}, repeats)
-    noise = interleaved({"noise": lambda: _noise(case)}, repeats)["noise"]
-    m, steps, batch = case.config.model, *case.mask_TB.shape
+def _table(size: str, case: Case, options: Options) -> Table:
+    errors = _errors(case)
+    parameters = list(case.model.parameters())
+    steps = {c.name: _stepper(parameters, lambda c=c: case.loss(c.implementation), c) for c in CANDIDATES}
+    notes = ()
+    if options.compiled:
+        name = "hoisted loop, torch.compile"
+        compiled = torch.compile(lambda: case.loss("reference"))
+        steps[name] = _stepper(parameters, compiled, Candidate(name, "reference", fused_adam=False))
+        started = time.perf_counter()
+        steps[name]()
+        notes = (f"torch.compile took {time.perf_counter() - started:.0f} s, which its row leaves out",)
+    steps[LSTM], lstm_gflop = _lstm(case)
+    laps = _interleaved(steps, options.repeats)
+    memory = {name: _peak_mib(step) for name, step in steps.items()}
+    gflop = dict.fromkeys(steps, case.gflop()) | {LSTM: lstm_gflop}
+    m = case.config.model
     return Table(
-        f"core, {size}: hidden {m.hidden}, z {m.z_dim}, mlp {m.mlp_dim}, {case.x_TBX.shape[2]} samples a frame, "
-        f"{steps} frames x {batch} sequences",
-        ("training step", "forward ms", "with backward, ms (quartiles)", "x naive", "CPU ms", "x", "gradient off by"),
-        [_row(n, t, timings[NAIVE], forward.get(n), errors.get(n)) for n, t in timings.items()],
+        f"core, {size}: hidden {m.hidden}, z {m.z_dim}, mlp {m.mlp_dim}, {case.steps} steps x {case.batch} sequences",
+        ("one update", "forward ms", "+ backward ms", "+ clip and Adam, ms (quartiles)", "CPU ms", "x naive",
+         "GFLOP/s", "MiB", "gradient error"),
+        [_row(n, laps[n], laps[NAIVE], gflop[n], memory[n], errors.get(n)) for n in steps] + [_floor(case)],
         (
-            f"noise of a step (Philox): {noise.ms()} ms, {noise.least_cpu / timings['bptt'].least_cpu:.2%} of bptt's",
-            "CPU ms: least processor time of a step, which a busy machine lengthens less; x: the naive loop's over it",
-            "gradient off by: relative to the naive loop's, over all parameters; more than 1e-4 is refused",
+            "CPU ms, x: least processor time of the update, and the naive loop's over it: other work delays these less",
+            "GFLOP/s: forward and backward, by least processor time. MiB: peak of an update beyond weights and moments",
+            f"gradient error: over all parameters, relative to float64; more than {MOST_ERROR:.0e} is refused",
+            *notes,
         ),
-    )
+    )  # fmt: skip
 
 
-def _row(name: str, timing: Timing, naive: Timing, forward: Timing | None, error: float | None) -> tuple[str, ...]:
+def _row(name: str, laps: Laps, naive: Laps, gflop: float, mib: float, error: float | None) -> tuple[str, ...]:
+    forward, backward = (statistics.median(row[lap] for row in laps.wall) * 1e3 for lap in (0, 1))
     return (
         name,
-        "" if forward is None else f"{forward.median * 1e3:.4g}",
-        timing.ms(),
-        f"{naive.median / timing.median:.2f}",
-        f"{timing.least_cpu * 1e3:.4g}",
-        f"{naive.least_cpu / timing.least_cpu:.2f}",
-        "" if error is None else f"{error:.1e}",
+        f"{forward:.4g}",
+        f"{backward:.4g}",
+        laps.ms(2),
+        f"{laps.least_cpu(2) * 1e3:.4g}",
+        f"{naive.least_cpu(2) / laps.least_cpu(2):.2f}",
+        f"{gflop / laps.least_cpu(1):.3g}",
+        f"{mib:.0f}",
+        "" if error is None else f"{error:.0e}",
     )
 
 
-def _disagreement(case: Case) -> dict[str, float]:
-    """Compare losses and gradients with the naive loop's, in the configuration that is timed."""
-    loss, gradient = case.step(NAIVE)
-    errors = {}
-    for name in ("reference", "bptt", ONEDNN):
-        other_loss, other = case.step(name)
-        errors[name] = float((other - gradient).norm() / gradient.norm())
-        if name == ONEDNN:  # shown, not judged: what it rounds depends on the processor
-            continue
-        if errors[name] > 1e-4 or abs(float(other_loss - loss)) > 1e-4 * abs(float(loss)):
-            raise AssertionError(f"{name}: loss {other_loss} against {loss}, gradient off by {errors[name]:.1e}")
+def _lstm(case: Case) -> tuple[Step, float]:
+    """Return an update of nn.LSTM alone, and its operations in GFLOP."""
+    m = case.config.model
+    inputs = (m.embed_dim or case.x_dim) + m.z_dim
+    lstm, x = nn.LSTM(inputs, m.hidden), torch.randn(case.steps, case.batch, inputs)
+    step = _stepper(list(lstm.parameters()), lambda: lstm(x)[0].square().sum(), Candidate(LSTM, ""))
+    return step, 6e-9 * case.steps * case.batch * 4 * m.hidden * (inputs + m.hidden)
+
+
+def _floor(case: Case) -> tuple[str, ...]:
+    """Return the row of what the machine could do: all products at the best rate, weights read once for each step."""
+    a, b, c = (torch.randn(1536, 1536) for _ in range(3))
+    copied = torch.randn(2**24)
+    with through_onednn():
+        rate = 2e-9 * 1536**3 / min(_seconds(lambda: torch.mm(a, b, out=c)) for _ in range(5))
+    bandwidth = 2 * copied.nbytes / min(_seconds(copied.clone) for _ in range(5))
+    core = sum(p.nbytes for p in case.model.recurrence.parameters()) + case.model.backward_net.weight_hh_l0.nbytes
+    reading, computing = 2 * case.steps * core / bandwidth, case.gflop() / rate
+    limit = f"{computing * 1e3:.4g} at {rate:.0f} GFLOP/s; {reading * 1e3:.4g} to read the loops' weights from memory"
+    return ("floor: the products alone", "", f"{max(reading, computing) * 1e3:.4g}", limit, "", "", "", "", "")
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def _interleaved(steps: dict[str, Step], repeats: int) -> dict[str, Laps]:
+    laps = {name: Laps([], []) for name in steps}
+    for repeat in range(repeats + 1):
+        for name, step in steps.items():
+            wall, cpu = step()
+            if repeat > 0:
+                laps[name].wall.extend(wall)
+                laps[name].cpu.extend(cpu)
+    return laps
+
+
+def _peak_mib(step: Step) -> float:
+    """Return how far an update raises the resident memory of this process (Linux)."""
+    step()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as reset:
+        reset.write("5")  # the high-water mark begins anew
+    before = _status_kib("VmRSS")
+    step()
+    return (_status_kib("VmHWM") - before) / 1024
+
+
+def _status_kib(field: str) -> int:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field))
+
+
+def _errors(case: Case) -> dict[str, float]:
+    """Return the error of every candidate's gradient, in the configuration that is timed."""
+    exact, errors = case.exact_gradient(), {}
+    for candidate in CANDIDATES:
+        errors[candidate.name] = float((case.gradient(candidate) - exact).norm() / exact.norm())
+        if errors[candidate.name] > MOST_ERROR:
+            raise AssertionError(f"{candidate.name}: gradient off by {errors[candidate.name]:.1e}")
     return errors
-
-
-def _noise(case: Case) -> Tensor:
-    steps, batch = case.mask_TB.shape
-    return seeding.normals(seeding.key(0, "bench"), torch.arange(batch), steps, case.config.model.z_dim)

@@ -16,6 +16,7 @@ class Options(NamedTuple):
     threads: int
     sizes: Sequence[str]  # empty: the benchmark's default
     repeats: int
+    compiled: bool = False  # also rivals that take minutes to compile
 
 
 class Table(NamedTuple):

@@ -21,14 +21,15 @@ SLOPE, CLIP = 1 / 3, 3.0
 
 
 def published_terms(model: ZForcing, x_TBX: Tensor, y_TBX: Tensor, eps_TBZ: Tensor) -> Terms:
-    """Return the terms of `model` on sequences of equal length, by the naive loop."""
+    """Return the terms of `model` on sequences of equal length, by the naive loop; frames or tokens."""
     bound, core = model.config.latent_clamp, model.recurrence
-    b_TBH = model.backward_net(y_TBX.flip(0))[0].flip(0)
+    e_TBE, later_TBE = model.embed(x_TBX), model.embed(y_TBX)
+    b_TBH = model.backward_net(later_TBE.flip(0))[0].flip(0)
     w_xz = torch.cat([model.input.weight, core.w_z_GZ], dim=1)
     w_hb = torch.cat([core.w_a_MH, model.posterior_b.weight], dim=1)
-    h = c = x_TBX.new_zeros(x_TBX.shape[1], model.config.hidden)
+    h = c = b_TBH.new_zeros(b_TBH.shape[1:])
     h_T, kl_T, log_pb_T = [], [], []
-    for x, b, eps in zip(x_TBX, b_TBH, eps_TBZ, strict=True):
+    for x, b, eps in zip(e_TBE, b_TBH, eps_TBZ, strict=True):
         hidden_q = lrelu(F.linear(torch.cat([h, b], dim=1), w_hb, model.posterior_b.bias))
         mu_q, logvar_q = F.linear(hidden_q, core.w_q_QM, core.b_q_Q).clamp(-bound, bound).chunk(2, dim=1)
         mu_p, logvar_p = head(model.prior, h).clamp(-bound, bound).chunk(2, dim=1)
@@ -42,8 +43,8 @@ def published_terms(model: ZForcing, x_TBX: Tensor, y_TBX: Tensor, eps_TBZ: Tens
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(u)
         h = torch.sigmoid(o) * torch.tanh(c)
         h_T.append(h)
-    log_px = frame_log_prob(model, head(model.output, torch.stack(h_T)), y_TBX)
-    log_px_backward = frame_log_prob(model, head(model.backward_output, b_TBH), x_TBX)
+    log_px = observation_log_prob(model, head(model.output, torch.stack(h_T)), y_TBX)
+    log_px_backward = observation_log_prob(model, head(model.backward_output, b_TBH), x_TBX)
     return Terms(log_px, torch.stack(kl_T), torch.stack(log_pb_T), log_px_backward, torch.zeros_like(log_px))
 
 
@@ -62,6 +63,8 @@ def log_normal(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     return (-0.5 * (squared + torch.log(torch.tensor(2 * torch.pi))) - log_std).sum(-1)
 
 
-def frame_log_prob(model: ZForcing, parameters: Tensor, value: Tensor) -> Tensor:
+def observation_log_prob(model: ZForcing, parameters: Tensor, value: Tensor) -> Tensor:
+    if model.config.density == "categorical":
+        return F.log_softmax(parameters, dim=-1).gather(-1, value[..., None]).squeeze(-1)
     mean, raw = parameters.chunk(2, dim=-1)
     return log_normal(value, mean, torch.log(model.config.sigma_floor + torch.exp(raw)))

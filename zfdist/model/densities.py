@@ -137,7 +137,7 @@ def output_log_prob(config: ModelConfig, parameters: Tensor, value: Tensor) -> T
 
 
 def auxiliary_log_prob(config: ModelConfig, parameters: Tensor, value: Tensor) -> Tensor:
-    """Return log p(b_t | z_t) from the auxiliary net's numbers, mean and log-variance, each clamped: [..., 2 D] -> [...]."""
+    """Return log p(b_t | z_t) from the auxiliary net's mean and log-variance, each clamped: [..., 2 D] -> [...]."""
     parameters = widen(parameters)
     if one_pass.serves(parameters, value):
         return one_pass.latent_log_prob(parameters, value, config.latent_clamp, config.aux_tanh)

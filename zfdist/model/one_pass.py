@@ -40,7 +40,7 @@ def observation_log_prob(numbers: Tensor, value: Tensor, floor: float) -> Tensor
 
 
 def latent_log_prob(numbers: Tensor, value: Tensor, bound: float, squash: bool) -> Tensor:
-    """Return log N(value; m, exp(r / 2)), m and r clamped to [-bound, bound] (0 for not), then m to tanh(m) if asked."""
+    """Return log N(value; m, exp(r / 2)), m and r clamped to [-bound, bound] (0: not), m then squashed by tanh if so."""
     result: Tensor = _LogProb.apply(numbers, value, 0.0, bound or math.inf, squash)  # type: ignore[no-untyped-call]
     return result
 
