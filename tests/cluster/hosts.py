@@ -34,7 +34,7 @@ hostname "$1"
 mount -t sysfs sysfs /sys
 mount --bind "$2/cgroup" /sys/fs/cgroup
 mount -t tmpfs -o size=2g,mode=1777 tmpfs /tmp
-mount -t tmpfs -o size=4g,mode=1777 tmpfs /dev/shm
+mount -t tmpfs -o size=12g,mode=1777 tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mount --bind "$2/home" "$3"
 mount --bind "$2/etc/hosts" /etc/hosts
@@ -128,6 +128,10 @@ class Host:
             raise HostError(f"{self.name}: {' '.join(words)[:300]}: {how}\n{last_lines(done.stdout)}")
         return done.stdout
 
+    def seen_from_outside(self, path: Path) -> Path:
+        """Return where a path of the machine, which may have something mounted there, is for this process."""
+        return Path(f"/proc/{self._init}/root") / path.relative_to("/")
+
     def processes(self, containing: str = "") -> dict[int, str]:
         """Return state and command line of the machine's processes by pid, of those whose command line has a text."""
         lines = self.run("ps", "-eww", "-o", "pid=,stat=,args=").splitlines()
@@ -212,10 +216,12 @@ class Hosts:
         self._ip(name, "address", "add", f"{host.address}/24", "dev", "eth0")
         self._ip(name, "link", "set", "lo", "up")
         self._ip(name, "link", "set", "eth0", "up")
+        if name != LAPTOP:
+            self._ip(name, "route", "add", "default", "via", self.laptop.address)
 
     def crash(self, name: str) -> None:
         """Cut a machine's power: nobody hears a goodbye."""
-        self.partition(name)
+        self._ip(LAPTOP, "link", "delete", name)
         self._hosts[name].halt()
 
     def partition(self, name: str) -> None:

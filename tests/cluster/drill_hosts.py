@@ -1,0 +1,152 @@
+"""Drills in which machines, networks and processes fail."""
+
+import json
+import time
+
+from drills import AT, EVERY, LOST, Result, bit_equal, disturbed, finish, losses_agree
+from followed_run import Run
+from hosts import wait_for
+from real_cluster import HEAD, RealCluster
+
+from zfdist import checkpoint
+
+SLOW = {"model__hidden": 128, "data__global_batch": 32}
+_SPARE = ["--wait-for-nodes", "60"]
+
+
+def worker_killed(cluster: RealCluster) -> Result:
+    """Kill -9 of a worker process, as the kernel's out-of-memory killer does."""
+    run = cluster.train("worker-killed")
+    return disturbed(cluster, run, lambda: _last(cluster).kill("RayTrainWorker"))
+
+
+def host_crashed_with_spare(cluster: RealCluster) -> Result:
+    """A machine that trains loses its power; another one is idle."""
+    run = cluster.train("host-crashed", *_SPARE)
+    result = disturbed(cluster, run, lambda: cluster.hosts.crash(_last(cluster).name))
+    cluster.mend()
+    return result
+
+
+def network_partition(cluster: RealCluster) -> Result:
+    """The cable of a machine that trains is pulled, and plugged in again when the run has gone on elsewhere."""
+    run = cluster.train("partition", *_SPARE)
+    run.wait_for_step(AT)
+    name = _last(cluster).name
+
+    def heal_later() -> None:
+        cluster.hosts.partition(name)
+
+    result = disturbed(cluster, run, heal_later)
+    cluster.hosts.heal(name)
+    wait_for(lambda: name not in cluster.training_on(), f"end of the workers that were cut off on {name}", 60)
+    assert bit_equal(cluster, run), "nothing was written by those that were cut off"
+    cluster.mend()
+    return result
+
+
+def drained(cluster: RealCluster) -> Result:
+    """A spot machine is taken away with a notice of 30 s: nothing is lost, and it counts as no failure."""
+    run = cluster.train("drained", *_SPARE, "--max-failures", "0")
+    gone: list[str] = []
+
+    def drain() -> None:
+        gone.append(_last(cluster).name)
+        cluster.drain(gone[0], deadline_s=30)
+
+    result = disturbed(cluster, run, drain, noticed=r"drain|taken away|interrupt", most_redone=0)
+    cluster.hosts.crash(gone[0])  # as the cloud does now
+    cluster.mend()
+    return result
+
+
+def hanging_rank(cluster: RealCluster) -> Result:
+    """A worker stands still (SIGSTOP): it is named, ended, and the run goes on."""
+    run = cluster.train("hanging", "--hang-timeout", "10")
+    result = disturbed(
+        cluster, run, lambda: _last(cluster).kill("RayTrainWorker", "STOP"), noticed="no sign of life|no progress"
+    )
+    assert f"on {cluster.hosts['two'].address}" in run.said() or "worker" in run.said()
+    return result
+
+
+def elastic(cluster: RealCluster) -> Result:
+    """A machine crashes, none is spare: the run goes on with one worker, and with two when the machine is back."""
+    run = cluster.train("elastic", "--grow-every", "5", workers="1:2", **SLOW)
+    run.wait_for_step(60)
+    name = _last(cluster).name
+    told, fault_s = len(run.said()), time.time()
+    cluster.hosts.crash(name)
+    run.wait_for(lambda: LOST.split("|")[0] in run.said()[told:], "word of the lost worker")
+    detect_s = time.time() - fault_s
+    run.wait_for(lambda: _worlds(run)[-1:] == [1], "a checkpoint of one worker", 180)
+    cluster.hosts.boot(name)
+    run.wait_for(lambda: _worlds(run)[-1:] == [2], "a checkpoint of two workers again", 300)
+    cluster.command("stop", run.folder.name)
+    finish(cluster, run)
+    again_s, redone = run.pause_after(fault_s)
+    return Result(detect_s, again_s, redone, losses_agree(cluster, run))
+
+
+def worlds_2_1_3(cluster: RealCluster) -> Result:
+    """Stopped and gone on with by another number of workers, twice."""
+    for workers, until in ((2, 110), (1, 210), (3, 300)):
+        run = cluster.train("worlds", workers=workers)
+        if until < 300:
+            run.wait_for_step(until)
+            cluster.command("stop", "worlds")
+        finish(cluster, run)
+    assert set(_worlds(run)) == {1, 2, 3}, _worlds(run)
+    return Result(None, None, 0, losses_agree(cluster, run))
+
+
+def head_crashed(cluster: RealCluster) -> Result:
+    """The head loses its power and with it all that Ray knows; on the new cluster the run is resumed by its name."""
+    run = cluster.train("head-crashed")
+    run.wait_for_step(AT)
+    fault_s = time.time()
+    cluster.hosts.crash(HEAD)
+    run.wait_for(run.over, "the laptop's word that the cluster is gone", 120)
+    detect_s = time.time() - fault_s
+    cluster.hosts.boot(HEAD)
+    cluster.up()
+    again = cluster.start("resume", "head-crashed")
+    finish(cluster, again)
+    again.steps = run.steps + [made for made in again.steps if made not in run.steps]
+    again_s, redone = again.pause_after(fault_s)
+    assert redone <= EVERY
+    return Result(detect_s, again_s, redone, bit_equal(cluster, again))
+
+
+def sweep_driver_killed(cluster: RealCluster) -> Result:
+    """Kill -9 of a sweep's driver; the same sweep goes on, and trains no finished trial again."""
+    words = ["--samples", "0", "--grid", "loss.alpha=0,0.05", "--grid", "loss.beta=0,0.05", "--no-asha"]
+    sweep = cluster.sweep("swept", *words)
+    done = lambda: sorted(p.parent for p in sweep.folder.glob("trials/*/result.json"))  # noqa: E731
+    sweep.wait_for(lambda: len(done()) >= 1, "a finished trial", 240)
+    fault_s = time.time()
+    cluster.hosts[HEAD].kill("jobs.submitted")
+    before = {trial: (trial / "metrics.jsonl").read_bytes() for trial in done()}
+    assert sweep.wait(60) != 0, "the laptop is told that the sweep failed"
+    detect_s = time.time() - fault_s
+    left = cluster.leftovers(sweep.folder)
+    assert not left, f"the dead driver left {left}"
+    again = cluster.start("resume", "swept")
+    finish(cluster, again)
+    assert all((trial / "metrics.jsonl").read_bytes() == text for trial, text in before.items()), "trained again"
+    results = json.loads((sweep.folder / "results.json").read_text())
+    assert [result["state"] for result in results] == ["finished"] * 4, results
+    return Result(detect_s, None, 0, f"{len(before)} of 4 trials kept")
+
+
+def _last(cluster: RealCluster):
+    """Return the machine of the last of those that train."""
+    return cluster.hosts[cluster.training_on()[-1]]
+
+
+def _worlds(run: Run) -> list[int]:
+    """Return the world size of each checkpoint."""
+    return [
+        json.loads((checkpoint.folder_of(run.folder, step) / "manifest.json").read_text())["world_size"]
+        for step in checkpoint.steps(run.folder)
+    ]

@@ -1,0 +1,81 @@
+"""Drills in which what a run has written, or writes, is damaged, or its numbers are not finite."""
+
+import json
+import os
+import time
+from typing import Any
+
+from drills import AT, EVERY, Result, bit_equal, disturbed, finish
+from followed_run import Run
+from real_cluster import FAULTY_STEP, HEAD, RealCluster
+
+from zfdist import checkpoint
+
+
+def torn_ray_files(cluster: RealCluster) -> Result:
+    """All that Ray keeps of the run is cut to nothing, and a worker killed: Ray's files hold nothing that is needed."""
+    run = cluster.train("torn")
+
+    def tear() -> None:
+        for path in (run.folder / ".ray").rglob("*"):
+            if path.is_file():
+                os.truncate(path, 0)
+        cluster.hosts[cluster.training_on()[-1]].kill("RayTrainWorker")
+
+    return disturbed(cluster, run, tear)
+
+
+def newest_checkpoint_truncated(cluster: RealCluster) -> Result:
+    """The newest checkpoint loses the half of a file, and a worker is killed: the one before is taken."""
+    run = cluster.train("truncated")
+
+    def cut() -> None:
+        newest = checkpoint.folder_of(run.folder, checkpoint.steps(run.folder)[-1])
+        os.truncate(newest / checkpoint.WEIGHTS, (newest / checkpoint.WEIGHTS).stat().st_size // 2)
+        cluster.hosts[cluster.training_on()[-1]].kill("RayTrainWorker")
+
+    result = disturbed(cluster, run, cut, most_redone=2 * EVERY)
+    assert "damaged checkpoint set aside" in run.said()
+    return result
+
+
+def disk_full(cluster: RealCluster) -> Result:
+    """The shared disk is full while a checkpoint is written, until somebody makes room; the run is then resumed."""
+    disk = cluster.hosts.shared / "small"
+    cluster.mount_small(disk, mib=24)
+    run = cluster.train("full", storage=disk)
+    run.wait_for_step(AT)
+    head = cluster.hosts[HEAD]
+    head.run("sh", "-c", f"cat /dev/zero >{disk}/rubbish; truncate -s -200K {disk}/rubbish", check=False)
+    told, fault_s = len(run.said()), time.time()
+    run.wait_for(lambda: "No space left" in run.said()[told:], "word of the full disk")
+    detect_s = time.time() - fault_s
+    head.run("rm", f"{disk}/rubbish")
+    if run.wait() != 0:  # it gave up before there was room
+        steps = run.steps
+        run = cluster.start("resume", "--storage", str(disk), "full", storage=disk)
+        finish(cluster, run)
+        run.steps = steps + [made for made in run.steps if made not in steps]
+    again_s, redone = run.pause_after(fault_s)
+    assert redone <= EVERY
+    return Result(detect_s, again_s, redone, bit_equal(cluster, run))
+
+
+def nan_on_one_rank(cluster: RealCluster) -> Result:
+    """One machine computes NaN at one step: all ranks skip that update together, and say where it came from."""
+    run = cluster.train("nan")
+    run.wait_for_step(10)
+    name = cluster.training_on()[-1]
+    (cluster.hosts[name].home / "faulty").touch()
+    try:
+        finish(cluster, run)
+    finally:
+        (cluster.hosts[name].home / "faulty").unlink()
+    skipped = [r for r in _records(run) if "skipped/terms" in r]
+    assert [r["step"] for r in skipped] == [FAULTY_STEP], f"skipped: {skipped}"
+    assert len(skipped[0]["skipped/sequence_ids"]) == 1, skipped
+    return Result(0.0, 0.0, 0, f"skipped by all, sequence {skipped[0]['skipped/sequence_ids'][0]} named")
+
+
+def _records(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]

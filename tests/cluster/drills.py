@@ -1,0 +1,136 @@
+"""Drills: a fault on a real cluster, and what became of the run, beside the same run undisturbed.
+
+`make drills` runs them all and prints a table; tests/cluster/test_drills.py runs a few. Faults come from outside, as in
+life: machines lose their power or their network, processes are killed or stopped, disks are full. The code that is
+drilled knows nothing of it.
+"""
+
+import re
+import time
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple
+
+from followed_run import Run
+from hosts import HostError, Hosts, last_lines, why_not
+from real_cluster import HEAD, RealCluster
+
+EVERY = 50
+"""Steps between the checkpoints of the drills' runs."""
+AT = 120
+"""The step at which a fault comes: far from a checkpoint, and in the middle of the run."""
+LOST = r"lost worker|no progress"
+
+
+class Result(NamedTuple):
+    """What a drill found; a drill that finds anything wrong raises instead."""
+
+    detect_s: float | None
+    """From the fault to the first word of it on the laptop."""
+    again_s: float | None
+    """From the fault to the next step that was made after it."""
+    redone: int | None
+    """Steps that were made twice."""
+    outcome: str
+
+
+Drill = Callable[[RealCluster], Result]
+
+
+def undisturbed(cluster: RealCluster) -> Run:
+    """Return the run of two workers that nothing happens to; made once."""
+    if "undisturbed" not in cluster.references:
+        run = cluster.train("undisturbed")
+        finish(cluster, run)
+        cluster.references["undisturbed"] = run
+    return cluster.references["undisturbed"]
+
+
+def finish(cluster: RealCluster, run: Run, exit_code: int = 0) -> None:
+    """Wait for the end of a run and look what it left."""
+    assert run.wait() == exit_code, f"exit code {run.wait()}, expected {exit_code}:\n{last_lines(run.said())}"
+    left = cluster.leftovers(run.folder)
+    assert not left, f"{run.folder.name} has ended, and this is left: {left}"
+
+
+def bit_equal(cluster: RealCluster, run: Run) -> str:
+    """Check that a run's final parameters are those of the undisturbed run, to the bit."""
+    same = run.weights() == undisturbed(cluster).weights()
+    assert same, f"other parameters than undisturbed: {losses_agree(cluster, run, within=float('inf'))}"
+    return "bit-equal"
+
+
+def losses_agree(cluster: RealCluster, run: Run, within: float = 1e-5) -> str:
+    """Check that every step's loss is that of the undisturbed run up to rounding."""
+    ours, theirs = run.losses(), undisturbed(cluster).losses()
+    steps = sorted(ours.keys() & theirs.keys())
+    assert steps[: EVERY * 4] == list(range(1, EVERY * 4 + 1)), f"steps are missing: {steps[:5]} .. {steps[-1]}"
+    worst = max(steps, key=lambda step: abs(ours[step] / theirs[step] - 1))
+    error = abs(ours[worst] / theirs[worst] - 1)
+    assert error <= within, f"step {worst}: loss {ours[worst]!r}, undisturbed {theirs[worst]!r}: {error:.1e} apart"
+    return f"losses to {error:.0e}"
+
+
+def disturbed(
+    cluster: RealCluster,
+    run: Run,
+    fault: Callable[[], object],
+    *,
+    noticed: str = LOST,
+    at: int = AT,
+    most_redone: int = EVERY,
+    check: Callable[[RealCluster, Run], str] = bit_equal,
+) -> Result:
+    """Let a run come to step `at`, cause the fault, and let it go on to its end by itself.
+
+    Args:
+        cluster: where the run is.
+        run: just started.
+        fault: causes it.
+        noticed: a pattern of the line by which a person is told of it.
+        at: the step.
+        most_redone: steps that may be lost.
+        check: compares the run with the undisturbed one.
+    """
+    run.wait_for_step(at)
+    told, fault_s = len(run.said()), time.time()
+    fault()
+    run.wait_for(lambda: bool(re.search(noticed, run.said()[told:])), f"a line with {noticed!r} after the fault")
+    detect_s = time.time() - fault_s
+    finish(cluster, run)
+    again_s, redone = run.pause_after(fault_s)
+    assert redone <= most_redone, f"{redone} steps were made twice, with a checkpoint every {EVERY}"
+    return Result(detect_s, again_s, redone, check(cluster, run))
+
+
+def run_all(drills: dict[str, Drill], names: list[str]) -> int:
+    """Run the drills on a cluster of three workers and print the table; return how many failed."""
+    reason = why_not()
+    if reason is not None:
+        print(f"no drills: {reason}")
+        return 0
+    failed: list[str] = []
+    rows: list[tuple[str, ...]] = [("drill", "s to detect", "s to train again", "steps redone", "outcome")]
+    with Hosts([HEAD, "one", "two", "three"], loopback="one") as hosts:
+        cluster = RealCluster(hosts, ["one", "two", "three"])
+        print(f"ray up: {cluster.up():.0f} s until all three workers were there", flush=True)
+        undisturbed(cluster)
+        for name in names:
+            started = time.monotonic()
+            try:
+                cluster.mend()
+                result = drills[name](cluster)
+            except (HostError, AssertionError) as error:
+                failed.append(name)
+                traceback.print_exc()
+                rows.append((name, "", "", "", "FAILED: " + str(error).splitlines()[0][:60]))
+            else:
+                figures = (result.detect_s, result.again_s)
+                texts = ["" if value is None else f"{value:.1f}" for value in figures]
+                rows.append((name, *texts, "" if result.redone is None else str(result.redone), result.outcome))
+            print(f"{' | '.join(rows[-1])} ({time.monotonic() - started:.0f} s)", flush=True)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    print()
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return len(failed)
