@@ -25,8 +25,11 @@ def test_sigterm_saves_and_the_same_command_goes_on(cluster: str, slow_config: C
     commands.wait_for(commands.nothing_held, "all CPUs free", within_s=15)
 
     longer = [*words, "--checkpoint.keep-last", "3"]
-    code, out = commands.run("train", *longer, folder=tmp_path)
+    code, out = commands.run("train", *longer, "--profile", folder=tmp_path)
     assert code == 0, out
+    profile = [f"rank-0{kind}" for kind in ("-breakdown.json", ".json.gz")]
+    assert sorted(path.name for path in (folder / "profile").iterdir()) == profile
+    assert "a trace of 5 steps is in" in out and "gradient reduction" in out
     assert "changed since the last time: checkpoint.keep_last 10 -> 3" in out
     assert "valid elbo" in out and "ETA" in out and "finished at step 600" in out
     assert json.loads((folder / "result.json").read_text())["state"] == "finished"

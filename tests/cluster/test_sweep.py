@@ -42,8 +42,9 @@ def lines_of(folder: Path) -> dict[str, int]:
 def test_sweep_stops_laggards_frees_everything_and_is_not_repeated(
     cluster: str, config: Config, tmp_path: Path
 ) -> None:
-    results, _ = swept(tmp_path, config, grace_steps=20, reduction_factor=2)
+    results, _ = swept(tmp_path, config, grace_steps=20, reduction_factor=2, profile=True)
     assert [r["state"] for r in results].count("stopped") >= 1
+    assert all((tmp_path / f"trials/{r['id']}/profile/rank-0-breakdown.json").is_file() for r in results)
     assert results[0]["state"] == "finished" and results[0]["step"] == 90
     assert results[0]["values"]["optim.learning_rate"] == 1e-2
     assert results == sorted(results, key=lambda r: -r["objective"])
