@@ -5,15 +5,11 @@ goes on from them, with any number of workers. So whatever ends a launch is answ
 there are, and launch again. Ray holds nothing that a run needs; its own files live in a scratch folder of one launch.
 """
 
-import contextlib
 import json
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from cluster import nodes
@@ -23,16 +19,17 @@ from cluster.launch import SCRATCH, FitError, Job, launch
 from cluster.nodes import Node, Share
 from cluster.post import Seen
 from cluster.session import ClusterError
-from cluster.worker import POLL_S, STOP, claim
-from zfdist import checkpoint, metrics
+from cluster.signals import stop_on_signals
+from cluster.worker import POLL_S, STOP, Store, claim
+from zfdist import checkpoint, lease, metrics, remote
 from zfdist.build import RESULT
 from zfdist.config import Config, ConfigError
+from zfdist.storage import Place
 from zfdist.train import Outcome
 
 HANG_TIMEOUT_S = 600.0
 WAIT_FOR_NODES_S = 600.0
 GROW_EVERY_S = 120.0
-_SAME_SIGNAL_S = 1.0  # timeout and others signal a process and then its group
 _STABLE_S = 5.0  # a machine that comes and goes is no reason to grow
 _FREED_S = 5.0  # what a launch held is free again by then
 
@@ -52,6 +49,7 @@ def fit(
     wait_for_nodes_s: float | None = None,
     grow_every_s: float = GROW_EVERY_S,
     profile: bool = False,
+    store: Store | None = None,
     on_report: Callable[[dict[str, Any]], None] | None = None,
     say: Say = print,
 ) -> Outcome:
@@ -74,6 +72,7 @@ def fit(
             WAIT_FOR_NODES_S after a loss.
         grow_every_s: a launch is left alone for so long before it is ended for the sake of more workers.
         profile: every worker also writes where its time goes, see `zfdist.profile`.
+        store: of a run in an object store; `run_folder` then follows it (see `zfdist.working_copy.followed`).
         on_report: called here with each new record of metrics.jsonl.
         say: told what happens.
 
@@ -91,10 +90,13 @@ def fit(
     share = _first_share(workers, cpus_per_worker, use_gpu, wait_for_nodes_s or 0, say)
     for change in _changes(config, run_folder):
         say(f"changed since the last time: {change}")
+    if store is not None:  # free again at once as well
+        with lease.held(Place(store.uri), store.owner, 0, wait_s=1.5 * lease.STALE_S):
+            pass
     with claim(run_folder, wait_s=10):  # and released at once: the first worker holds it while it trains
         (run_folder / STOP).unlink(missing_ok=True)
         shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)
-    job = Job(config, run_folder, start_from, share, hang_timeout_s, profile)
+    job = Job(config, run_folder, start_from, share, hang_timeout_s, profile, store)
     patience_s = WAIT_FOR_NODES_S if wait_for_nodes_s is None else wait_for_nodes_s
     try:
         with stop_on_signals(run_folder, say):
@@ -131,7 +133,7 @@ def _launches(
         was = f" at step {end.step}" if end.step else ""
         _note(job, f"{end.why}{was}; starting again from step {_step(job, end)} ...")
         size = _team(job, workers, patience_s, follow)
-    return Outcome("stopped", max(checkpoint.steps(job.run_folder), default=0))
+    return Outcome("stopped", _newest(job))
 
 
 def _team(job: Job, workers: Range, patience_s: float, follow: Callable[[], None]) -> int:
@@ -206,7 +208,10 @@ def _follower(job: Job, on_report: Callable[[dict[str, Any]], None] | None, say:
 
 
 def _note(job: Job, line: str) -> None:
-    """Add to the run's log, whose lines are told to whoever started it."""
+    """Add to the run's log, whose lines are told to whoever started it; the log of a run in a store is rank 0's."""
+    if job.store is not None:
+        print(line, flush=True)
+        return
     with (job.run_folder / LOG).open("a") as log:
         log.write(f"{line}\n")
 
@@ -215,35 +220,13 @@ def _step(job: Job, end: End) -> int:
     """Return the step that the run has come to for good."""
     if end.kind in ("finished", "stopped"):
         return end.step
-    return max(checkpoint.steps(job.run_folder), default=0)
+    return _newest(job)
 
 
-@contextlib.contextmanager
-def stop_on_signals(run_folder: Path, say: Say) -> Iterator[None]:
-    """Let the first SIGTERM or SIGINT ask the run to save and end, and a second one abort; main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    kinds = (signal.SIGTERM, signal.SIGINT)
-    before = {kind: signal.getsignal(kind) for kind in kinds}
-    asked_s: list[float] = []
-
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        if asked_s:
-            if time.monotonic() - asked_s[0] > _SAME_SIGNAL_S:
-                raise KeyboardInterrupt
-            return
-        asked_s.append(time.monotonic())
-        (run_folder / STOP).touch()
-        say("saving, then stopping (once more to abort at once) ...")
-
-    for kind in kinds:
-        signal.signal(kind, ask)
-    try:
-        yield
-    finally:
-        for kind in kinds:
-            signal.signal(kind, before[kind])
+def _newest(job: Job) -> int:
+    """Return the step of the newest checkpoint, 0 if there is none."""
+    steps = checkpoint.steps(job.run_folder) if job.store is None else remote.steps(Place(job.store.uri))
+    return max(steps, default=0)
 
 
 def _refuse_range(workers: Range, config: Config) -> None:

@@ -25,7 +25,7 @@ from cluster.decide import End, trouble
 from cluster.nodes import Node, Share
 from cluster.post import Seen, open_post
 from cluster.watchdog import lease_s
-from cluster.worker import ERRORS, POLL_S, STOP, Backend, work, worker_env
+from cluster.worker import ERRORS, POLL_S, STOP, Backend, Store, work, worker_env
 from zfdist.config import Config
 from zfdist.train import NonFiniteError
 
@@ -53,6 +53,8 @@ class Job(NamedTuple):
     share: Share
     hang_timeout_s: float
     profile: bool = False
+    store: Store | None = None
+    """Where the run lives if not in `run_folder`, which then is this process's own and follows it."""
 
 
 class Background:
@@ -151,6 +153,8 @@ def _trainer(job: Job, workers: int, scratch: Path, post: Any) -> TorchTrainer:
             "post": post,
             "hang_timeout_s": job.hang_timeout_s,
             "profile": job.profile,
+            "store": job.store,
+            "launch": time.time_ns(),
         },
         torch_config=Backend(),
         scaling_config=ray.train.ScalingConfig(

@@ -23,9 +23,10 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from cluster import nodes, results
-from cluster.fit import Say, stop_on_signals
+from cluster.fit import Say
 from cluster.launch import Background, FitError, root_message
 from cluster.nodes import Share
+from cluster.signals import stop_on_signals
 from cluster.space import Trial
 from cluster.trial import OVER, TrialActor, mark, state
 from cluster.worker import STOP, claim

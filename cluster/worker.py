@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import ray.train
@@ -17,8 +17,11 @@ from ray.train.torch import TorchConfig
 from cluster.follow import LOG
 from cluster.nodes import Share
 from cluster.watchdog import LEASE_S, Watchdog
+from zfdist import working_copy
 from zfdist.config import Config
+from zfdist.storage import CACHE
 from zfdist.train import Outcome, train
+from zfdist.working_copy import WorkingCopy
 from zfdist.world import connect, interface_of
 
 STOP = "stop"
@@ -29,6 +32,16 @@ POLL_S = 0.25
 """How often files are looked at."""
 
 
+class Store(NamedTuple):
+    """Where a run lives that is no folder, and for whom it is trained."""
+
+    uri: str
+    owner: str
+    """The same for all launches of one command, see `zfdist.lease`."""
+    cache: Path = CACHE
+    """Where every node keeps its working copies."""
+
+
 class BusyError(ValueError):
     """Another process is training in this run folder."""
 
@@ -37,13 +50,29 @@ def work(job: dict[str, Any]) -> Outcome:
     """What each worker does."""
     if job["directory"].is_dir():
         os.chdir(job["directory"])  # relative paths mean what they mean to the command
-    folder = job["run_folder"]
     rank = ray.train.get_context().get_world_rank()
-    with logged(folder, rank), Watchdog(job["post"], rank, folder, job["hang_timeout_s"]) as watchdog:
-        world = connect()
-        # An earlier rank 0 that was cut off holds it until its lease has run out.
-        with claim(folder, wait_s=2 * LEASE_S) if rank == 0 else contextlib.nullcontext():
-            return train(job["config"], folder, world, watchdog, job["start_from"], profile=job["profile"])
+    with opened(job["store"], job["launch"], rank, job["config"]) as copy:
+        folder = job["run_folder"] if copy is None else copy.folder
+        with logged(folder, rank), Watchdog(job["post"], rank, folder, job["hang_timeout_s"]) as watchdog:
+            world = connect()
+            # An earlier rank 0 that was cut off holds it until its lease has run out.
+            with claim(folder, wait_s=2 * LEASE_S) if rank == 0 else contextlib.nullcontext():
+                return train(
+                    job["config"], folder, world, watchdog, job["start_from"], copy=copy, profile=job["profile"]
+                )
+
+
+@contextlib.contextmanager
+def opened(store: Store | None, launch: int, rank: int, config: Config) -> Iterator[WorkingCopy | None]:
+    """Have a working copy of a run in an object store within the block; None for a run in a shared folder."""
+    if store is None:
+        yield None
+        return
+    tries = config.checkpoint.max_failures
+    with working_copy.opened(
+        store.uri, rank, owner=store.owner, launch=launch, cache=store.cache, tries=tries, wait_s=2 * LEASE_S
+    ) as copy:
+        yield copy
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What the front doors of a run share: a recipe with typed overrides, and errors as one sentence."""
 
+import contextlib
 import difflib
 import itertools
 import re
@@ -13,7 +14,7 @@ import tyro
 from jobs.recipes import RECIPES
 from zfdist.config import Config, ConfigError, parse_value
 
-RUNS = Path("runs")
+RUNS = "runs"
 
 Arguments = TypeVar("Arguments")
 
@@ -46,11 +47,29 @@ def parse(kind: type[Arguments], job: str, argv: Sequence[str], defaults: Callab
     return tyro.cli(kind, prog=f"{prog} {recipe}", default=defaults(config), args=list(argv[1:]))
 
 
-def run_folder(name: str) -> Path:
-    """Return the folder of a run or sweep called `name`; refuses what is no plain name."""
+def run_place(runs: str, name: str) -> str:
+    """Return the folder or URI of a run or sweep called `name`; refuses what is no plain name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        refuse(f"--name {name!r}: must be letters, digits, '.', '_' and '-', as it names a folder in {RUNS}/")
-    return RUNS / name
+        refuse(f"--name {name!r}: must be letters, digits, '.', '_' and '-', as it names a folder in {runs}/")
+    place, question_mark, options = runs.partition("?")
+    return f"{place.rstrip('/')}/{name}{question_mark}{options}"
+
+
+def run_folder(name: str) -> Path:
+    """Return the folder of a run called `name` in runs/; refuses what is no plain name."""
+    return Path(run_place(RUNS, name))
+
+
+@contextlib.contextmanager
+def followed(place: str, cache: Path) -> Iterator[Path]:
+    """Have the folder of a run within the block: its own, or one that follows a run in a store."""
+    if "://" not in place:
+        yield Path(place)
+        return
+    from zfdist import working_copy
+
+    with working_copy.followed(place, cache=cache) as copy:
+        yield copy.folder
 
 
 def refuse(sentence: str) -> NoReturn:

@@ -19,7 +19,7 @@ from jobs import evaluate, prepare, report, sweep
 from jobs.command import RUNS, duration
 
 DATA = Path("data/demo")
-SWEEP = RUNS / "demo"
+SWEEP = Path(RUNS) / "demo"
 REPORT = SWEEP / "report"
 SPACE = ("--grid", "loss.alpha=0,0.5", "--grid", "loss.beta=0,0.05", "--grid", "loss.kl.kind=constant,linear")
 # Late enough that the figure of the KL term has something of every trial.

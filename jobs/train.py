@@ -3,7 +3,9 @@
 The same command again goes on with the run. Ctrl-C or SIGTERM saves and stops (exit code 0); a second one aborts.
 """
 
+import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +21,12 @@ class Arguments:
     """Train one run of a recipe; the same command again goes on with it."""
 
     name: str
-    """The run's name: its folder is runs/NAME."""
+    """The run's name: its folder is RUNS/NAME."""
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    runs: str = command.RUNS
+    """Where runs live: a folder that all machines of the cluster share, or a store: s3://BUCKET/PREFIX, gs://..."""
+    cache: Path = Path("~/.cache/zfdist")
+    """Where every machine keeps its copies of what is in a store."""
     workers: str = "1"
     """Processes that share each global batch: a number, or MIN:MAX to shrink and grow with the machines."""
     cpus_per_worker: int | None = None
@@ -46,7 +52,7 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Run the command line `argv`; return the exit code."""
     arguments = command.parse(Arguments, "train", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
-    folder = command.run_folder(arguments.name)
+    place = command.run_place(arguments.runs, arguments.name)
     workers = _range(arguments.workers)
     for flag, value, low in (
         ("cpus-per-worker", arguments.cpus_per_worker, 1),
@@ -57,7 +63,7 @@ def main(argv: list[str]) -> int:
     ):
         if value is not None and value < low:
             command.refuse(f"--{flag} {value:g}: must be {low} or more")
-    return command.exit_code(lambda: _train(arguments, folder, workers))
+    return command.exit_code(lambda: _train(arguments, place, workers))
 
 
 def _range(text: str) -> tuple[int, int]:
@@ -73,16 +79,18 @@ def _range(text: str) -> tuple[int, int]:
     return low, high
 
 
-def _train(arguments: Arguments, folder: Path, workers: tuple[int, int]) -> None:
+def _train(arguments: Arguments, place: str, workers: tuple[int, int]) -> None:
     command.check_data(arguments.config)
 
     from cluster import session
 
     console = Console(arguments.config.train.steps)
-    with session.connect(arguments.address, say=command.say):
+    with session.connect(arguments.address, say=command.say), command.followed(place, arguments.cache) as folder:
         from cluster.decide import Range
         from cluster.fit import fit
+        from cluster.worker import Store
 
+        owner = f"{time.time_ns():x}-{os.getpid()}"
         outcome = fit(
             arguments.config,
             folder,
@@ -92,6 +100,7 @@ def _train(arguments: Arguments, folder: Path, workers: tuple[int, int]) -> None
             max_failures=arguments.max_failures,
             start_from=arguments.start_from,
             profile=arguments.profile,
+            store=Store(place, owner, arguments.cache) if "://" in place else None,
             hang_timeout_s=arguments.hang_timeout,
             wait_for_nodes_s=arguments.wait_for_nodes,
             grow_every_s=arguments.grow_every,
@@ -101,7 +110,7 @@ def _train(arguments: Arguments, folder: Path, workers: tuple[int, int]) -> None
     if outcome.state == "stopped":
         command.say(f"stopped at step {outcome.step}; the same command goes on from there")
     else:
-        command.say(f"finished at step {outcome.step}: {folder}")
+        command.say(f"finished at step {outcome.step}: {place.partition('?')[0]}")
 
 
 class Console:

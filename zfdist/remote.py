@@ -23,7 +23,7 @@ from zfdist import checkpoint
 from zfdist.checkpoint import MANIFEST, CheckpointError, Manifest
 from zfdist.config import CheckpointConfig
 from zfdist.home import Home, agreed
-from zfdist.storage import Missing, StorageError
+from zfdist.storage import Missing, Place, StorageError
 from zfdist.working_copy import WorkingCopy
 from zfdist.world import World
 
@@ -192,6 +192,11 @@ class RemoteHome(Home):
         self._copy.place.delete([f"{name}/{MANIFEST}"])
 
 
+def steps(place: Place) -> list[int]:
+    """Return the steps that have a complete checkpoint in a run's place, ascending; raises StorageError."""
+    return sorted({_step_of(n) for n in place.sizes(CHECKPOINTS) if n.endswith(f"/{MANIFEST}")})
+
+
 def fetch(copy: WorkingCopy, name: str, only: str | None = None) -> Path:
     """Bring a checkpoint of the store, or one file of it, into the working copy; return its folder there.
 
@@ -236,4 +241,4 @@ def _forget_others(folder: Path, step: int) -> None:
 
 
 def _step_of(name: str) -> int:
-    return int(name.rpartition("/step-")[2].split(".")[0])
+    return int(name.rpartition("/step-")[2].partition(".")[0])

@@ -1,7 +1,8 @@
 """The small files of a run in an object store, on a node: sent by the worker that writes them, followed by the others.
 
-What lies in a run folder itself (metrics, log, config, result, events), not in folders below it, is sent whole when it
-has changed; hidden files stay where they are. Who follows fetches what has changed, of files that grow only the end.
+What lies in a run folder itself (metrics, log, config, result, events) is sent by rank 0, whole, when it has changed;
+what every worker writes into hangs/ and profile/, by that worker; hidden files stay where they are. Who follows fetches
+what has changed, of files that grow only the end.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from zfdist.storage import CACHE, TRIES, Object, Place, StorageError, without_op
 SEND_S = 3.0
 FOLLOW_S = 1.0
 _NOT_SENT = ("stop", lease.NAME)
+_FOLDERS = ("hangs", "profile")
 _GROWING = (".jsonl", ".txt", ".log")
 _OVERLAP_BYTES = 256
 
@@ -42,7 +44,7 @@ class WorkingCopy:
     def push(self) -> None:
         """Send the run's own files that have changed, and delete those that are gone; raises StorageError."""
         with self._lock:
-            present = {path.name: path for path in self.folder.iterdir() if path.is_file() and _is_sent(path.name)}
+            present = self._own_files()
             for name, path in present.items():
                 stat = path.stat()
                 if self._sent.get(name) != (stat.st_size, stat.st_mtime_ns):
@@ -51,6 +53,13 @@ class WorkingCopy:
             for name in self._sent.keys() - present.keys():
                 self.place.delete([name])
                 del self._sent[name]
+
+    def _own_files(self) -> dict[str, Path]:
+        """Return what is sent from here, by name; the files in `_FOLDERS` have a worker's number in their names."""
+        own = [path for below in _FOLDERS for path in (self.folder / below).glob("*")]
+        if self._held is not None:
+            own += self.folder.iterdir()
+        return {p.relative_to(self.folder).as_posix(): p for p in own if p.is_file() and _is_sent(p.name)}
 
     def pull(self, below: str = "") -> None:
         """Fetch the run's own files that have changed, and delete those that are gone; raises StorageError."""
@@ -126,8 +135,9 @@ def opened(
     """
     place, folder = Place(uri, tries=tries), folder_of(uri, cache)
     if rank != 0:
-        with _errors_sent(place, folder, rank):
-            yield WorkingCopy(place, folder)
+        copy = WorkingCopy(place, folder)
+        with _errors_sent(place, folder, rank), _repeated(copy.push, SEND_S):
+            yield copy
         return
     with lease.held(place, owner, launch, wait_s=wait_s) as claim:
         copy = WorkingCopy(place, folder, claim)
