@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from jobs import command
+from jobs.recipes import RECIPES
 from jobs.submitted import JOBS
 
 if TYPE_CHECKING:
@@ -201,10 +202,11 @@ def _submit(argv: Sequence[str]) -> int:
     if name is None:
         command.refuse(f"submit {words[0]}: --name is missing: it is by its name that you stop and resume it")
     command.run_folder(name)
-    if words[0] in ("train", "sweep"):
-        words += [] if _value(words, "--address") else ["--address", "auto"]
     storage = _storage(options)
-    words += [] if _value(words, "--runs") else ["--runs", storage]
+    defaults = {"--address": "auto", "--runs": storage, "--data.root": _data(options, words[1])}
+    for flag, value in defaults.items():
+        if value is not None and _value(words, flag) is None:
+            words += [flag, value]
     return _start(options, name, ["jobs.submitted", "run", name, storage, *words])
 
 
@@ -317,6 +319,16 @@ def _storage(options: Submit | Doctor) -> str:
     if "storage" not in metadata:
         command.refuse(f"{options.overlay or options.file}: metadata.storage is missing; or pass --storage")
     return str(metadata["storage"])
+
+
+def _data(options: Submit, recipe: str) -> str | None:
+    """Return where the data of a recipe are, if the cluster file says it; None to leave it to the command."""
+    if options.storage is not None or recipe not in RECIPES:
+        return None
+    from cluster import launcher
+
+    data = (launcher.read(options.file, options.overlay).get("metadata") or {}).get("data")
+    return f"{data.rstrip('/')}/{Path(RECIPES[recipe]().data.root).name}" if data else None
 
 
 def _value(words: Sequence[str], flag: str) -> str | None:

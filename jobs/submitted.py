@@ -16,7 +16,7 @@ from pathlib import Path
 from jobs import command
 
 NOTE = "submission.json"
-JOBS = ("train", "sweep", "evaluate", "generate", "paper")
+JOBS = ("train", "sweep")
 
 
 def main(argv: Sequence[str]) -> int:

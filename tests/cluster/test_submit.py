@@ -1,0 +1,152 @@
+"""Jobs on a real Ray with tokens, through its dashboard: submit, follow, stop, resume, look at it, be refused."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import commands
+import pytest
+
+from zfdist.config import Config
+
+BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
+
+
+class Head:
+    """A Ray of its own: token, ports and folder."""
+
+    def __init__(self, folder: Path) -> None:
+        ports = _free_ports(6)
+        self.token = secrets.token_hex(32)
+        self.gcs, self.address = f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+        self.runs = folder / "runs"
+        self.env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+        self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "COLUMNS": "200", "HOME": str(folder)}
+        self.env |= {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+        names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+        options = [f"--{name}={port}" for name, port in zip(names, ports[2:], strict=False)]
+        options += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[5]}"]
+        options += ["--dashboard-host=127.0.0.1", "--num-cpus=2", f"--temp-dir={folder}/ray"]
+        self.process = subprocess.Popen(
+            [BIN / "ray", "start", "--head", "--block", *options],
+            env=self.env,
+            start_new_session=True,
+            stdout=(folder / "ray.log").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        self.log = folder / "ray.log"
+
+    def run(self, *words: str, code: int = 0, token: str | None = None) -> str:
+        """Run `python -m jobs.cluster VERB --address ...` to its end."""
+        process = self.start(*words, token=token)
+        out, _ = process.communicate(timeout=200)
+        assert process.returncode == code, out
+        assert "Traceback" not in out, out
+        return out
+
+    def start(self, verb: str, *words: str, token: str | None = None) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs.cluster", verb, "--address", self.address, *words],
+            cwd=ROOT,
+            env=self.env | ({"RAY_AUTH_TOKEN": token} if token else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A head that answers."""
+    from cluster.launcher import answers
+
+    head = Head(tmp_path_factory.mktemp("h"))
+    try:
+        commands.wait_for(lambda: answers(head.address), f"the dashboard ({head.log})", within_s=120)
+        yield head
+    finally:
+        os.killpg(head.process.pid, signal.SIGTERM)
+        head.process.wait(timeout=60)
+        commands.wait_for(lambda: not answers(head.address), "end of the dashboard")
+
+
+@pytest.mark.timeout(600)
+def test_a_run_is_submitted_followed_stopped_and_resumed_by_name(head: Head, slow_config: Config) -> None:
+    config = slow_config.with_values({"train.steps": 1500})
+    words = ["--storage", str(head.runs), "train", "demo", "--name", "r1", *commands.flags(config)]
+    following = head.start("submit", *words)
+    metrics = head.runs / "r1" / "metrics.jsonl"
+    commands.wait_for(metrics.exists, "first metrics", within_s=180)
+
+    assert "running already: follow it with" in head.run("submit", *words, code=1)
+    status = head.run("status")
+    assert "(head)" in status and "r1" in status and "running" in status
+
+    following.send_signal(signal.SIGINT)  # leaves the run alone
+    out, _ = following.communicate(timeout=60)
+    assert following.returncode == 0 and "r1 goes on without you" in out, out
+
+    assert "stopped; `python -m jobs.cluster resume r1` goes on" in head.run("stop", "r1")
+    assert "saving, then stopping" in head.run("logs", "r1")
+    saved = [int(p.name[5:]) for p in (head.runs / "r1" / "checkpoints").iterdir()]
+    assert 0 < max(saved) < 1500, "stopping saved the step that it had come to"
+    assert json.loads((head.runs / "r1" / "submission.json").read_text())["command"][:2] == ["train", "demo"]
+
+    out = head.run("resume", "--storage", str(head.runs), "r1")
+    assert "finished at step 1500" in out and "r1: succeeded" in out
+    assert json.loads((head.runs / "r1" / "result.json").read_text())["state"] == "finished"
+    assert "has ended already" in head.run("stop", "r1")
+
+
+def test_the_doctor_asks_every_node(head: Head) -> None:
+    out = head.run("doctor", "--storage", str(head.runs), "--workers", "2")
+    assert "deepspeed" in out and "(head)" in out and "FAIL" not in out, out
+    out = head.run("doctor", "--storage", "/proc/nowhere", "--workers", "9", code=1)
+    assert "FAIL  cluster: room for 2 workers, 9 asked" in out and ": storage: " in out, out
+    assert not list(head.runs.glob("doctor-*"))
+
+
+def test_a_job_that_fails_says_so(head: Head) -> None:
+    out = head.run("submit", "--storage", str(head.runs), "train", "dmeo", "--name", "bad", code=2)
+    assert "perhaps you meant 'demo'" in out
+    out = head.run("resume", "--storage", str(head.runs), "never-was", code=2)
+    assert "no such run was submitted" in out
+    assert "knows no job 'nobody'" in head.run("logs", "nobody", code=1)
+
+
+def test_a_stranger_is_refused(head: Head) -> None:
+    for verb in (
+        ["status"],
+        ["logs", "r1"],
+        ["stop", "r1"],
+        ["submit", "--storage", "/x", "train", "demo", "--name", "r"],
+    ):
+        assert "it refuses the token" in head.run(*verb, code=1, token="0" * 64)
+
+
+def test_nobody_at_the_address() -> None:
+    started_s = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cluster", "status", "--address", "http://127.0.0.1:1"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1 and "no cluster to talk to at http://127.0.0.1:1" in done.stderr, started_s
+    assert "Traceback" not in done.stderr
