@@ -167,8 +167,10 @@ def on_split(loaded: "Loaded", question: "Question") -> "Result":
     passes = len(question.seeds) * (1 + (question.importance.samples if question.importance else 0))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _progress(passes * frames) as advance:
-        # Every call of the network has the scored frames of each row as its third argument.
-        hook = loaded.model.register_forward_hook(lambda _module, inputs, _terms: advance(int(inputs[2].sum())))
+        # Every call of the network is told the scored frames of each row, and has noise for one trajectory or more.
+        hook = loaded.model.register_forward_hook(
+            lambda _module, given, _terms: advance(int(given[2].sum()) * (given[3].shape[1] // len(given[2])))
+        )
         try:
             return evaluate_split(loaded, store, question, device=device)
         finally:

@@ -86,8 +86,7 @@ def _log_weights(model: Model, batch: Batch, z_dim: int, keys: Sequence[seeding.
     """Return log w of one trajectory for each key and row: float64 [K, B]."""
     steps, copies = batch.x_TBX.shape[0], len(keys)
     eps_TNZ = torch.cat([seeding.normals(key, batch.positions_B, steps, z_dim) for key in keys], dim=1)
-    x_TNX, y_TNX = (value.repeat(1, copies, *[1] * (value.ndim - 2)) for value in (batch.x_TBX, batch.y_TBX))
-    terms = model(x_TNX, y_TNX, batch.lengths_B.repeat(copies), eps_TNZ)
+    terms = model(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TNZ)
     log_weights_TN = terms.log_px_TB.double() + terms.log_ratio_TB.double()
     return torch.where(batch.mask_TB.repeat(1, copies), log_weights_TN, 0.0).sum(0).view(copies, -1)
 

@@ -101,6 +101,15 @@ def test_neither_chunk_nor_batch_changes_it(model):
     torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-9)
 
 
+def test_the_future_is_read_once_for_all_trajectories_of_a_chunk(model):
+    reader = {"zforcing": "backward_net", "srnn": "smoother", "storn": "inference_net", "vrnn": "posterior_y"}
+    rows, name = [], reader.get(model.config.system, "lstm")
+    hook = getattr(model, name).register_forward_hook(lambda _module, given, _out: rows.append(given[0].shape[1]))
+    bound(model, batch(), 25, chunk=5)
+    hook.remove()
+    assert rows == [5] * 5, "five chunks, and the five sequences of the batch in each"
+
+
 def test_a_dummy_row_gives_nothing(model):
     given = batch()._replace(lengths_B=torch.tensor([6, 0, 1, 6, 3]))
     assert float(bound(model, given, 3)[1]) == pytest.approx(0.0, abs=1e-12)
@@ -143,7 +152,7 @@ def peak(model, samples, chunk):
 def test_memory_does_not_grow_with_k(model):
     one_chunk = peak(model, 5, 5)
     assert peak(model, 25, 5) <= 1.2 * one_chunk
-    assert peak(model, 25, 25) > 3 * one_chunk, "else this measures nothing"
+    assert peak(model, 25, 25) > 1.5 * one_chunk, "else this measures nothing"
 
 
 def sums_of(model, given, seeds=(3,), importance=None):

@@ -11,7 +11,8 @@ from zfdist.schedule import Weights
 
 SWITCHES = [
     {"aux_sees_h": True}, {"latent_sees_x": True}, {"output_skip": True}, {"layer_norm_z": True},
-    {"embed_dim": 2}, {"embed_dim": 2, "embed_separate": True, "latent_sees_x": True, "output_skip": True},
+    {"output_sees_z": True}, {"embed_dim": 2},
+    {"embed_dim": 2, "embed_separate": True, "latent_sees_x": True, "output_skip": True},
 ]  # fmt: skip
 CASES = [(s, d, {}) for s in SYSTEMS for d in DENSITIES]
 CASES += [("zforcing", "gaussian", switches) for switches in SWITCHES]
@@ -25,6 +26,17 @@ every_case = pytest.mark.parametrize(
     ("system", "density", "options"), CASES, ids=lambda v: v if isinstance(v, str) else ",".join(v)
 )
 every_system = pytest.mark.parametrize("system", SYSTEMS)
+
+
+@every_case
+def test_many_trajectories_in_one_call_are_those_of_a_call_each(system, density, options):
+    model, (frames, _, _) = make(system, density, **options), data(density)
+    lengths, eps = torch.tensor([T, 3, 1]), torch.randn(4, T, B, Z, dtype=torch.float64)
+    together = run(model, frames, lengths, torch.cat(list(eps), dim=1))
+    alone = [run(model, frames, lengths, one) for one in eps]
+    for name in ("log_px_TB", "kl_TB", "log_ratio_TB"):
+        expected = torch.cat([getattr(terms, name) for terms in alone], dim=1)
+        torch.testing.assert_close(getattr(together, name), expected, rtol=1e-9, atol=1e-9)
 
 
 @every_case

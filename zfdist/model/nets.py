@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from zfdist.config import ModelConfig
 from zfdist.model.cell import GATES, State, clamp_latent, clipped_leaky_relu, no_autocast
 from zfdist.model.cross_entropy import token_log_prob
-from zfdist.model.densities import Density, noise_size, output_density, output_size
+from zfdist.model.densities import Density, noise_size, output_density, output_log_prob, output_size
 from zfdist.model.distributions import Gaussian, latent_gaussian, widen
 
 
@@ -79,10 +79,10 @@ class Output(nn.Module):
 
     def forward(self, features_TBH: Tensor, value_TBX: Tensor) -> Tensor:
         """Return log p(value | features), in nats: [T, B]."""
-        if self.config.density != "categorical":
-            return self.density(features_TBH).log_prob(value_TBX)
         activations = self._activations(features_TBH)
         with no_autocast(activations):
+            if self.config.density != "categorical":
+                return output_log_prob(self.config, self.out(activations), value_TBX)
             log_prob_TB: Tensor = self.out(activations, value_TBX)
         return log_prob_TB
 
@@ -133,6 +133,15 @@ class LabelHead(nn.Module):
 def label_head(config: ModelConfig) -> LabelHead | None:
     """Return the head that `config.label_classes` asks for, if it does."""
     return LabelHead(config.z_dim, config.label_classes) if config.label_classes else None
+
+
+def many(value_TBX: Tensor, eps_TNZ: Tensor) -> Tensor:
+    """Return what is known of B sequences once for each trajectory: the batch over and over, [T, N, ..].
+
+    N is the number of rows of the noise, a multiple of B; a batch that has as many is returned as it is.
+    """
+    copies = eps_TNZ.shape[1] // value_TBX.shape[1]
+    return value_TBX if copies == 1 else value_TBX.repeat(1, copies, *[1] * (value_TBX.ndim - 2))
 
 
 def clamped_gaussian(parameters: Tensor, bound: float) -> Gaussian:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zfdist.config import ModelConfig
 from zfdist.model.cell import State
 from zfdist.model.densities import Density
-from zfdist.model.nets import Output, embedded_size, embedding, first_input, initialise, read
+from zfdist.model.nets import Output, embedded_size, embedding, first_input, initialise, many, read
 from zfdist.model.terms import Generated, Inferred, Terms
 
 
@@ -25,11 +25,11 @@ class Rnn(nn.Module):
         self.output = Output(config, config.hidden, x_dim)
         initialise(self)
 
-    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Terms:
+    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Terms:
         """Return log p(x_{t+1} | x_1 .. x_t); all other terms are zero."""
-        log_px_TB: Tensor = self.output(read(self.lstm, self.embed(x_TBX))[0], y_TBX)
-        zeros_TB = torch.zeros_like(log_px_TB)
-        return Terms(log_px_TB, zeros_TB, zeros_TB, zeros_TB, zeros_TB)
+        log_px_TN = many(self.output(read(self.lstm, self.embed(x_TBX))[0], y_TBX), eps_TNZ)
+        zeros_TN = torch.zeros_like(log_px_TN)
+        return Terms(log_px_TN, zeros_TN, zeros_TN, zeros_TN, zeros_TN)
 
     def infer(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Inferred:
         """Return the state after all inputs; latents, which it does not have, as zeros."""

@@ -27,6 +27,7 @@ from zfdist.model.nets import (
     inference_embedding,
     initialise,
     label_head,
+    many,
     read,
     read_backwards,
 )
@@ -100,16 +101,17 @@ class Srnn(nn.Module):
         self.label = label_head(config)
         initialise(self)
 
-    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Terms:
+    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Terms:
         """Return the terms of the bound; shapes as in `ZForcing.forward`."""
         d_TBH, _ = read(self.deterministic, self.embed(x_TBX))
-        chain = self._chain(d_TBH, y_TBX, lengths_B, eps_TBZ)
+        chain = self._chain(d_TBH, y_TBX, lengths_B, eps_TNZ)
+        is_many = eps_TNZ.shape[1] != len(lengths_B)
         return latent_terms(
-            self.output(torch.cat([d_TBH, chain.z_TBZ], dim=-1), y_TBX),
+            self.output(torch.cat([many(d_TBH, eps_TNZ), chain.z_TBZ], dim=-1), many(y_TBX, eps_TNZ)),
             chain.prior,
             chain.posterior,
             chain.z_TBZ,
-            label_logits_BC=None if self.label is None else self.label(chain.posterior.mean, lengths_B),
+            label_logits_BC=None if self.label is None or is_many else self.label(chain.posterior.mean, lengths_B),
         )
 
     def infer(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Inferred:
@@ -145,10 +147,11 @@ class Srnn(nn.Module):
             drawn.append(x_BX)
         return Generated(torch.stack(drawn), state)
 
-    def _chain(self, d_TBH: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Chain:
+    def _chain(self, d_TBH: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Chain:
         embed = self.embed if self.embed_inference is None else self.embed_inference
         a_TBH = read_backwards(self.smoother, torch.cat([d_TBH, widen(embed(y_TBX))], dim=-1), lengths_B)
-        chain: Chain = self.chain(self.prior_d(d_TBH), self.posterior_a(a_TBH), eps_TBZ, torch.zeros_like(eps_TBZ[0]))
+        pd_TNM, qa_TNM = (many(part, eps_TNZ) for part in (self.prior_d(d_TBH), self.posterior_a(a_TBH)))
+        chain: Chain = self.chain(pd_TNM, qa_TNM, eps_TNZ, torch.zeros_like(eps_TNZ[0]))
         return chain
 
 

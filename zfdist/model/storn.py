@@ -26,6 +26,7 @@ from zfdist.model.nets import (
     inference_embedding,
     initialise,
     label_head,
+    many,
     read,
 )
 from zfdist.model.terms import Generated, Inferred, Terms, latent_terms
@@ -48,16 +49,17 @@ class Storn(nn.Module):
         self.label = label_head(config)
         initialise(self)
 
-    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Terms:
+    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Terms:
         """Return the terms of the bound; shapes as in `ZForcing.forward`."""
-        posterior = self._posterior(x_TBX, y_TBX)
-        z_TBZ = posterior.sample(eps_TBZ)
+        posterior = Gaussian(*(many(part, eps_TNZ) for part in self._posterior(x_TBX, y_TBX)))
+        z_TNZ = posterior.sample(eps_TNZ)
+        is_many = eps_TNZ.shape[1] != len(lengths_B)
         return latent_terms(
-            self.output(self._unroll(x_TBX, z_TBZ, None)[0], y_TBX),
-            standard_gaussian(z_TBZ),
+            self.output(self._unroll(many(x_TBX, eps_TNZ), z_TNZ, None)[0], many(y_TBX, eps_TNZ)),
+            standard_gaussian(z_TNZ),
             posterior,
-            z_TBZ,
-            label_logits_BC=None if self.label is None else self.label(posterior.mean, lengths_B),
+            z_TNZ,
+            label_logits_BC=None if self.label is None or is_many else self.label(posterior.mean, lengths_B),
         )
 
     def infer(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Inferred:

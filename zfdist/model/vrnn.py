@@ -29,6 +29,7 @@ from zfdist.model.nets import (
     inference_embedding,
     initialise,
     label_head,
+    many,
     zero_state,
 )
 from zfdist.model.recurrence import Recurrence, Unrolled
@@ -61,15 +62,16 @@ class Vrnn(nn.Module):
         self.label = label_head(config)
         initialise(self)
 
-    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Terms:
+    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Terms:
         """Return the terms of the bound; shapes as in `ZForcing.forward`."""
-        unrolled, h_before_TBH = self._walk(x_TBX, y_TBX, eps_TBZ)
+        unrolled, h_before_TBH = self._walk(x_TBX, y_TBX, eps_TNZ)
+        is_many = eps_TNZ.shape[1] != len(lengths_B)
         return latent_terms(
-            self.output(torch.cat([h_before_TBH, unrolled.z_TBZ], dim=-1), y_TBX),
+            self.output(torch.cat([h_before_TBH, unrolled.z_TBZ], dim=-1), many(y_TBX, eps_TNZ)),
             self._prior(h_before_TBH, unrolled.z_TBZ),
             latent_gaussian(unrolled.mu_TBZ, unrolled.logvar_TBZ),
             unrolled.z_TBZ,
-            label_logits_BC=None if self.label is None else self.label(unrolled.mu_TBZ, lengths_B),
+            label_logits_BC=None if self.label is None or is_many else self.label(unrolled.mu_TBZ, lengths_B),
         )
 
     def infer(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Inferred:
@@ -108,10 +110,13 @@ class Vrnn(nn.Module):
         g_BG = widen(self.input(self.embed(x_BX)))
         return cell(g_BG, zero_state(len(x_BX), self.config.hidden, g_BG).c_BH)
 
-    def _walk(self, x_TBX: Tensor, y_TBX: Tensor, eps_TBZ: Tensor) -> _Walk:
-        start = self._begin(x_TBX[0])
+    def _walk(self, x_TBX: Tensor, y_TBX: Tensor, eps_TNZ: Tensor) -> _Walk:
+        start = self._begin(many(x_TBX[:1], eps_TNZ)[0])
         embed = self.embed if self.embed_inference is None else self.embed_inference
-        unrolled = self.recurrence(self.input(self.embed(y_TBX)), self.posterior_y(embed(y_TBX)), eps_TBZ, start)
+        gx_TNG, qy_TNM = (
+            many(part, eps_TNZ) for part in (self.input(self.embed(y_TBX)), self.posterior_y(embed(y_TBX)))
+        )
+        unrolled = self.recurrence(gx_TNG, qy_TNM, eps_TNZ, start)
         return _Walk(unrolled, torch.cat([start.h_BH[None], unrolled.h_TBH[:-1]]))
 
     def _prior(self, h_TBH: Tensor, like_TBZ: Tensor) -> Gaussian:

@@ -4,18 +4,19 @@ Alignment: inputs are x_1 .. x_T, targets y_t = x_{t+1}. The backward net's stat
 earlier; z_t and x_t give h_t; h_t predicts y_t; b_t predicts x_t; z_t predicts b_t. The network knows no weights
 of the objective: it gives every term unreduced, and zfdist.model.objective is where they are masked and weighed.
 
-Four switches are in its authors' code and not in the paper: aux_sees_h, latent_sees_x, output_skip, layer_norm_z.
+Five switches are in its authors' code and not in the paper: aux_sees_h, latent_sees_x, output_skip, output_sees_z,
+layer_norm_z.
 
-Shapes: T time, B batch, X values of a frame (tokens have none), N noise of an observation, E embedded observation,
-H hidden, Z latent, M hidden units of the nets, G = 4 H gates.
+Shapes: T time, B batch, X values of a frame (tokens have none), E embedded observation, H hidden, Z latent, M hidden
+units of the nets, G = 4 H gates; N noise of an observation, or in place of B the rows of noise, K * B.
 """
 
 import torch
 from torch import Tensor, nn
 
 from zfdist.config import ModelConfig
-from zfdist.model.cell import GATES, State, clamp_latent
-from zfdist.model.densities import Density
+from zfdist.model.cell import GATES, State
+from zfdist.model.densities import Density, auxiliary_log_prob
 from zfdist.model.distributions import Gaussian, latent_gaussian
 from zfdist.model.layer_norm import LayerNormRecurrence
 from zfdist.model.nets import (
@@ -28,6 +29,7 @@ from zfdist.model.nets import (
     inference_embedding,
     initialise,
     label_head,
+    many,
     read_backwards,
     zero_state,
 )
@@ -57,33 +59,34 @@ class ZForcing(nn.Module):
             self.recurrence = Recurrence(hidden, z_dim, mlp_dim, config.latent_clamp, config.recurrence)
         self.prior = Head(hidden + embedded * config.latent_sees_x, mlp_dim, 2 * z_dim)
         self.aux = Head(z_dim + hidden * config.aux_sees_h, mlp_dim, 2 * hidden)
-        self.output = Output(config, hidden + embedded * config.output_skip, x_dim)
+        self.output = Output(config, hidden + embedded * config.output_skip + z_dim * config.output_sees_z, x_dim)
         self.backward_output = Output(config, hidden, x_dim)
         self.label = label_head(config)
         initialise(self)
 
-    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Terms:
+    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Terms:
         """Return the terms of the objective for inputs x, targets y and noise eps.
 
         `lengths_B` (int64, 0 .. T) says how many steps of each row are real: each row is read backwards from its own
         end. Steps beyond it get terms as well, which mean nothing. Terms are float32, or float64 in a double model.
+
+        Noise for K * B rows draws K trajectories of each sequence, the whole batch K times over, and terms are of as
+        many rows; b_t is computed once. They are for bounds: alpha's, beta's and the label's terms are left out.
         """
         e_TBE = self.embed(x_TBX)
         b_TBH = self._read_backwards(y_TBX, lengths_B)
-        unrolled = self._unroll(e_TBE, b_TBH, eps_TBZ)
-        h_before_TBH = self._before(unrolled.h_TBH)
-        if self.config.aux_stop_gradient == "target":
-            aux_z_TBZ, aux_h_TBH = unrolled.z_TBZ, h_before_TBH
-        else:
-            # The same numbers again, on a graph that has no way back to the backward net.
-            cut = self._unroll(e_TBE, b_TBH.detach(), eps_TBZ)
-            aux_z_TBZ, aux_h_TBH = cut.z_TBZ, self._before(cut.h_TBH)
-        return latent_terms(
-            self.output(self._features(unrolled.h_TBH, e_TBE), y_TBX),
-            self._prior(h_before_TBH, e_TBE),
+        unrolled = self._unroll(e_TBE, b_TBH, eps_TNZ)
+        e_TNE = many(e_TBE, eps_TNZ)
+        terms = latent_terms(
+            self.output(self._features(unrolled, e_TNE), many(y_TBX, eps_TNZ)),
+            self._prior(self._before(unrolled.h_TBH), e_TNE),
             latent_gaussian(unrolled.mu_TBZ, unrolled.logvar_TBZ),
             unrolled.z_TBZ,
-            log_pb_TB=self._aux(aux_z_TBZ, aux_h_TBH).log_prob(b_TBH.detach()),
+        )
+        if eps_TNZ.shape[1] != len(lengths_B):
+            return terms
+        return terms._replace(
+            log_pb_TB=self._log_pb(unrolled, e_TBE, b_TBH, eps_TNZ),
             log_px_backward_TB=self.backward_output(b_TBH, x_TBX),
             label_logits_BC=None if self.label is None else self.label(unrolled.mu_TBZ, lengths_B),
         )
@@ -96,7 +99,7 @@ class ZForcing(nn.Module):
         """Return states and latents under the posterior; `eps_TBZ` = 0 gives the posterior mean at every step."""
         e_TBE = self.embed(x_TBX)
         unrolled = self._unroll(e_TBE, self._read_backwards(y_TBX, lengths_B), eps_TBZ)
-        features_TBH = self._features(unrolled.h_TBH, e_TBE)
+        features_TBH = self._features(unrolled, e_TBE)
         return Inferred(unrolled.z_TBZ, unrolled.mu_TBZ, features_TBH, unrolled.state)
 
     def reconstruct(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Density:
@@ -127,7 +130,7 @@ class ZForcing(nn.Module):
             e_BE = self.embed(x_BX)
             z_BZ = self._prior(state.h_BH, e_BE).sample(eps_TBZ[t]) if z_TBZ is None else z_TBZ[t]
             state = self.recurrence.step(self.input(e_BE), z_BZ, state)
-            x_BX = self.output.density(self._features(state.h_BH, e_BE)).sample(eps_BN, temperature)
+            x_BX = self.output.density(self._seen(state.h_BH, e_BE, z_BZ)).sample(eps_BN, temperature)
             drawn.append(x_BX)
         return Generated(torch.stack(drawn), state)
 
@@ -136,26 +139,37 @@ class ZForcing(nn.Module):
         embed = self.embed if self.embed_backward is None else self.embed_backward
         return read_backwards(self.backward_net, embed(y_TBX), lengths_B)
 
-    def _unroll(self, e_TBE: Tensor, b_TBH: Tensor, eps_TBZ: Tensor) -> Unrolled:
+    def _unroll(self, e_TBE: Tensor, b_TBH: Tensor, eps_TNZ: Tensor) -> Unrolled:
         qb_TBM = self.posterior_b(b_TBH)
         if self.posterior_x is not None:
             qb_TBM = qb_TBM + self.posterior_x(e_TBE)
-        state = self.initial_state(eps_TBZ.shape[1])
-        unrolled: Unrolled = self.recurrence(self.input(e_TBE), qb_TBM, eps_TBZ, state)
+        state = self.initial_state(eps_TNZ.shape[1])
+        gx_TNG, qb_TNM = many(self.input(e_TBE), eps_TNZ), many(qb_TBM, eps_TNZ)
+        unrolled: Unrolled = self.recurrence(gx_TNG, qb_TNM, eps_TNZ, state)
         return unrolled
 
     def _before(self, h_TBH: Tensor) -> Tensor:
         """Return h_{t-1} for all steps."""
         return torch.cat([torch.zeros_like(h_TBH[:1]), h_TBH[:-1]])
 
-    def _features(self, h_TBH: Tensor, e_TBE: Tensor) -> Tensor:
-        return torch.cat([h_TBH, e_TBE], dim=-1) if self.config.output_skip else h_TBH
+    def _features(self, unrolled: Unrolled, e_TBE: Tensor) -> Tensor:
+        return self._seen(unrolled.h_TBH, e_TBE, unrolled.z_TBZ)
+
+    def _seen(self, h_BH: Tensor, e_BE: Tensor, z_BZ: Tensor) -> Tensor:
+        """Return what the output net reads: h_t, by the switches also x_t and z_t."""
+        extra = [e_BE] * self.config.output_skip + [z_BZ] * self.config.output_sees_z
+        return torch.cat([h_BH, *extra], dim=-1) if extra else h_BH
 
     def _prior(self, h_BH: Tensor, e_BE: Tensor) -> Gaussian:
         seen = torch.cat([h_BH, e_BE], dim=-1) if self.config.latent_sees_x else h_BH
         return clamped_gaussian(self.prior(seen), self.config.latent_clamp)
 
-    def _aux(self, z_TBZ: Tensor, h_before_TBH: Tensor) -> Gaussian:
-        seen = torch.cat([z_TBZ, h_before_TBH], dim=-1) if self.config.aux_sees_h else z_TBZ
-        mean, log_variance = clamp_latent(self.aux(seen), self.config.latent_clamp).chunk(2, dim=-1)
-        return latent_gaussian(torch.tanh(mean) if self.config.aux_tanh else mean, log_variance)
+    def _log_pb(self, unrolled: Unrolled, e_TBE: Tensor, b_TBH: Tensor, eps_TBZ: Tensor) -> Tensor:
+        """Return log p(b_t | z_t), b_t a constant."""
+        if self.config.aux_stop_gradient == "backward_net":
+            # The same numbers again, on a graph that has no way back to the backward net.
+            unrolled = self._unroll(e_TBE, b_TBH.detach(), eps_TBZ)
+        seen = unrolled.z_TBZ
+        if self.config.aux_sees_h:
+            seen = torch.cat([seen, self._before(unrolled.h_TBH)], dim=-1)
+        return auxiliary_log_prob(self.config, self.aux(seen), b_TBH.detach())
