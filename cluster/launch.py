@@ -137,7 +137,7 @@ def launch(
         ray.kill(post)
         shutil.rmtree(scratch, ignore_errors=True)
     step = max((s.beat.step for s in seen), default=0)
-    return _ended(run, job.run_folder, seen, End("lost", step, why or planned or "", planned is not None), bool(why))
+    return _ended(run, job.run_folder, seen, End("lost", step, planned or why or "", planned is not None), bool(why))
 
 
 def _trainer(job: Job, workers: int, scratch: Path, post: Any) -> TorchTrainer:
