@@ -20,6 +20,7 @@ from cluster.nodes import Node, Share
 from cluster.post import Seen
 from cluster.session import ClusterError
 from cluster.signals import stop_on_signals
+from cluster.watchdog import HANG_TIMEOUT_S
 from cluster.worker import POLL_S, STOP, Store, claim
 from zfdist import checkpoint, lease, metrics, remote
 from zfdist.build import RESULT
@@ -27,7 +28,6 @@ from zfdist.config import Config, ConfigError
 from zfdist.storage import Place
 from zfdist.train import Outcome
 
-HANG_TIMEOUT_S = 600.0
 WAIT_FOR_NODES_S = 600.0
 GROW_EVERY_S = 120.0
 _STABLE_S = 5.0  # a machine that comes and goes is no reason to grow

@@ -66,6 +66,11 @@ def staying(nodes: Sequence[Node]) -> list[Node]:
     return [n for n in nodes if n.draining_until_s is None]
 
 
+def is_leaving(node_id: str) -> bool:
+    """Return whether a machine is about to be taken away."""
+    return node_id in ray._private.state.state.get_draining_nodes()
+
+
 def _node(entry: dict[str, Any], resources: dict[str, float], draining_until_ms: int | None) -> Node:
     until_s = None if draining_until_ms is None else draining_until_ms / 1000
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))

@@ -8,13 +8,16 @@ ends there if it had ended.
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 
+from cluster import nodes
 from cluster.fit import fit
 from cluster.follow import Records
 from cluster.launch import Background
@@ -59,6 +62,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._folder = Path(self._job["folder"])
         self._sweep_stop = Path(self._job["sweep_stop"])
         self._config = Config.from_json(self._job["config"])
+        self._node_id = ray.get_runtime_context().get_node_id()
         self._run: Background | None = None
         self._results = self._validations()
 
@@ -103,16 +107,21 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         (self._folder / STOP).unlink(missing_ok=True)
         self._run = Background(self._train)
         running = True
+        leaving = False
         while running:
             running = not self._run.ended(within_s=POLL_S)
-            if self._sweep_stop.exists():
+            leaving = leaving or nodes.is_leaving(self._node_id)
+            if self._sweep_stop.exists() or leaving:
                 (self._folder / STOP).touch()
             yield from records.new()
         run, self._run = self._run, None
         try:
-            run.result()
+            outcome = run.result()
         except NonFiniteError as error:
             mark(self._folder, state="diverged", error=str(error))
+            return
+        while leaving and outcome.state == "stopped" and not self._sweep_stop.exists():
+            time.sleep(POLL_S)  # the end of this machine moves the trial to another, and counts as no failure of it
 
     def _train(self) -> Outcome:
         share, workers = Share(*self._job["share"]), self._job["workers"]
@@ -136,5 +145,6 @@ def _train_here(config: Config, folder: Path, share: Share, profile: bool) -> Ou
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     use_ray_interface()
     folder.mkdir(parents=True, exist_ok=True)
-    with logged(folder, rank=0), claim(folder, wait_s=60):
-        return train(config, folder, connect(), Reporter(folder), profile=profile)
+    # A process on a machine that was cut off holds it until Ray there has given up, after a minute.
+    with logged(folder, rank=0), claim(folder, wait_s=120), Reporter(folder) as reporter:
+        return train(config, folder, connect(), reporter, profile=profile)

@@ -24,12 +24,14 @@ import ray.exceptions
 
 from cluster.post import Beat, Member
 
+HANG_TIMEOUT_S = 600.0
+START_S = 600.0
+"""The first step may take so long, if no more is given: imports, the data's check and the restore come before it."""
 LEASE_S = 30.0
 """A worker that was not answered for so long ends itself."""
 HANGS = "hangs"
 """Folder of a run with the stacks of workers that stood still."""
 _BEAT_S = 0.5
-_START_S = 600.0  # imports, the data's check and the restore take longer than a step
 _LIBRARIES = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib"))
 _COLLECTIVES = (os.path.join("torch", "distributed"), os.path.join("deepspeed", "comm"))
 
@@ -39,6 +41,13 @@ def lease_s(hang_timeout_s: float) -> float:
     return min(LEASE_S, hang_timeout_s)
 
 
+def stacks_file(run_folder: Path, rank: int) -> Path:
+    """Return where this process writes its stacks if it stands still."""
+    folder = run_folder / HANGS
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{time.strftime('%Y%m%d-%H%M%S')}-worker-{rank}-{os.getpid()}.txt"
+
+
 class Watchdog:
     """The watch over the thread that makes it; within the block. A Reporter to the run that it watches."""
 
@@ -46,7 +55,7 @@ class Watchdog:
         self._post = post
         self._rank = rank
         self._timeout_s = hang_timeout_s
-        self._file = run_folder / HANGS / f"{time.strftime('%Y%m%d-%H%M%S')}-worker-{rank}-{os.getpid()}.txt"
+        self._file = stacks_file(run_folder, rank)
         self._thread_id = threading.get_ident()
         self._step, self._moved_s = 0, time.monotonic()
         self._asked_to_end = self._started = False
@@ -54,7 +63,6 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         self._stacks = self._file.open("w")
         context = ray.get_runtime_context()
         group = ray.util.get_current_placement_group()
@@ -96,7 +104,7 @@ class Watchdog:
         while not self._over.wait(_BEAT_S):
             still_s = time.monotonic() - self._moved_s
             at, waits = "", False
-            if still_s > (self._timeout_s if self._started else max(self._timeout_s, _START_S)):
+            if still_s > (self._timeout_s if self._started else max(self._timeout_s, START_S)):
                 at, waits = _where(sys._current_frames().get(self._thread_id))
                 if not dumped:
                     faulthandler.dump_traceback(self._stacks, all_threads=True)

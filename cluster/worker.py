@@ -1,6 +1,7 @@
 """What runs in each worker process of a run: join the others, hold the run folder, train."""
 
 import contextlib
+import faulthandler
 import fcntl
 import os
 import socket
@@ -16,7 +17,7 @@ from ray.train.torch import TorchConfig
 
 from cluster.follow import LOG
 from cluster.nodes import Share
-from cluster.watchdog import LEASE_S, Watchdog
+from cluster.watchdog import HANG_TIMEOUT_S, LEASE_S, START_S, Watchdog, stacks_file
 from zfdist import working_copy
 from zfdist.config import Config
 from zfdist.storage import CACHE
@@ -92,17 +93,37 @@ def logged(run_folder: Path, rank: int) -> Iterator[None]:
 
 
 class Reporter:
-    """Whoever started a run, as a run in a trial's own process sees it: a file asks it to stop."""
+    """Whoever started a run, as a run in a trial's own process sees it: a file asks it to stop.
 
-    def __init__(self, run_folder: Path) -> None:
+    Within the block, a run without progress ends its process, and leaves its stacks; Ray Tune begins the trial again.
+    """
+
+    def __init__(self, run_folder: Path, hang_timeout_s: float = HANG_TIMEOUT_S) -> None:
         self._stop = run_folder / STOP
         self._next_look_s = 0.0
+        self._timeout_s = hang_timeout_s
+        self._next_renewal_s = 0.0
+        self._file = stacks_file(run_folder, 0)
+
+    def __enter__(self) -> "Reporter":
+        self._stacks = self._file.open("w")
+        faulthandler.dump_traceback_later(max(self._timeout_s, START_S), exit=True, file=self._stacks)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        self._stacks.close()
+        self._file.unlink()
 
     def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
         """Do nothing: metrics.jsonl and the checkpoints are followed where they are written."""
 
     def progress(self, step: int) -> None:
-        """Do nothing."""
+        """Set the timer again, which ends the process; a timer is a thread, so not at every step."""
+        now = time.monotonic()
+        if now >= self._next_renewal_s:
+            self._next_renewal_s = now + self._timeout_s / 10
+            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._stacks)
 
     def should_stop(self) -> bool:
         """Return whether the stop file is there; looks four times a second at most, as the disk may be far away."""

@@ -143,6 +143,45 @@ def drill_hangs(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
     return result
 
 
+def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
+    """Two trials; the machine of one dies, and the next one that it gets is taken away with notice."""
+    from cluster.space import Space, prepare
+    from cluster.sweep import Plan, sweep
+
+    nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
+    done: list[str] = []
+    base = config(store, 2000, 100).with_values({"train.validate_every": 100, "train.log_every": 100})
+    trials = prepare(folder / "sweep", base, Space(grid={"loss.alpha": (0.0, 0.01)}), samples=0, seed=0)
+    runs = [folder / "sweep" / "trials" / trial.id for trial in trials]
+
+    def begun() -> int:
+        return sum(len((run / "log.txt").read_text().splitlines()) for run in runs if (run / "log.txt").exists())
+
+    def disturb(rows: Any) -> None:
+        print(f"{[(row.state, row.step) for row in rows]}", file=sys.stderr, flush=True)
+        if not done and all(row.step >= 100 for row in rows):
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            nodes.append(cluster.add_node(num_cpus=1))
+            done.append("killed")
+        elif len(done) == 1 and begun() > 2 and max(row.step for row in rows) < 2000:
+            _drain(cluster, nodes.pop().node_id, within_s=15)
+            nodes.append(cluster.add_node(num_cpus=1))
+            done.append("taken")
+
+    results = sweep(folder / "sweep", base, trials, Plan(asha=False, max_failures=1), show=disturb, say=print)
+    for node in nodes:
+        cluster.remove_node(node)
+    return {"states": [r["state"] for r in results], "done": done}
+
+
+def _drain(cluster: Any, node_id: str, within_s: float) -> None:
+    import ray._raylet
+
+    from cluster.spot import Notice, drain
+
+    drain(ray._raylet.GcsClient(address=cluster.address), node_id, Notice("a test", time.time() + within_s))
+
+
 def left_behind() -> list[str]:
     """Return what of the runs is still there: placement groups and actors."""
     import ray
@@ -171,7 +210,9 @@ def main(argv: list[str]) -> None:
     try:
         with session.connect(cluster.address, say=lambda line: None):
             for name in names:
-                result = {"elastic": drill_elastic, "hangs": drill_hangs}[name](cluster, store, folder)
+                result = {"elastic": drill_elastic, "hangs": drill_hangs, "sweep": drill_sweep}[name](
+                    cluster, store, folder
+                )
                 time.sleep(3)
                 print(json.dumps({"drill": name, "left": left_behind()} | result), flush=True)
     finally:
