@@ -58,8 +58,8 @@ class Door(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Passage)
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        super().__init__((address, 0), _Passage)
         self.server = port
         self.port = self.server_address[1]
         self.requests: list[tuple[str, str]] = []

@@ -24,6 +24,7 @@ DRILLS: dict[str, Drill] = {
     "Ray's own files torn": drill_storage.torn_ray_files,
     "newest checkpoint truncated": drill_storage.newest_checkpoint_truncated,
     "disk full while saving": drill_storage.disk_full,
+    "object store failing six times": drill_storage.storage_failing,
     "NaN on one rank": drill_storage.nan_on_one_rank,
     "hanging rank": drill_hosts.hanging_rank,
     "stranger refused": drill_strangers.stranger_refused,

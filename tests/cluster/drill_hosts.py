@@ -3,7 +3,7 @@
 import json
 import time
 
-from drills import AT, EVERY, LOST, Result, bit_equal, disturbed, finish, losses_agree
+from drills import AT, EVERY, LOST, Result, bit_equal, disturbed, finish, losses_agree, undisturbed
 from followed_run import Run
 from hosts import wait_for
 from real_cluster import HEAD, RealCluster
@@ -72,7 +72,11 @@ def hanging_rank(cluster: RealCluster) -> Result:
 
 def elastic(cluster: RealCluster) -> Result:
     """A machine crashes, none is spare: the run goes on with one worker, and with two when the machine is back."""
-    run = cluster.train("elastic", "--grow-every", "5", workers="1:2", **SLOW)
+    undisturbed(cluster, **SLOW)
+    for spare in cluster.workers[2:]:
+        cluster.hosts.crash(spare)
+    cluster.wait_for_nodes([HEAD, *cluster.workers[:2]])
+    run = cluster.train("elastic", "--grow-every", "5", workers="1:2", train__steps=100_000, **SLOW)
     run.wait_for_step(60)
     name = _last(cluster).name
     told, fault_s = len(run.said()), time.time()
@@ -85,7 +89,8 @@ def elastic(cluster: RealCluster) -> Result:
     cluster.command("stop", run.folder.name)
     finish(cluster, run)
     again_s, redone = run.pause_after(fault_s)
-    return Result(detect_s, again_s, redone, losses_agree(cluster, run))
+    cluster.mend()
+    return Result(detect_s, again_s, redone, losses_agree(cluster, run, **SLOW))
 
 
 def worlds_2_1_3(cluster: RealCluster) -> Result:

@@ -2,14 +2,19 @@
 
 import json
 import os
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
-from drills import AT, EVERY, Result, bit_equal, disturbed, finish
+import object_store
+from drills import AT, EVERY, Result, bit_equal, disturbed, finish, undisturbed
 from followed_run import Run
+from hosts import Host
 from real_cluster import FAULTY_STEP, HEAD, RealCluster
 
 from zfdist import checkpoint
+from zfdist.storage import Place
 
 
 def torn_ray_files(cluster: RealCluster) -> Result:
@@ -48,7 +53,7 @@ def disk_full(cluster: RealCluster) -> Result:
     head = cluster.hosts[HEAD]
     head.run("sh", "-c", f"cat /dev/zero >{disk}/rubbish; truncate -s -200K {disk}/rubbish", check=False)
     told, fault_s = len(run.said()), time.time()
-    run.wait_for(lambda: "No space left" in run.said()[told:], "word of the full disk")
+    run.wait_for(lambda: "no checkpoint of step" in run.said()[told:], "word of the full disk")
     detect_s = time.time() - fault_s
     head.run("rm", f"{disk}/rubbish")
     if run.wait() != 0:  # it gave up before there was room
@@ -59,6 +64,34 @@ def disk_full(cluster: RealCluster) -> Result:
     again_s, redone = run.pause_after(fault_s)
     assert redone <= EVERY
     return Result(detect_s, again_s, redone, bit_equal(cluster, run))
+
+
+def storage_failing(cluster: RealCluster) -> Result:
+    """The run is kept in an S3 store, which refuses six requests in a row while a checkpoint is stored."""
+    laptop = cluster.hosts.laptop
+    with object_store.server() as port, _door(laptop, port) as door:
+        place = f"s3://{object_store.BUCKET}/runs?scheme=http&endpoint_override="
+        run = cluster.train("stored", storage=f"{place}{laptop.address}:{door.port}")
+        run.wait_for(lambda: f"step {AT}/" in run.said() or run.over(), f"step {AT}", 300)
+        door.fail(6, "503", lambda method, path: method in ("PUT", "POST"))
+        finish(cluster, run)
+        assert door.failed == 6, f"{door.failed} requests failed"
+        stored = Place(f"{object_store.uri(port, 'runs/stored')}")
+        name = f"checkpoints/{checkpoint.folder_of(Path(), 300).name}"
+        same = stored.read(f"{name}/{checkpoint.WEIGHTS}") == undisturbed(cluster).weights()
+        assert same, "other parameters in the store than undisturbed"
+        folders = {path.split("/")[1] for path in stored.sizes() if path.startswith("checkpoints/")}
+        half = [folder for folder in folders if f"checkpoints/{folder}/manifest.json" not in stored.sizes()]
+        assert not half, f"half checkpoints in the store: {half}"
+    return Result(None, None, 0, "bit-equal")
+
+
+def _door(laptop: Host, port: int) -> object_store.Door:
+    """Return the store's door on the network of the machines."""
+    with laptop.network():
+        door = object_store.Door(port, laptop.address)
+    threading.Thread(target=door.serve_forever, daemon=True).start()
+    return door
 
 
 def nan_on_one_rank(cluster: RealCluster) -> Result:

@@ -37,13 +37,14 @@ class Result(NamedTuple):
 Drill = Callable[[RealCluster], Result]
 
 
-def undisturbed(cluster: RealCluster) -> Run:
-    """Return the run of two workers that nothing happens to; made once."""
-    if "undisturbed" not in cluster.references:
-        run = cluster.train("undisturbed")
+def undisturbed(cluster: RealCluster, **changes: int) -> Run:
+    """Return the run of two workers that nothing happens to, with these changes of its config; made once."""
+    name = "-".join(["undisturbed", *(f"{key.split('__')[1]}{value}" for key, value in changes.items())])
+    if name not in cluster.references:
+        run = cluster.train(name, **changes)
         finish(cluster, run)
-        cluster.references["undisturbed"] = run
-    return cluster.references["undisturbed"]
+        cluster.references[name] = run
+    return cluster.references[name]
 
 
 def finish(cluster: RealCluster, run: Run, exit_code: int = 0) -> None:
@@ -60,9 +61,9 @@ def bit_equal(cluster: RealCluster, run: Run) -> str:
     return "bit-equal"
 
 
-def losses_agree(cluster: RealCluster, run: Run, within: float = 1e-5) -> str:
+def losses_agree(cluster: RealCluster, run: Run, within: float = 1e-5, **changes: int) -> str:
     """Check that every step's loss is that of the undisturbed run up to rounding."""
-    ours, theirs = run.losses(), undisturbed(cluster).losses()
+    ours, theirs = run.losses(), undisturbed(cluster, **changes).losses()
     steps = sorted(ours.keys() & theirs.keys())
     assert steps[: EVERY * 4] == list(range(1, EVERY * 4 + 1)), f"steps are missing: {steps[:5]} .. {steps[-1]}"
     worst = max(steps, key=lambda step: abs(ours[step] / theirs[step] - 1))

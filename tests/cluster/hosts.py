@@ -10,6 +10,7 @@ by whatever means it dies: only a folder can stay behind, which the next user of
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from types import TracebackType
 LAPTOP = "laptop"
 HOME = Path("/var/tmp/zfdist-home")
 """The home of every machine: a folder that each sees its own of."""
+_NEWNET = 0x40000000  # CLONE_NEWNET of <sched.h>
 _PREFIX = "zfdist-hosts-"
 _TOOLS = ("sshd", "ssh", "ssh-keygen", "ip", "rsync", "nsenter", "unshare", "setpriv")
 _SSH = "StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\nIdentityFile ~/.ssh/id\nUser root\n"
@@ -131,6 +133,17 @@ class Host:
     def seen_from_outside(self, path: Path) -> Path:
         """Return where a path of the machine, which may have something mounted there, is for this process."""
         return Path(f"/proc/{self._init}/root") / path.relative_to("/")
+
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """Let the sockets that this thread makes within the block be on the machine's network, and stay there."""
+        setns = ctypes.CDLL(None, use_errno=True).setns
+        with open("/proc/thread-self/ns/net") as ours, open(f"/proc/{self._init}/ns/net") as theirs:
+            assert setns(theirs.fileno(), _NEWNET) == 0, os.strerror(ctypes.get_errno())
+            try:
+                yield
+            finally:
+                assert setns(ours.fileno(), _NEWNET) == 0, os.strerror(ctypes.get_errno())
 
     def processes(self, containing: str = "") -> dict[int, str]:
         """Return state and command line of the machine's processes by pid, of those whose command line has a text."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from followed_run import Run
 from hosts import HOME, HostError, Hosts, wait_for
+from object_store import CREDENTIALS
 
 from zfdist.data.sources.speech import SAMPLE
 
@@ -108,7 +109,9 @@ class RealCluster:
             (host.home / "zfdist").mkdir()
             (host.home / "zfdist/venv").symlink_to(BIN.parent)
             # Ray runs its workers at nice 15; these machines share their processors with whatever else runs here.
-            (host.home / ".bashrc").write_text(f"export RAY_worker_niceness=0 PYTHONPATH={HOME}/faults\n")
+            variables = {"RAY_worker_niceness": "0", "PYTHONPATH": f"{HOME}/faults", **CREDENTIALS}
+            words = " ".join(f"{name}={value}" for name, value in variables.items())
+            (host.home / ".bashrc").write_text(f"export {words}\n")
             (host.home / "faults").mkdir()
             (host.home / "faults/sitecustomize.py").write_text(_FAULT)
         out = ["--source", str(SAMPLE), "--out", str(self.data / "speech")]
@@ -129,7 +132,9 @@ class RealCluster:
             *self._command(verb, *words), timeout_s=timeout_s, check=check, env={"PATH": self.path}
         )
 
-    def train(self, name: str, *words: str, workers: int | str = 2, storage: Path | None = None, **changes: Any) -> Run:
+    def train(
+        self, name: str, *words: str, workers: int | str = 2, storage: Path | str | None = None, **changes: Any
+    ) -> Run:
         """Submit a run of the drills' config; `changes` are its flags, with __ for the dot."""
         flags = _SMALL | {key.replace("__", ".").replace("_", "-"): value for key, value in changes.items()}
         given = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
@@ -168,7 +173,7 @@ class RealCluster:
         self.wait_for_nodes([HEAD, *self.workers])
         wait_for(lambda: self._state()["FREE"], "all CPUs free", 60)
 
-    def start(self, verb: str, *words: str, storage: Path | None = None) -> Run:
+    def start(self, verb: str, *words: str, storage: Path | str | None = None) -> Run:
         """Start a command that follows a job of the name in `words`, or last in them."""
         name = words[words.index("--name") + 1] if "--name" in words else words[-1]
         self.runs.mkdir(exist_ok=True)
@@ -181,7 +186,7 @@ class RealCluster:
                 stderr=file,
                 start_new_session=True,
             )
-        runs = self.runs if storage is None else self.hosts[HEAD].seen_from_outside(storage)
+        runs = self.hosts[HEAD].seen_from_outside(storage) if isinstance(storage, Path) else self.runs
         return Run(runs / name, process, said)
 
     def nodes(self) -> dict[str, str]:

@@ -1,0 +1,36 @@
+"""A few of the drills, on a cluster of a head and two workers; `make drills` runs all of them."""
+
+from collections.abc import Iterator
+
+import drill_hosts
+import drill_strangers
+import hosts
+import pytest
+from real_cluster import HEAD, RealCluster
+
+pytestmark = [
+    pytest.mark.skipif(hosts.why_not() is not None, reason=str(hosts.why_not())),
+    pytest.mark.timeout(900),
+]
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[RealCluster]:
+    """A cluster that the shipped commands brought up."""
+    with hosts.Hosts([HEAD, "one", "two"], loopback="one") as made:
+        cluster = RealCluster(made, ["one", "two"])
+        cluster.up()
+        yield cluster
+        assert "is down: nothing listens" in cluster.command("down")
+
+
+def test_stranger_is_refused(real: RealCluster) -> None:
+    assert drill_strangers.stranger_refused(real).outcome == "refused"
+
+
+def test_hanging_worker_is_named_and_the_run_ends_bit_equal(real: RealCluster) -> None:
+    assert drill_hosts.hanging_rank(real).outcome == "bit-equal"
+
+
+def test_host_crashes_and_comes_back_and_the_run_shrinks_and_grows(real: RealCluster) -> None:
+    assert "losses to" in drill_hosts.elastic(real).outcome
