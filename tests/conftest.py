@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for harness.py, also in child processes
+sys.path.append(str(Path(__file__).parent / "benchmarks"))  # for peak.py, which tests of memory use as well
 
 import harness
 

@@ -3,15 +3,12 @@
 The rival is all K trajectories in one batch, as the published code has them. All give the same bound.
 """
 
-import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from measure import Options, Table, Timing, interleaved
+from peak import Peak
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from jobs.recipes import RECIPES
 from zfdist.bounds import Importance, importance_weighted
@@ -19,7 +16,7 @@ from zfdist.config import Config
 from zfdist.data.loader import Batch
 from zfdist.model.systems import build
 
-FRAMES = 245  # of a mean TIMIT test utterance
+FRAMES = 40  # half a second of sound
 ROWS = 8
 CASES = {
     "K 25 at once": Importance(samples=25, chunk=25),
@@ -31,30 +28,6 @@ CASES = {
 RIVAL = "K 25 at once"
 SIZES: dict[str, Callable[[], Config]] = {"demo": RECIPES["demo"], "timit": RECIPES["timit"]}
 DEFAULT = ("demo",)
-
-
-class Peak(TorchDispatchMode):  # type: ignore[misc]
-    """The most bytes alive at a time of what operations within the block returned, weights and inputs left out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = self._alive = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in self._known:
-                storage = tensor.untyped_storage()
-                self._known.add(storage.data_ptr())
-                weakref.finalize(storage, self._freed, storage.data_ptr(), storage.nbytes())
-                self._alive += storage.nbytes()
-                self.peak = max(self.peak, self._alive)
-        return result
-
-    def _freed(self, pointer: int, size: int) -> None:
-        self._known.discard(pointer)
-        self._alive -= size
 
 
 class Case:

@@ -18,15 +18,24 @@ def bench(*argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 def test_core_compares_all_implementations_with_the_published_loop():
     out = bench("core", "--size", "hidden32", "--repeats", "1")
     assert out.returncode == 0, out.stderr
-    for row in ("naive loop, as published", "reference", "bptt", "nn.LSTM without latents"):
+    for row in ("naive loop, as published", "hoisted loop", "bptt", "native", "nn.LSTM without latents", "floor"):
         assert row in out.stdout
+
+
+def test_systems_are_compared_at_an_equal_number_of_parameters():
+    out = bench("systems", "--size", "hidden32", "--repeats", "1")
+    assert out.returncode == 0, out.stderr
+    rows = [line.split("\u2502") for line in out.stdout.splitlines() if line.startswith("\u2502")]
+    sizes = {row[1].strip(): int(row[3].replace(",", "")) for row in rows}
+    assert len(sizes) == 12
+    assert max(sizes.values()) <= 1.1 * min(sizes.values()), sizes
 
 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["corr"], "'corr' is not a benchmark; there are checkpoint, core, evaluate, loader, startup and all"),
-        (["core", "--size", "huge"], "--size huge: must be one of timit, demo"),
+        (["corr"], "'corr' is not a benchmark; there are checkpoint, core, evaluate, loader, scaling, startup, systems and all"),
+        (["core", "--size", "huge"], "--size huge: must be one of timit, imdb"),
         (["core", "--repeats", "0"], "--repeats 0: must be 1 or more"),
         (["core", "--threads", "-1"], "--threads -1: must be 1 or more"),
     ],

@@ -2,12 +2,10 @@
 
 import math
 import statistics
-import weakref
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from peak import Peak
 
 from zfdist import seeding
 from zfdist.bounds import Importance, Sums, add_up, importance_weighted
@@ -113,34 +111,6 @@ def test_the_future_is_read_once_for_all_trajectories_of_a_chunk(model):
 def test_a_dummy_row_gives_nothing(model):
     given = batch()._replace(lengths_B=torch.tensor([6, 0, 1, 6, 3]))
     assert float(bound(model, given, 3)[1]) == pytest.approx(0.0, abs=1e-12)
-
-
-class Peak(TorchDispatchMode):
-    """The most bytes of storages alive at a time, of all that operations returned within the block."""
-
-    def __init__(self):
-        super().__init__()
-        self.peak = self._alive = 0
-        self._storages = {}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
-        return result
-
-    def _note(self, storage):
-        if storage.data_ptr() in self._storages:
-            return
-        pointer, size = storage.data_ptr(), storage.nbytes()
-        self._storages[pointer] = weakref.finalize(storage, self._freed, pointer, size)
-        self._alive += size
-        self.peak = max(self.peak, self._alive)
-
-    def _freed(self, pointer, size):
-        self._storages.pop(pointer, None)
-        self._alive -= size
 
 
 def peak(model, samples, chunk):
