@@ -151,17 +151,11 @@ def money(seconds: float, workers: int, price_per_hour: float, head_price_per_ho
 def workers_that_pay(compute_s: float, count: int, gbit_per_s: float, efficiency: float = 0.5) -> int:
     """Return up to how many workers each still does at least `efficiency` of its work.
 
-    A step of `compute_s` on one worker takes compute_s / W + exchange(W) on W; the efficiency is compute_s / (W times
-    that). It falls with W, so the answer is the last W before it is too low.
+    A step of c seconds on one worker takes c / W + x(W) on W, with x(W) = 2 (W - 1) / W g / b to exchange a gradient of
+    g bytes at b bytes/s. So the efficiency is c / (c + 2 (W - 1) g / b), which falls with W.
     """
-    workers = 1
-    while workers < 4096:
-        more = workers + 1
-        step_s = compute_s / more + exchange_s(count, more, gbit_per_s)
-        if compute_s / (more * step_s) < efficiency:
-            break
-        workers = more
-    return workers
+    once_s = exchange_s(count, 2, gbit_per_s)  # g / b
+    return math.floor(1 + (1 / efficiency - 1) * compute_s / (2 * once_s))
 
 
 def frames_of(config: Config, frames: int | None) -> int | None:

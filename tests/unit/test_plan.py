@@ -101,7 +101,7 @@ def test_the_last_worker_that_pays(compute_s: float, count: int, gbit: float) ->
         return compute_s / (compute_s + workers * plan.exchange_s(count, workers, gbit))
 
     assert efficiency(most) >= 0.5 * 0.999999
-    assert most == 4096 or efficiency(most + 1) < 0.5 * 1.000001
+    assert efficiency(most + 1) < 0.5 * 1.000001
 
 
 @given(st.floats(0.001, 100), st.integers(1, 64), st.integers(1, 64), st.floats(0, 10))
