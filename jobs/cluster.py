@@ -14,6 +14,7 @@ a Ray that somebody else brought up. `python -m jobs.cluster VERB --help` has th
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ def main(argv: Sequence[str]) -> int:
         return 0 if argv else 2
     if argv[0] not in verbs:
         command.refuse(f"{argv[0]!r} is not a verb; there are {', '.join(verbs)}")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when anything first imports it
     code = 0
 
     def run() -> None:

@@ -168,9 +168,11 @@ class RealCluster:
                 self.hosts.boot(host.name)
             self.hosts.heal(host.name)
         self.hosts[HEAD].kill("jobs.submitted")
-        if len(self.nodes()) <= len(self.workers):
+        try:  # Ray's autoscaler brings back a machine that answers again
+            self.wait_for_nodes([HEAD, *self.workers], 100)
+        except HostError:
             self.command("up", timeout_s=300)
-        self.wait_for_nodes([HEAD, *self.workers])
+            self.wait_for_nodes([HEAD, *self.workers])
         wait_for(lambda: self._state()["FREE"], "all CPUs free", 60)
 
     def start(self, verb: str, *words: str, storage: Path | str | None = None) -> Run:
