@@ -54,7 +54,7 @@ def measure(
         FitError: if workers died again and again.
     """
     loaded = load_model(checkpoint)._replace(config=config)
-    store = Store.open(Path(config.data.root), verify=config.data.verify)
+    store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
     share = nodes.share_of(nodes.alive(), workers=workers, cpus_per_worker=cpus_per_worker, use_gpu=use_gpu)
     remote = ray.remote(_add_up).options(
         num_cpus=share.cpus,
@@ -110,7 +110,7 @@ def _add_up(
 @functools.lru_cache(maxsize=1)
 def _opened(checkpoint: Path, config: Config) -> tuple[Loaded, Store]:
     """Load once for all shares of a worker."""
-    store = Store.open(Path(config.data.root), verify=config.data.verify)
+    store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
     return load_model(checkpoint)._replace(config=config), store
 
 

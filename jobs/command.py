@@ -87,7 +87,7 @@ def check_data(config: Config) -> None:
     """Raise StoreError now if the data are not there, rather than in a worker after Ray has started."""
     from zfdist.data.store import Store
 
-    Store.open(Path(config.data.root), verify="size")
+    Store.open(config.data.root, verify="size", cache=config.data.cache)
 
 
 def duration(seconds: float) -> str:

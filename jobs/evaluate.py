@@ -29,8 +29,8 @@ class Arguments:
     only: not on batch size, chunk, machine load or number of workers.
     """
 
-    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run folder (its best checkpoint by validation ELBO), a checkpoint, or an export."""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run's folder or URI (its best checkpoint by validation ELBO), a checkpoint, or an export."""
     split: str = "test"
     """Which part of the data."""
     bounds: str = "elbo"
@@ -43,8 +43,8 @@ class Arguments:
     """Evaluate with so many seeds, from --seed on: means with their standard error."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Root of the posterior's noise; default: the run's own seed, as in its validations."""
-    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder that jobs.prepare wrote; default: where the run had it."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder that jobs.prepare wrote, or its URI in a store; default: where the run had it."""
     view: Literal["utterances", "segments"] | None = None
     """What a sequence is; default: as in the run's validations."""
     legacy_denominator: bool = False
@@ -93,10 +93,11 @@ def _refuse_mistakes(arguments: Arguments) -> None:
 def _evaluate(arguments: Arguments) -> None:
     from zfdist import checkpoint
     from zfdist.evaluate import load_model
+    from zfdist.reading import local, with_weights
 
-    folder = checkpoint.resolve(arguments.model)
+    folder = checkpoint.resolve(with_weights(local(arguments.model)))
     given = {"data.root": arguments.data, "data.eval_view": arguments.view, "train.seed": arguments.seed}
-    settings = {name: str(v) if isinstance(v, Path) else v for name, v in given.items() if v is not None}
+    settings = {name: v for name, v in given.items() if v is not None}
     if arguments.workers is None:
         loaded = load_model(folder)
         config = loaded.config.with_values(settings)
@@ -160,7 +161,7 @@ def on_split(loaded: "Loaded", question: "Question") -> "Result":
     from zfdist.evaluate import evaluate_split
 
     data = loaded.config.data
-    store = Store.open(Path(data.root), verify=data.verify)
+    store = Store.open(data.root, verify=data.verify, cache=data.cache)
     frames = 0
     if question.split in store.splits:  # else `evaluate_split` refuses it
         frames = int(sequences_of(store, data, question.split, data.eval_view).frames.sum())

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Arguments:
     """Let a trained network speak, draw or write; the same command gives the same files."""
 
-    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run folder (its best checkpoint by validation ELBO), a checkpoint, or an export."""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run's folder or URI (its best checkpoint by validation ELBO), a checkpoint, or an export."""
     what: Literal["samples", "continuations", "reconstructions", "interpolation"]
     """From the prior; going on from a prefix; rebuilt from their latents; between two sequences (Table 3)."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
@@ -49,8 +49,8 @@ class Arguments:
     """Sentences: whether <unk> may be written; --no-unknown leaves it out, as Table 3 does."""
     split: str = "test"
     """Where sequences to go on from, rebuild or mix are taken from."""
-    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder that jobs.prepare wrote; default: where the run had it."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder that jobs.prepare wrote, or its URI in a store; default: where the run had it."""
     seed: int = 0
     """Of all noise."""
 
@@ -95,12 +95,13 @@ def _generate(arguments: Arguments) -> list[Path]:
     from zfdist import checkpoint
     from zfdist.data.store import Store
     from zfdist.evaluate import load_model, refuse_other_data
+    from zfdist.reading import local, with_weights
 
-    folder = checkpoint.resolve(arguments.model)
+    folder = checkpoint.resolve(with_weights(local(arguments.model)))
     loaded = load_model(folder)
-    moved = {} if arguments.data is None else {"data.root": str(arguments.data)}
+    moved = {} if arguments.data is None else {"data.root": arguments.data}
     loaded = loaded._replace(config=loaded.config.with_values(moved))
-    store = Store.open(Path(loaded.config.data.root), verify=loaded.config.data.verify)
+    store = Store.open(loaded.config.data.root, verify=loaded.config.data.verify, cache=loaded.config.data.cache)
     refuse_other_data(loaded, store, arguments.split)
     request = _request(arguments, loaded.config, store)
     made = generations.pieces(loaded, store, request)

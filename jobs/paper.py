@@ -117,7 +117,7 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
     """Train all rows that are not over; return whether all are."""
     from zfdist.data.store import Store
 
-    store = Store.open(Path(base.data.root), verify="size")
+    store = Store.open(base.data.root, verify="size", cache=base.data.cache)
     _refuse_other_kind(arguments.table, store, base)
     x_dim = store.frame_size(base.data.frame_samples)
     rows = paper_rows.rows(arguments.table, base, arguments.alpha)

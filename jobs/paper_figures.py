@@ -80,7 +80,7 @@ def _between(run: Path, seed: int) -> dict[str, str]:
     from zfdist.evaluate import load_model
 
     loaded = load_model(run)
-    store = Store.open(Path(loaded.config.data.root), verify=loaded.config.data.verify)
+    store = Store.open(loaded.config.data.root, verify=loaded.config.data.verify, cache=loaded.config.data.cache)
     request = generations.Request(
         what="interpolation",
         split="test",

@@ -117,7 +117,7 @@ def _numbers(task: Task, run: Path, say: Callable[[str], None]) -> dict[str, Any
     folder = checkpoint.resolve(run)
     manifest = checkpoint.read_manifest(folder)
     data = manifest.config.data
-    store = Store.open(Path(data.root), verify=data.verify)
+    store = Store.open(data.root, verify=data.verify, cache=data.cache)
     decisive = (manifest.files[checkpoint.WEIGHTS]["xxh3_128"], manifest.config.to_json(), store.fingerprint)
     name = hashlib.blake2b("\n".join((*decisive, str(task.num_samples))).encode(), digest_size=12).hexdigest()
     kept = task.out / "evaluations" / f"{name}.json"

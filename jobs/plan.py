@@ -155,7 +155,9 @@ def _x_dim(arguments: Arguments) -> int:
     if arguments.x_dim is not None:
         return arguments.x_dim
     if (Path(config.data.root) / "manifest.json").is_file():
-        return Store.open(Path(config.data.root), verify="size").frame_size(config.data.frame_samples)
+        return Store.open(config.data.root, verify="size", cache=config.data.cache).frame_size(
+            config.data.frame_samples
+        )
     if config.model.density == "categorical":
         command.refuse(f"{config.data.root} is not there, and only the data know the vocabulary: pass --x-dim WORDS")
     return config.data.frame_samples

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Arguments:
     """Compare runs in a page with figures, the best run's bound on the test split, and speech to listen to."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
-    """Run folders, and sweep folders for all their trials."""
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
+    """Folders or URIs of runs, and of sweeps for all their trials."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for report.md, figures/ and samples/."""
     title: str = "Z-Forcing on speech"
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def write(
-    runs: Sequence[Path], out: Path, *, title: str, samples: bool = True, say: Callable[[str], None] = print
+    runs: Sequence[Path | str], out: Path, *, title: str, samples: bool = True, say: Callable[[str], None] = print
 ) -> Path:
     """Write report.md, figures/ and samples/ into the folder `out`; return the page.
 
@@ -63,8 +63,14 @@ def write(
         HistoryError: if one of `runs` is neither a run nor a sweep.
     """
     from jobs import figures, history, page
+    from zfdist import reading
+    from zfdist.checkpoint import CheckpointError
+    from zfdist.storage import StorageError
 
-    histories = history.read(runs)
+    try:
+        histories = history.read([reading.local(str(run)) for run in runs])
+    except (CheckpointError, StorageError) as error:
+        raise history.HistoryError(str(error)) from None
     say(f"drawing the curves of {len(histories)} run{'s' * (len(histories) > 1)} ...")
     labels = history.labels(histories)
     drawn = {"curves": "figures/learning-curves.png", "kl": "figures/kl.png"}
@@ -88,12 +94,14 @@ def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], N
     from zfdist.config import ConfigError
     from zfdist.data.store import StoreError
     from zfdist.evaluate import EvaluationError, load_model
+    from zfdist.reading import with_weights
     from zfdist.scores import Question
+    from zfdist.storage import StorageError
 
     history = content.histories[0]
     try:
-        loaded = load_model(history.folder)
-    except CheckpointError as error:
+        loaded = load_model(with_weights(history.folder))
+    except (CheckpointError, StorageError) as error:
         return dataclasses.replace(content, problem=f"Not evaluated: {error}.")
     parameters = sum(p.numel() for p in loaded.model.parameters())
     best = page.Best(history=history, manifest=loaded.manifest, parameters=parameters)
@@ -103,7 +111,7 @@ def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], N
         bound = scores.rows(evaluate.on_split(loaded, asked))
         content = dataclasses.replace(content, best=dataclasses.replace(best, bound=bound))
         return _with_speech(content, loaded, out, say) if samples else content
-    except (StoreError, EvaluationError, ConfigError) as error:
+    except (StoreError, StorageError, EvaluationError, ConfigError) as error:
         return dataclasses.replace(content, best=best, problem=f"Not evaluated: {error}.")
 
 
@@ -114,7 +122,7 @@ def _with_speech(content: "Page", loaded: "Loaded", out: Path, say: Callable[[st
     from zfdist.data.store import Store
 
     say("generating speech ...")
-    store = Store.open(Path(loaded.config.data.root), verify=loaded.config.data.verify)
+    store = Store.open(loaded.config.data.root, verify=loaded.config.data.verify, cache=loaded.config.data.cache)
     sounds = listen.speech(loaded, store, "test", loaded.config.train.seed)
     files = [path.relative_to(out).as_posix() for path in listen.write(out / "samples", sounds, store.sample_rate)]
     drawn = {**content.figures, "speech": "figures/speech.png"}

@@ -57,7 +57,7 @@ def build(config: Config, folder: Path, world: World, start_from: Path | None, c
     newest = home.newest(say=lambda line: print(line, flush=True))
     if world.rank == 0:
         (folder / RESULT).unlink(missing_ok=True)  # written again when this run has finished
-    store = Store.open(Path(config.data.root), verify=config.data.verify)
+    store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
     _refuse_other_density(store, config)
     x_dim = store.frame_size(config.data.frame_samples)
     config = dataclasses.replace(config, model=systems.sized(config.model, x_dim))

@@ -38,6 +38,10 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the folder or file and the remedy."""
 
 
+class OtherVersionError(CheckpointError):
+    """A checkpoint of another version of this program: not damaged, and left alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a checkpoint is: enough to judge it without reading a tensor."""
@@ -81,11 +85,12 @@ def begin(run_folder: Path, step: int) -> Path:
 
 def hashed(partial: Path) -> dict[str, dict[str, Any]]:
     """Return size and hash of every file of a folder by relative path, once it is on disk."""
-    paths = sorted(p for p in partial.rglob("*") if p.is_file())
-    return {
-        path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "xxh3_128": _hash_and_sync(path)}
-        for path in paths
-    }
+    files = {}
+    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[path.relative_to(partial).as_posix()] = {"bytes": path.stat().st_size, "xxh3_128": _hash(path)}
+    return files
 
 
 def complete(manifest: Manifest, files: Mapping[str, Mapping[str, Any]]) -> Manifest:
@@ -128,10 +133,10 @@ def parse(content: bytes, where: str) -> Manifest:
     try:
         tree = json.loads(content)
         if tree["format"] != FORMAT:
-            raise CheckpointError(f"{where}: format {tree['format']}, this version reads {FORMAT}")
+            raise OtherVersionError(f"{where}: format {tree['format']}, this version reads {FORMAT}")
         return Manifest(**{**tree, "config": Config.from_json(json.dumps(tree["config"]))})
     except ConfigError as error:
-        raise CheckpointError(f"{where}: written by another version: {error}") from None
+        raise OtherVersionError(f"{where}: written by another version: {error}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{where}: damaged ({type(error).__name__}: {error})") from None
 
@@ -183,6 +188,8 @@ def newest_valid(run_folder: Path, say: Callable[[str], None]) -> Path | None:
         try:
             verify(folder)
             return folder
+        except OtherVersionError:
+            raise
         except CheckpointError as error:
             problems.append(str(error))
             aside = folder.with_suffix(".damaged")
@@ -275,12 +282,6 @@ def _hash(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _hash_and_sync(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return _hash(path)
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ NAME = "lock.json"
 RENEW_S = 4.0
 STALE_S = 20.0
 _SETTLE_S = 1.0
+_READS = 10
 
 
 class BusyError(StorageError):
@@ -98,11 +99,15 @@ class Lease:
         return found is not None and (found["owner"], found["launch"]) == (self.owner, self.launch)
 
     def _read(self) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = json.loads(self.place.read(NAME))
-        except Missing:
-            return None
-        return found
+        for _ in range(_READS):
+            try:
+                found: dict[str, Any] = json.loads(self.place.read(NAME))
+                return found
+            except Missing:
+                return None
+            except json.JSONDecodeError:
+                time.sleep(0.1)  # replaced while it was read: size and content come by two requests
+        raise StorageError(f"{self._run}/{NAME}: is no claim; remove it if nobody trains this run")
 
     def _write(self) -> None:
         who = f"process {os.getpid()} on {socket.gethostname()}"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from zfdist import checkpoint
-from zfdist.checkpoint import MANIFEST, CheckpointError, Manifest
+from zfdist.checkpoint import MANIFEST, CheckpointError, Manifest, OtherVersionError
 from zfdist.config import CheckpointConfig
 from zfdist.home import Home, agreed
 from zfdist.storage import Missing, Place, StorageError
@@ -136,6 +136,9 @@ class RemoteHome(Home):
             self._failure = error if isinstance(error, ValueError) else StorageError(f"{final}: {error}")
         self._upload_s = time.monotonic() - started
 
+    def _refuse_unshared(self) -> None:
+        """Nothing to refuse: nodes that share nothing are what this is for."""
+
     def _is_all_there(self, name: str, manifest: Manifest) -> bool:
         """Wait until all files of a manifest are in the store with their sizes."""
         expected = {f"{name}/{file}": entry["bytes"] for file, entry in manifest.files.items()}
@@ -165,6 +168,8 @@ class RemoteHome(Home):
                 try:
                     content = self._copy.place.read(f"{name}/{MANIFEST}")
                     self._stored[name] = checkpoint.parse(content, f"{self._copy.shown}/{name}/{MANIFEST}")
+                except OtherVersionError:
+                    raise
                 except CheckpointError as error:
                     self._set_aside(name, error, say)
             elif _DAMAGED not in files:
@@ -194,7 +199,13 @@ class RemoteHome(Home):
 
 def steps(place: Place) -> list[int]:
     """Return the steps that have a complete checkpoint in a run's place, ascending; raises StorageError."""
-    return sorted({_step_of(n) for n in place.sizes(CHECKPOINTS) if n.endswith(f"/{MANIFEST}")})
+    return sorted(complete(place))
+
+
+def complete(place: Place) -> dict[int, str]:
+    """Return the folders of the complete checkpoints in a run's place by step; raises StorageError."""
+    names = [name.removesuffix(f"/{MANIFEST}") for name in place.sizes(CHECKPOINTS) if name.endswith(f"/{MANIFEST}")]
+    return {_step_of(name): name for name in names}
 
 
 def fetch(copy: WorkingCopy, name: str, only: str | None = None) -> Path:

@@ -7,7 +7,6 @@ so sizes are checked before mapping, hashes when a shard is first used, and shar
 """
 
 import hashlib
-import os
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,10 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from zfdist.data import manifest as manifests
+from zfdist.data.cache import Cache, remember, verified_mark
 from zfdist.data.kinds import KINDS, Kind
 from zfdist.data.manifest import BatchEntry, IndexEntry, Manifest, ShardCorrupt, ShardEntry, StoreError
+from zfdist.storage import CACHE, is_remote
 
 __all__ = ["ShardCorrupt", "Store", "StoreError"]
 
@@ -53,23 +54,29 @@ class _Split:
 class Store:
     """A prepared data set, read only; safe to use from several threads."""
 
-    def __init__(self, root: Path, manifest: Manifest, verify: str) -> None:
+    def __init__(self, root: Path, manifest: Manifest, verify: str, cache: Cache | None = None) -> None:
         """Use `Store.open`."""
         self.root = root
         self.manifest = manifest
         self.kind: Kind = KINDS[manifest.kind]
         self._verify = verify
+        self._cache = cache
         self._lock = threading.Lock()
         self._splits = {name: _Split(root, entry) for name, entry in manifest.splits.items()}
 
     @staticmethod
-    def open(root: Path, verify: str = "first_use") -> "Store":
+    def open(root: Path | str, verify: str = "first_use", cache: Path | str = CACHE) -> "Store":
         """Open the store in folder `root` after checking its manifest, its index and the size of every shard.
 
+        If `root` is a URI (s3://BUCKET/PREFIX), files are fetched to this node's folder `cache` when first used.
+
         `verify`: "size" checks no more; "first_use" also hashes a shard when it is first used by this user on this
-        machine; "always" hashes it when it is first used by this process. Raises StoreError (no or bad manifest) or
-        ShardCorrupt.
+        machine; "always" hashes it when it is first used by this process. Raises StoreError (no or bad manifest),
+        ShardCorrupt, or StorageError.
         """
+        if is_remote(root):
+            return _open_remote(Cache(str(root), Path(cache)), verify)
+        root = Path(root)
         manifest = Manifest.read(root)
         for split in manifest.splits.values():
             for entry in split.shards:
@@ -171,9 +178,28 @@ class Store:
         with self._lock:
             entry = split.entries[number]
             lengths = split.lengths[split.first_rows[number] : split.first_rows[number + 1]]
-            shard = _map_shard(self.root / entry.path, entry, self.kind, lengths, self._verify)
+            path = self.root / entry.path
+            if self._cache is not None:
+                self._cache.fetch(entry.path, entry.bytes, entry.xxh3_128)
+            try:
+                shard = _map_shard(path, entry, self.kind, lengths, self._verify)
+            except ShardCorrupt:
+                if self._cache is None:
+                    raise
+                self._cache.fetch(entry.path, entry.bytes, entry.xxh3_128, again=True)
+                shard = _map_shard(path, entry, self.kind, lengths, self._verify)
             split.shards[number] = shard
         return shard
+
+
+def _open_remote(cache: Cache, verify: str) -> Store:
+    """Open a store of which this node has or gets a copy: its manifest, indices and vocabulary now."""
+    manifest = Manifest.read(cache.root)
+    for split in manifest.splits.values():
+        cache.fetch(split.index.path, split.index.bytes, split.index.xxh3_128)
+    if manifest.vocabulary is not None:
+        cache.fetch(manifest.vocabulary.path, manifest.vocabulary.bytes)
+    return Store(cache.root, manifest, verify, cache)
 
 
 def _windows(flat: NDArray[Any], starts: NDArray[np.int64], width: int) -> NDArray[Any]:
@@ -218,9 +244,9 @@ def _map_shard(path: Path, entry: ShardEntry, kind: Kind, lengths: NDArray[np.in
     _check_size(path, entry.bytes)
     with pa.memory_map(str(path)) as source:
         buffer = source.read_buffer()
-    if verify == "always" or (verify == "first_use" and not _verified_mark(path, entry).exists()):
+    if verify == "always" or (verify == "first_use" and not verified_mark(path, entry).exists()):
         _check_hash(path, entry, memoryview(buffer))
-        _remember(_verified_mark(path, entry))
+        remember(verified_mark(path, entry))
     starts = []
     try:
         reader = pa.ipc.open_file(pa.BufferReader(buffer))
@@ -267,20 +293,3 @@ def _check_hash(path: Path, entry: ShardEntry, content: memoryview) -> None:
         f"{path}: batch {number} (bytes {batch.offset} to {batch.offset + batch.bytes}) is damaged, "
         f"{len(damaged)} of {len(entry.batches)} batches in all, {sum(b.rows for _, b in damaged)} recordings; {REMEDY}"
     )
-
-
-def _verified_mark(path: Path, entry: ShardEntry) -> Path:
-    """Return the file whose existence says that this very file was hashed and found good."""
-    stat = path.stat()
-    identity = f"{stat.st_dev}/{stat.st_ino}/{stat.st_size}/{stat.st_mtime_ns}/{entry.xxh3_128}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "zfdist" / "verified" / xxhash.xxh3_128_hexdigest(identity.encode())
-
-
-def _remember(mark: Path) -> None:
-    """Create the mark; without a place to write, the shard is merely hashed again next time."""
-    try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    except OSError:
-        pass
