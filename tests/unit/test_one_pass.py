@@ -29,9 +29,8 @@ def test_equals_autograd(function, rows, values, clamp, squash, size, floor, see
     generator = torch.Generator().manual_seed(seed)
     numbers = (size * torch.randn(2, rows, 2 * values, generator=generator, dtype=torch.float64)).requires_grad_()
     value, mix = (torch.randn(2, rows, *n, generator=generator, dtype=torch.float64) for n in ((values,), ()))
-    results = []
-    for log_prob in (function(config, numbers, value), plain(function, config, numbers, value)):
-        results.append((log_prob, torch.autograd.grad((mix * log_prob).sum(), numbers)[0]))
+    both = (function(config, numbers, value), plain(function, config, numbers, value))
+    results = [(log_prob, torch.autograd.grad((mix * log_prob).sum(), numbers)[0]) for log_prob in both]
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11)
 

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import torch  # noqa: F401  its OpenMP is the one to be loaded first
+import torch  # also: its OpenMP is the one to be loaded first
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("sweeps.cpp", "gaussians.cpp", "functions.hpp"))
 COMPILERS = ("c++", "g++", "clang++")
@@ -22,6 +22,10 @@ FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
 )
+
+
+PER_THREAD = 2**23
+"""Multiplications that a further thread should have to do: less are done before it is awake."""
 
 
 class BuildError(RuntimeError):
@@ -51,6 +55,11 @@ def library() -> ctypes.CDLL:
         raise BuildError(f"{compiler} failed: {error.stderr.strip().splitlines()[:1]}") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         raise BuildError(str(error)) from None
+
+
+def threads_for(multiplications: int) -> int:
+    """Return how many of torch's threads a call with so much work should use."""
+    return max(1, min(torch.get_num_threads(), multiplications // PER_THREAD))
 
 
 def _compile(compiler: str, target: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zfdist.model.cell import CLIP, SLOPE
-from zfdist.model.compiled import BuildError, library
+from zfdist.model.compiled import BuildError, library, threads_for
 from zfdist.profile import spanned
 
 _NAMES = {torch.float32: "f32", torch.float64: "f64"}
@@ -91,7 +91,8 @@ class _Native(torch.autograd.Function):
         h_SBH[0], c_SBH[0] = h_BH, c_BH
         act_TBG, a_TBM = empty(kept, batch, gates), empty(kept, batch, mlp_dim)
         q_TBQ, z_TBZ = empty(steps, batch, 2 * z_dim), empty(steps, batch, z_dim)
-        ctx.sizes = _Sizes(steps, batch, hidden, z_dim, mlp_dim, torch.get_num_threads(), keep, bound, CLIP, SLOPE)
+        threads = threads_for(steps * batch * sum(w.numel() for w in weights))
+        ctx.sizes = _Sizes(steps, batch, hidden, z_dim, mlp_dim, threads, keep, bound, CLIP, SLOPE)
         inputs = (gx_TBG.contiguous(), qb_TBM.contiguous(), eps_TBZ, *weights, b_q_Q.contiguous())
         _sweep("forward", ctx.sizes, (*inputs, act_TBG, h_SBH, c_SBH, a_TBM, q_TBQ, z_TBZ))
         ctx.save_for_backward(h_SBH, z_TBZ, *_Slabs(eps_TBZ, act_TBG, c_SBH, a_TBM, q_TBQ), *weights)

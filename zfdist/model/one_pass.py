@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zfdist.model import native
-from zfdist.model.compiled import library
+from zfdist.model.compiled import library, threads_for
 
 
 class _Settings(ctypes.Structure):
@@ -40,7 +40,7 @@ def observation_log_prob(numbers: Tensor, value: Tensor, floor: float) -> Tensor
 
 
 def latent_log_prob(numbers: Tensor, value: Tensor, bound: float, squash: bool) -> Tensor:
-    """Return log N(value; m, exp(r / 2)), m and r clamped to [-bound, bound] (0: not), m then squashed by tanh if so."""
+    """Return log N(value; m, exp(r / 2)), m and r clamped to [-bound, bound] (0: not); `squash` makes m its tanh."""
     result: Tensor = _LogProb.apply(numbers, value, 0.0, bound or math.inf, squash)  # type: ignore[no-untyped-call]
     return result
 
@@ -52,7 +52,8 @@ class _LogProb(torch.autograd.Function):
     def forward(ctx: Any, numbers: Tensor, value: Tensor, floor: float, bound: float, squash: bool) -> Tensor:
         numbers, value = numbers.contiguous(), value.contiguous()
         log_prob, slope = value.new_empty(value.shape[:-1]), torch.empty_like(numbers)
-        settings = _Settings(log_prob.numel(), value.shape[-1], torch.get_num_threads(), squash, floor, bound)
+        threads = threads_for(50 * value.numel())  # the functions of one value cost about as much
+        settings = _Settings(log_prob.numel(), value.shape[-1], threads, squash, floor, bound)
         name = "gaussian_f32" if numbers.dtype == torch.float32 else "gaussian_f64"
         pointers = (ctypes.c_void_p(t.data_ptr()) for t in (numbers, value, log_prob, slope))
         getattr(library(), name)(ctypes.byref(settings), *pointers)

@@ -20,7 +20,7 @@ FROM_WEIGHTS = 2**20
 @contextmanager
 def through_onednn() -> Iterator[None]:
     """Send float32 products to oneDNN, on all threads of this process, and put the setting back afterwards."""
-    setting = torch.backends.mkldnn.matmul
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = setting.fp32_precision
     setting.fp32_precision = "bf16"
     try:
