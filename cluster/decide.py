@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 from cluster.post import Seen
 
-FALSE_STARTS = 5
-"""Launches in a row whose workers never came, while other programs hold what the cluster has (a minute each)."""
+FALSE_STARTS = 3
+"""Launches in a row whose workers never came, while other programs hold what the cluster has (two minutes each)."""
 _SETTLE_S = 3.0  # after one worker stood still for too long, until all others have said where they are
 _LATE_S = 5.0  # a worker's own timer ends it first, and leaves its stacks
 

@@ -5,6 +5,7 @@ has to end at once is ended here, by freeing the placement group: that kills its
 machine that can be reached, and those on the others end themselves (see `cluster.watchdog`).
 """
 
+import math
 import os
 import shutil
 import threading
@@ -37,6 +38,7 @@ _DYING_S = 60.0
 _HOPELESS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NonFiniteError)
 
 
+_BROKEN = ("gloo", "NCCL", "Connection")  # what a worker says whose peer died
 _DIED = (ray.exceptions.RayActorError, WorkerHealthCheckFailedError)
 
 
@@ -209,13 +211,19 @@ def _ended(run: Background, run_folder: Path, seen: list[Seen], end: End, ended_
 
 
 def _deaths(failures: dict[int, Exception], seen: list[Seen]) -> str:
-    """Return e.g. "lost worker 1 on 10.77.0.3: the process died"; those that died rather than fail come first."""
-    ips = {s.member.rank: s.member.ip for s in seen}
+    """Return e.g. "lost worker 1 on 10.77.0.3: the process died"; who died comes before who failed because of it."""
+    gone = trouble(seen, {n.id for n in nodes.alive()}, hang_timeout_s=math.inf, lease_s=math.inf)
+    if gone:
+        return gone
+    named = {s.member.rank: f"worker {s.member.rank} on {s.member.ip}" for s in seen}
     died = [rank for rank, error in failures.items() if isinstance(error, _DIED)]
-    for rank in sorted(died or failures):
-        reason = "the process died" if died else root_message(failures[rank])
-        return f"lost worker {rank} on {ips.get(rank, 'an unknown machine')}: {reason}"
-    return ""
+    if died:
+        return f"lost {named.get(min(died), f'worker {min(died)}')}: the process died"
+    silent = [name for rank, name in named.items() if rank not in failures]
+    messages = {rank: root_message(error) for rank, error in sorted(failures.items())}
+    if silent and all(any(sign in message for sign in _BROKEN) for message in messages.values()):
+        return f"lost {' or '.join(silent)}: its connection broke"  # Ray has not noticed yet
+    return next((f"lost {named.get(rank, f'worker {rank}')}: {message}" for rank, message in messages.items()), "")
 
 
 def root_message(error: BaseException) -> str:

@@ -16,25 +16,26 @@ import several_nodes
 from zfdist import checkpoint, metrics, train
 from zfdist.world import connect
 
+pytestmark = pytest.mark.timeout(1500)
 SCRIPT = Path(__file__).parent / "several_nodes.py"
 
 
 @pytest.fixture(scope="module")
 def drills(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """What both drills gave, by name, and the folder of their runs."""
+    """What the drills gave, by name, and the folder of their runs."""
     folder = tmp_path_factory.mktemp("drills")
     with clouds.served(within_s=60) as endpoint:
         (folder / "endpoint").write_text(endpoint)
         program = subprocess.run(
-            [sys.executable, str(SCRIPT), str(folder), str(store), "elastic", "hangs"],
+            [sys.executable, str(SCRIPT), str(folder), str(store), "elastic", "hangs", "sweep"],
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=1200,
             env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
             | {"PYTHONPATH": str(Path(__file__).parents[2])},
         )
     lines = [json.loads(line) for line in program.stdout.splitlines() if line.startswith('{"drill"')]
-    assert program.returncode == 0 and len(lines) == 2, program.stderr[-4000:]
+    assert program.returncode == 0 and len(lines) == 3, program.stderr[-4000:]
     yield {line["drill"]: line for line in lines} | {"folder": folder}
 
 
@@ -96,8 +97,17 @@ def _calm(store: str, folder: str) -> None:
     train.train(several_nodes.config(Path(store), 70, 10), Path(folder), connect(), harness.Recorder())
 
 
+def test_a_trial_moves_from_a_machine_that_dies_and_from_one_that_is_taken_away(drills: dict[str, Any]) -> None:
+    told = drills["sweep"]
+    assert told["done"] == ["killed", "taken"], told
+    assert told["states"] == ["finished", "finished"], "one failure was allowed: only the machine that died is one"
+    for trial in (drills["folder"] / "sweep" / "trials").iterdir():
+        steps = [line["step"] for line in metrics.read(trial) if "valid/elbo_nats" in line]
+        assert steps == list(range(100, 2001, 100)), "no step twice, none lost"
+
+
 def test_nothing_is_left_behind(drills: dict[str, Any]) -> None:
-    for drill in ("elastic", "hangs"):
+    for drill in ("elastic", "hangs", "sweep"):
         left = [name for name in drills[drill]["left"] if name != "_AutoscalingCoordinatorActor"]  # one for a cluster
         assert not left, drill
         assert not (drills["folder"] / drill / ".ray").exists()
