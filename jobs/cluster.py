@@ -280,8 +280,15 @@ def _stop(argv: Sequence[str]) -> int:
 
 def _follow(jobs: "Jobs", job: "Job") -> int:
     """Print what a job says until it ends; return its exit code. Ctrl-C leaves it running."""
+    from cluster.session import ClusterError
+
     try:
         ended = jobs.follow(job, lambda text: print(text, end="", flush=True))
+    except ClusterError as error:
+        raise ClusterError(
+            f"{error}; if only the way to it is lost, `logs {job.name}` follows the job again; "
+            f"if the head is, `up` and then `resume {job.name}` go on with it"
+        ) from None
     except KeyboardInterrupt:
         command.say(
             f"\n{job.name} goes on without you: `python -m jobs.cluster logs {job.name}` follows it again, "

@@ -42,7 +42,7 @@ def _read(storage: str, name: str) -> str:
     if not remote.is_remote(storage):
         return (Path(storage) / name / NOTE).read_text()
     try:
-        return remote.Place(f"{storage}/{name}").read(NOTE).decode()
+        return remote.Place(remote.join(storage, name)).read(NOTE).decode()
     except remote.Missing:
         raise FileNotFoundError(NOTE) from None
 
@@ -51,7 +51,7 @@ def _write(storage: str, name: str, text: str) -> None:
     from zfdist import storage as remote
 
     if remote.is_remote(storage):
-        remote.Place(f"{storage}/{name}").write(NOTE, text.encode())
+        remote.Place(remote.join(storage, name)).write(NOTE, text.encode())
     else:
         (Path(storage) / name).mkdir(parents=True, exist_ok=True)
         (Path(storage) / name / NOTE).write_text(text)

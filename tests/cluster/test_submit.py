@@ -47,7 +47,7 @@ class Head:
     def run(self, *words: str, code: int = 0, token: str | None = None) -> str:
         """Run `python -m jobs.cluster VERB --address ...` to its end."""
         process = self.start(*words, token=token)
-        out, _ = process.communicate(timeout=200)
+        out, _ = process.communicate(timeout=300)
         assert process.returncode == code, out
         assert "Traceback" not in out, out
         return out
@@ -88,13 +88,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         commands.wait_for(lambda: not answers(head.address), "end of the dashboard")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_run_is_submitted_followed_stopped_and_resumed_by_name(head: Head, slow_config: Config) -> None:
     config = slow_config.with_values({"train.steps": 1_000_000})
     words = ["--storage", str(head.runs), "train", "demo", "--name", "r1", *commands.flags(config)]
     following = head.start("submit", *words)
     metrics = head.runs / "r1" / "metrics.jsonl"
-    commands.wait_for(metrics.exists, "first metrics", within_s=180)
+    commands.wait_for(metrics.exists, "first metrics", within_s=300)
 
     assert "running already: follow it with" in head.run("submit", *words, code=1)
     status = head.run("status")
@@ -111,7 +111,7 @@ def test_a_run_is_submitted_followed_stopped_and_resumed_by_name(head: Head, slo
     assert json.loads((head.runs / "r1" / "submission.json").read_text())["command"][:2] == ["train", "demo"]
 
     assert "submitted r1 as job r1-2-" in head.run("resume", "--detach", "--storage", str(head.runs), "r1")
-    commands.wait_for(lambda: _newest_step(head.runs / "r1") > stopped_at, "a later checkpoint", within_s=180)
+    commands.wait_for(lambda: _newest_step(head.runs / "r1") > stopped_at, "a later checkpoint", within_s=300)
     head.run("stop", "r1")
     assert "has ended already (stopped)" in head.run("stop", "r1")
 
@@ -120,6 +120,7 @@ def _newest_step(run: Path) -> int:
     return max((int(p.name[5:]) for p in (run / "checkpoints").glob("step-*") if p.name[5:].isdigit()), default=0)
 
 
+@pytest.mark.timeout(900)
 def test_the_doctor_asks_every_node(head: Head) -> None:
     out = head.run("doctor", "--storage", str(head.runs), "--workers", "2")
     assert "deepspeed" in out and "(head)" in out and "FAIL" not in out, out

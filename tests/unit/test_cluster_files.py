@@ -2,7 +2,6 @@
 
 import copy
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -211,16 +210,3 @@ def test_the_token_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> N
     path = tmp_path / ".ray" / "auth_token"
     assert launcher.make_token(path) and not launcher.make_token(path)
     assert len(path.read_text()) >= 32 and path.stat().st_mode & 0o777 == 0o600
-
-
-def test_setup_of_a_node_skips_what_is_there_and_names_what_is_not(tmp_path: Path) -> None:
-    folder = tmp_path / "zfdist"
-    folder.mkdir()
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, folder)
-    (folder / "venv").symlink_to(Path(launcher.sys.prefix))
-    run = ["bash", ROOT / "cluster/setup-node.sh"]
-    for _ in range(2):
-        done = subprocess.run(run, env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
-        assert done.returncode == 0 and "has the pinned versions" in done.stdout, done.stderr
-    assert (tmp_path / ".bashrc").read_text().count("zfdist/venv/bin") == 1

@@ -1,0 +1,85 @@
+"""setup-node.sh as a node runs it, and Ray's AWS provider on our file, against a cloud that moto plays."""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import launcher
+
+ROOT = Path(__file__).parents[2]
+
+
+def set_up(home: Path) -> str:
+    """Run setup-node.sh in a home; return what it says."""
+    done = subprocess.run(
+        ["bash", ROOT / "cluster/setup-node.sh"],
+        env=os.environ | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_an_environment_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "zfdist"
+    folder.mkdir()
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "venv").symlink_to(sys.prefix)
+    (tmp_path / ".bashrc").write_text("# mine\n")
+    for _ in range(2):
+        assert "has the pinned versions" in set_up(tmp_path)
+    bashrc = (tmp_path / ".bashrc").read_text()
+    assert bashrc.count("zfdist/venv/bin") == 1 and bashrc.endswith("# mine\n")
+
+
+def test_an_environment_is_made_and_brought_to_new_versions(tmp_path: Path) -> None:
+    folder = tmp_path / "zfdist"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["idna>=3", "six"]\n')
+    for version in ("3.19", "3.20"):
+        (folder / "constraints.txt").write_text(f"idna=={version}\nsix==1.17.0\n")
+        assert "installing into" in set_up(tmp_path)
+        (found,) = (folder / "venv").glob("lib/python3.11/site-packages/idna-*.dist-info")
+        assert found.name == f"idna-{version}.dist-info"
+        assert "has the pinned versions" in set_up(tmp_path)
+
+
+def test_ray_starts_an_on_demand_head_and_spot_workers_on_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own bootstrap and node provider, on the shipped file."""
+    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("HOME", str(tmp_path))  # where the launcher puts the key that it makes
+    (tmp_path / ".ssh").mkdir()
+    config = launcher.read(ROOT / "ray-cluster.yaml")
+    region = config["provider"]["region"]
+    with moto.mock_aws():
+        boto3.client("iam", region_name=region).create_instance_profile(InstanceProfileName="zfdist-node")
+        _start_one_of_each(config)
+        reservations = boto3.client("ec2", region_name=region).describe_instances()["Reservations"]
+    started = {i["InstanceType"]: i for reservation in reservations for i in reservation["Instances"]}
+    assert started["g5.2xlarge"]["InstanceLifecycle"] == "spot"
+    assert "InstanceLifecycle" not in started["m6i.xlarge"]
+    for instance in started.values():
+        assert instance["IamInstanceProfile"]["Arn"].endswith("instance-profile/zfdist-node")
+        assert instance["ImageId"].startswith("resolve:ssm:")
+
+
+def _start_one_of_each(config: dict[str, Any]) -> None:
+    from ray.autoscaler._private.aws.config import bootstrap_aws
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+    from ray.autoscaler._private.util import prepare_config
+
+    resolved = bootstrap_aws(AWSNodeProvider.fillout_available_node_types_resources(prepare_config(config)))
+    provider = AWSNodeProvider(resolved["provider"], resolved["cluster_name"])
+    for kind, role in (("head", "head"), ("gpu", "worker")):
+        node = copy.deepcopy(resolved["available_node_types"][kind]["node_config"])
+        provider.create_node(node, {"ray-node-type": role, "ray-user-node-type": kind}, 1)
