@@ -1,4 +1,4 @@
-# make demo | make test | make lint | make unit | make setup
+# make demo | make test | make lint | make unit | make drills | make setup
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test unit lint setup clean
+.PHONY: demo test unit lint drills setup clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -28,6 +28,9 @@ test: $(READY) lint
 
 unit: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest tests/unit -n auto --maxprocesses 4 --dist loadfile
+
+drills: $(READY)
+	@$(TEST_ENV) $(BIN)/python tests/cluster/all_drills.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
