@@ -198,7 +198,8 @@ def main(argv: list[str]) -> None:
 
     for name, value in session._SETTINGS.items():
         os.environ.setdefault(name, value)
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    # By default workers are the last that a busy machine gives time to.
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
     import ray
     import ray.cloudpickle
     from ray.cluster_utils import Cluster
