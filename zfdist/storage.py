@@ -188,6 +188,13 @@ class Place:
 
         self._patiently("delete", name, call)
 
+    def _refuse_missing_bucket(self) -> None:
+        """Raise StorageError if there is no bucket: stores answer as if only the object were missing."""
+        bucket = self._base.split("/")[0]
+        with contextlib.suppress(OSError):
+            if self._fs.get_file_info(bucket).type == fs.FileType.NotFound:
+                raise StorageError(f"{without_options(self.uri)}: {_HOPELESS['NO_SUCH_BUCKET']}")
+
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}".rstrip("/")
 
@@ -204,6 +211,7 @@ class Place:
             except FileNotFoundError as error:
                 if _remedy(error) is not None:
                     raise _explained(where, verb, error, attempt) from None
+                self._refuse_missing_bucket()
                 raise Missing(f"{without_options(where)}: no such object") from None
             except OSError as error:
                 if error.errno is not None and error.filename is not None:

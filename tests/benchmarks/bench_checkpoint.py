@@ -2,20 +2,22 @@
 
 The rival is one plain `torch.save` of weights and Adam's state, unhashed and left to the page cache. Ours also writes
 the weights as safetensors, hashes every file, waits for the disk, and publishes by rename; and reads back what it
-hashed before it loads.
+hashed before it loads. The rows of a store are against moto's S3 server on this machine, itself a Python program.
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
 from measure import Options, Table, interleaved
 
 from jobs.recipes import RECIPES
-from zfdist import checkpoint, train, world
+from zfdist import checkpoint, train, working_copy, world
 from zfdist.build import build
 from zfdist.config import Config
 from zfdist.data.store_writer import Recording, publish, write_shard
@@ -23,6 +25,7 @@ from zfdist.data.store_writer import Recording, publish, write_shard
 SIZES = {"timit": RECIPES["timit"], "demo": RECIPES["demo"], "blizzard": RECIPES["blizzard"]}
 DEFAULT = ("timit", "demo")
 _STEPS = 3
+_REMOTE_REPEATS = 5
 
 
 def tables(options: Options) -> Iterator[Table]:
@@ -43,6 +46,7 @@ def _table(size: str, config: Config, folder: Path, here: world.World, repeats: 
         "checkpoint: write": lambda: train._save(run, None),
     }
     written = train._save(run, None)
+    assert written is not None
     candidates["checkpoint: verify all hashes"] = lambda: checkpoint.verify(written)
     timings = interleaved(candidates, repeats)
     run.engine.close()
@@ -58,6 +62,7 @@ def _table(size: str, config: Config, folder: Path, here: world.World, repeats: 
         (name, timing.ms(), f"{timing.median / plain.median:.2f}", f"{sizes[name]:.1f}")
         for name, timing in timings.items()
     ]
+    rows += _remote_rows(config, folder, here, plain.median)
     rows.append(("run: build, verify, load", f"{resume_s * 1e3:.4g}", f"{resume_s / plain.median:.2f}", ""))
     every = config.checkpoint.every_steps
     share = timings["checkpoint: write"].median / (every * step_s)
@@ -67,6 +72,31 @@ def _table(size: str, config: Config, folder: Path, here: world.World, repeats: 
         rows,
         (f"a step takes {step_s:.3g} s; a checkpoint every {every} steps costs {share:.3%} of training time",),
     )
+
+
+def _remote_rows(config: Config, folder: Path, here: world.World, unit_s: float) -> list[tuple[str, str, str, str]]:
+    """Return how long training stands still for a checkpoint in a store on this machine, and if it waited for it."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import object_store
+
+    with object_store.server() as port:
+        uri = object_store.uri(port, "runs/bench")
+        with working_copy.opened(uri, 0, owner="bench", cache=folder / "cache") as copy:
+            run = build(config, copy.folder, here, None, copy)
+            _train(run)
+            stood: dict[str, list[float]] = {"uploaded beside training": [], "waiting for the upload": []}
+            for _ in range(_REMOTE_REPEATS):
+                for name, times in stood.items():
+                    started = time.perf_counter()
+                    train._save(run, None, is_last=name == "waiting for the upload")
+                    times.append(time.perf_counter() - started)
+                    run.home.finish()
+                    run.step += 1
+            run.engine.close()
+    return [
+        (f"checkpoint in a store, {name}", f"{1e3 * median(times):.4g}", f"{median(times) / unit_s:.2f}", "")
+        for name, times in stood.items()
+    ]
 
 
 def _train(run: train.Run) -> float:

@@ -138,7 +138,9 @@ def test_kill_9_in_mid_upload_then_another_node(
     )
     places = [str(Path(__file__).parent), str(Path(harness.__file__).parent)]
     argument = pickle.dumps((uri, config, str(tmp_path / "a"))).hex()
-    process = subprocess.Popen([sys.executable, "-c", code, *places, argument], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *places, argument],
+    )
 
     def kills(method: str, path: str) -> bool:
         if method == "PUT" and "step-00000008" in path and path.split("?")[0].endswith(victim):

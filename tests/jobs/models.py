@@ -70,4 +70,4 @@ def save(folder: Path, config: Config, *, step: int = 100) -> Path:
         normalisation={"mean": store.mean, "std": store.std}, progress={}, validation={"valid/elbo_nats": -1.0},
     )  # fmt: skip
     (folder / "config.json").write_text(config.to_json())
-    return checkpoint.commit(partial, manifest)
+    return checkpoint.commit(partial, checkpoint.complete(manifest, checkpoint.hashed(partial)))

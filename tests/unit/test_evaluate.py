@@ -67,7 +67,7 @@ def save(folder: Path, weights, store, *, step=100, valid=None, config=CONFIG) -
         normalisation={"mean": store.mean, "std": store.std}, progress={},
         validation=None if valid is None else {"valid/elbo_nats": valid},
     )  # fmt: skip
-    return checkpoint.commit(partial, manifest)
+    return checkpoint.commit(partial, checkpoint.complete(manifest, checkpoint.hashed(partial)))
 
 
 def run(model, given, **options):
