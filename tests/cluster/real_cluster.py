@@ -213,11 +213,11 @@ class RealCluster:
                 f"{error}; there are {seen}; {self.hosts[HEAD].run('sh', '-c', logs, check=False)}"
             ) from None
 
-    def drain(self, name: str, deadline_s: int) -> None:
+    def drain(self, node_id: str, deadline_s: int) -> None:
         """Take a node away as a cloud does with a spot machine."""
         reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
         deadline = ["--deadline-remaining-seconds", str(deadline_s)]
-        self.on_head("ray", "drain-node", "--node-id", self.nodes()[name], *reason, *deadline)
+        self.on_head("ray", "drain-node", "--node-id", node_id, *reason, *deadline)
 
     def on_head(self, *words: str, timeout_s: float = 60) -> str:
         """Run a command on the head with the cluster's token."""
