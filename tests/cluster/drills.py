@@ -37,7 +37,7 @@ class Result(NamedTuple):
 Drill = Callable[[RealCluster], Result]
 
 
-def undisturbed(cluster: RealCluster, **changes: int) -> Run:
+def undisturbed(cluster: RealCluster, **changes: float) -> Run:
     """Return the run of two workers that nothing happens to, with these changes of its config; made once."""
     name = "-".join(["undisturbed", *(f"{key.split('__')[1]}{value}" for key, value in changes.items())])
     if name not in cluster.references:
@@ -61,7 +61,7 @@ def bit_equal(cluster: RealCluster, run: Run) -> str:
     return "bit-equal"
 
 
-def losses_agree(cluster: RealCluster, run: Run, within: float = 1e-5, **changes: int) -> str:
+def losses_agree(cluster: RealCluster, run: Run, within: float = 1e-5, **changes: float) -> str:
     """Check that every step's loss is that of the undisturbed run up to rounding."""
     ours, theirs = run.losses(), undisturbed(cluster, **changes).losses()
     steps = sorted(ours.keys() & theirs.keys())

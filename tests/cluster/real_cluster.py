@@ -36,8 +36,8 @@ _SMALL = {
     "checkpoint.every-steps": 50,
     "checkpoint.keep-last": 10,
 }
-FAULTY_STEP = 130
-"""The step at which a machine that holds the file ~/faulty computes NaN in every run."""
+FAULTY_STEP = 129
+"""After so many steps a machine that holds the file ~/faulty computes NaN once, in every run."""
 # What every Python on the machines reads at its start: a faulty processor, which no code of ours knows of.
 _FAULT = f"""
 import importlib.util, pathlib, sys
@@ -54,7 +54,7 @@ class Faulty:
             normals = module.normals
             def bad(key, *shape):
                 noise = normals(key, *shape)
-                if pathlib.Path("{HOME}/faulty").exists() and key == module.key(1234, "noise", {FAULTY_STEP - 1}):
+                if pathlib.Path("{HOME}/faulty").exists() and key == module.key(1234, "noise", {FAULTY_STEP}):
                     noise[:, 0] = float("nan")
                 return noise
             module.normals = bad
