@@ -1,9 +1,4 @@
-"""Bring a cluster up and down: ray-cluster.yaml with an overlay, a token, Ray's own launcher, and a check at the end.
-
-An overlay is a YAML file of the same form. Each of its top-level keys takes the place of the file's; null removes one.
-Ray's launcher does the work (`ray up`, `ray down`, `ray exec`, `ray dashboard`), on the merged file, which is kept at
-one place per cluster so that what these print about it stays true.
-"""
+"""Bring a cluster up and down: a token, Ray's own launcher (`ray up`, `down`, `dashboard`), and a check at the end."""
 
 import contextlib
 import os
@@ -15,18 +10,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import yaml
-
+from cluster.files import Cluster
 from cluster.session import ClusterError
 
-FILE = Path("ray-cluster.yaml")
 TOKEN = Path.home() / ".ray" / "auth_token"
-_MERGED = Path.home() / ".cache" / "zfdist" / "clusters"
 _HEAD_PORTS = {6379: "Ray", 8265: "the dashboard"}
 _ANSWER_S = 60
 _CLOSED_S = 20
@@ -34,59 +25,6 @@ _SSH_FAILED = 255
 _STOP_EVERYTHING = "~/zfdist/venv/bin/ray stop --grace-period 10; ! pgrep -u $(id -u) -x raylet"
 
 Say = Callable[[str], None]
-
-
-class Cluster(NamedTuple):
-    """A cluster as its files describe it."""
-
-    config: Mapping[str, Any]
-    """The file with its overlay; paths of this machine are absolute."""
-    file: Path
-    """The same, written for Ray's launcher."""
-
-    @property
-    def name(self) -> str:
-        """What Ray calls the cluster."""
-        return str(self.config["cluster_name"])
-
-    @property
-    def is_local(self) -> bool:
-        """Whether its machines are ours rather than a cloud's."""
-        return bool(self.config["provider"]["type"] == "local")
-
-
-def read(file: Path = FILE, overlay: Path | None = None) -> dict[str, Any]:
-    """Return the cluster file with the overlay laid over it, as it stands.
-
-    Raises:
-        ClusterError: if one is missing or not a mapping in YAML.
-    """
-    config = _mapping(file)
-    for key, value in (_mapping(overlay) if overlay else {}).items():
-        config.pop(key, None)
-        if value is not None:
-            config[key] = value
-    return config
-
-
-def load(file: Path = FILE, overlay: Path | None = None) -> Cluster:
-    """Return the cluster of the file and overlay, written out for Ray's launcher.
-
-    Raises:
-        ClusterError: as `read`.
-    """
-    config = read(file, overlay)
-    mounts = config.get("file_mounts") or {}
-    config["file_mounts"] = {there: str(_absolute(here, file)) for there, here in mounts.items()}
-    name = config.get("cluster_name")
-    if not isinstance(name, str) or not name or "/" in name:
-        raise ClusterError(f"{file}: cluster_name = {name!r}: must be a plain name")
-    if not isinstance(config.get("provider"), dict) or "type" not in config["provider"]:
-        raise ClusterError(f"{overlay or file}: provider.type is missing: aws, gcp, azure or local")
-    _MERGED.mkdir(parents=True, exist_ok=True)
-    merged = _MERGED / f"{name}.yaml"
-    merged.write_text(yaml.safe_dump(config, sort_keys=False))
-    return Cluster(config, merged)
 
 
 def make_token(path: Path = TOKEN) -> bool:
@@ -286,22 +224,6 @@ def _environment(cluster: Cluster) -> dict[str, str]:
     """What Ray's launcher reads: its second autoscaler does not know machines of ours (2.60)."""
     off = {"RAY_UP_enable_autoscaler_v2": "0"} if cluster.is_local else {}
     return os.environ | {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"} | off
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ClusterError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise ClusterError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise ClusterError(f"{path}: not a mapping of settings")
-    return tree
-
-
-def _absolute(path: str, file: Path) -> Path:
-    return Path(os.path.normpath(file.absolute().parent / os.path.expanduser(path)))
 
 
 def _free_port() -> int:

@@ -17,85 +17,19 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
 from jobs import command
+from jobs.cluster_options import Doctor, Named, Reach, Resume, Submit, Up, Which
 from jobs.recipes import RECIPES
 from jobs.submitted import JOBS
 
 if TYPE_CHECKING:
-    from cluster.launcher import Cluster
+    from cluster.files import Cluster
     from cluster.submit import Job, Jobs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Which:
-    """Which cluster."""
-
-    file: Path = Path("ray-cluster.yaml")
-    """The cluster file."""
-    overlay: Path | None = None
-    """A file that is laid over it, e.g. cluster/local.yaml."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Up(Which):
-    """Bring the cluster up; if it is, bring back the machines that it lost."""
-
-    restart: bool = False
-    """Set it up anew even if it is up, with the files as they are now; ends its jobs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reach(Which):
-    """Which cluster, and how to reach it."""
-
-    address: str | None = None
-    """Of its dashboard, http://host:port; None for an ssh tunnel to the head that the files describe."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submit(Reach):
-    """Start a job on the cluster and follow what it says; our flags stand before the job's name."""
-
-    detach: bool = False
-    """Return at once."""
-    storage: str | None = None
-    """Where runs are kept; None for metadata.storage of the cluster file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Named(Reach):
-    """A job of the cluster."""
-
-    name: Annotated[str, tyro.conf.Positional]
-    """The run's or sweep's name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Doctor(Reach):
-    """Check the cluster from every node: versions, network, storage, GPUs, clocks, disks, tokens."""
-
-    storage: str | None = None
-    """Where runs are to be kept; None for metadata.storage of the cluster file."""
-    workers: int | None = None
-    """Workers that a run is to have."""
-    gpu: bool | None = None
-    """A GPU for each of them; None if there are any."""
-    inside: bool = False
-    """Examine the cluster that this process is in, rather than send a job there that does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resume(Submit):
-    """Go on with a run that was submitted before, on this or another cluster."""
-
-    name: Annotated[str, tyro.conf.Positional]
-    """The run's or sweep's name."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -143,9 +77,9 @@ def _plan(argv: Sequence[str]) -> int:
 
 
 def _findings(which: Which, *, ready: bool) -> list[str]:
-    from cluster import launcher, lint
+    from cluster import files, lint
 
-    return lint.cluster_findings(launcher.read(which.file, which.overlay), which.file.absolute().parent, ready=ready)
+    return lint.cluster_findings(files.read(which.file, which.overlay), which.file.absolute().parent, ready=ready)
 
 
 def _up(argv: Sequence[str]) -> int:
@@ -240,11 +174,11 @@ def _doctor(argv: Sequence[str]) -> int:
     from cluster import session
 
     with session.connect("auto", say=command.say):
-        from cluster import doctor
+        from cluster import diagnosis, doctor
         from jobs.cluster_tables import print_facts, print_findings
 
         facts = doctor.examine(storage)
-        findings = doctor.judge(facts, workers=options.workers, gpu=options.gpu)
+        findings = diagnosis.judge(facts, workers=options.workers, gpu=options.gpu)
     print_facts(facts)
     print_findings(findings)
     return int(any(finding.is_fatal for finding in findings))
@@ -313,18 +247,18 @@ def _jobs(reach: Reach) -> "Iterator[Jobs]":
 
 
 def _cluster(which: Which) -> "Cluster":
-    from cluster import launcher
+    from cluster import files
 
-    return launcher.load(which.file, which.overlay)
+    return files.load(which.file, which.overlay)
 
 
 def _storage(options: Submit | Doctor) -> str:
     """Return where runs are kept: as told, or as the cluster file says."""
     if options.storage is not None:
         return options.storage
-    from cluster import launcher
+    from cluster import files
 
-    metadata = launcher.read(options.file, options.overlay).get("metadata") or {}
+    metadata = files.read(options.file, options.overlay).get("metadata") or {}
     if "storage" not in metadata:
         command.refuse(f"{options.overlay or options.file}: metadata.storage is missing; or pass --storage")
     return str(metadata["storage"])
@@ -334,9 +268,9 @@ def _data(options: Submit, recipe: str) -> str | None:
     """Return where the data of a recipe are, if the cluster file says it; None to leave it to the command."""
     if options.storage is not None or recipe not in RECIPES:
         return None
-    from cluster import launcher
+    from cluster import files
 
-    data = (launcher.read(options.file, options.overlay).get("metadata") or {}).get("data")
+    data = (files.read(options.file, options.overlay).get("metadata") or {}).get("data")
     return f"{data.rstrip('/')}/{Path(RECIPES[recipe]().data.root).name}" if data else None
 
 

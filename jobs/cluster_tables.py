@@ -11,7 +11,7 @@ from rich.table import Table
 from jobs.command import duration
 
 if TYPE_CHECKING:
-    from cluster.doctor import Facts, Finding
+    from cluster.diagnosis import Facts, Finding
     from cluster.submit import Job, Machine
 
 _WIDTH = 160  # off a terminal

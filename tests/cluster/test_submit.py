@@ -94,7 +94,8 @@ def test_a_run_is_submitted_followed_stopped_and_resumed_by_name(head: Head, slo
     words = ["--storage", str(head.runs), "train", "demo", "--name", "r1", *commands.flags(config)]
     following = head.start("submit", *words)
     metrics = head.runs / "r1" / "metrics.jsonl"
-    commands.wait_for(metrics.exists, "first metrics", within_s=300)
+    commands.wait_for(lambda: metrics.exists() or following.poll() is not None, "first metrics", within_s=300)
+    assert following.poll() is None, following.communicate()[0]
 
     assert "running already: follow it with" in head.run("submit", *words, code=1)
     status = head.run("status")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import launcher, lint
+from cluster import files, launcher, lint
 from cluster.session import ClusterError
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ KUBERAY = sorted(ROOT.glob("cluster/kuberay/*.yaml"))
 
 
 def shipped(overlay: Path | None = None) -> dict[str, Any]:
-    return launcher.read(ROOT / "ray-cluster.yaml", overlay)
+    return files.read(ROOT / "ray-cluster.yaml", overlay)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.name if p else "aws")
@@ -193,7 +193,7 @@ def test_an_image_with_another_ray_is_found(tmp_path: Path) -> None:
 def test_an_overlay_replaces_whole_keys_and_null_removes(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("cluster_name: a\nprovider: {type: aws, region: x}\nmax_workers: 3\n")
     (tmp_path / "b.yaml").write_text("provider: {type: local}\nmax_workers: null\nauth: {ssh_user: me}\n")
-    config = launcher.read(tmp_path / "a.yaml", tmp_path / "b.yaml")
+    config = files.read(tmp_path / "a.yaml", tmp_path / "b.yaml")
     assert config == {"cluster_name": "a", "provider": {"type": "local"}, "auth": {"ssh_user": "me"}}
 
 
@@ -201,9 +201,9 @@ def test_an_overlay_replaces_whole_keys_and_null_removes(tmp_path: Path) -> None
 def test_a_file_that_is_no_cluster_is_refused_in_a_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ClusterError, match=re.escape(str(tmp_path / "c.yaml"))):
-        launcher.load(tmp_path / "c.yaml")
+        files.load(tmp_path / "c.yaml")
     with pytest.raises(ClusterError, match="cannot be read"):
-        launcher.load(tmp_path / "none.yaml")
+        files.load(tmp_path / "none.yaml")
 
 
 def test_the_token_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
