@@ -66,9 +66,10 @@ def staying(nodes: Sequence[Node]) -> list[Node]:
     return [n for n in nodes if n.draining_until_s is None]
 
 
-def is_leaving(node_id: str) -> bool:
-    """Return whether a machine is about to be taken away."""
-    return node_id in ray._private.state.state.get_draining_nodes()
+def leaves_at_s(node_id: str) -> float | None:
+    """Return when a machine will be taken away, in seconds since 1970 (0 if that is not known); None if it stays."""
+    until_ms: int | None = ray._private.state.state.get_draining_nodes().get(node_id)
+    return None if until_ms is None else until_ms / 1000
 
 
 def _node(entry: dict[str, Any], resources: dict[str, float], draining_until_ms: int | None) -> Node:
