@@ -27,6 +27,7 @@ from zfdist.build import RESULT
 from zfdist.config import Config, ConfigError
 from zfdist.storage import Place
 from zfdist.train import Outcome
+from zfdist.working_copy import FOLLOW_S
 
 WAIT_FOR_NODES_S = 600.0
 GROW_EVERY_S = 120.0
@@ -126,6 +127,8 @@ def _launches(
             end, deaths=deaths, max_failures=max_failures, false_starts=false_starts, stop_asked=stop.exists()
         )
         if move == "over":
+            if job.store is not None:
+                time.sleep(2 * FOLLOW_S)  # what it wrote last is on its way
             follow()
             return Outcome("finished" if end.kind == "finished" else "stopped", _step(job, end))
         if move == "give up":

@@ -28,6 +28,7 @@ from cluster.launch import Background, FitError, root_message
 from cluster.nodes import Share
 from cluster.signals import stop_on_signals
 from cluster.space import Trial
+from cluster.sweep_store import SweepStore
 from cluster.trial import OVER, TrialActor, mark, state
 from cluster.worker import STOP, claim
 from zfdist.config import Config
@@ -77,6 +78,7 @@ def sweep(
     *,
     show: Callable[[Sequence[Row]], None],
     say: Say = print,
+    store: SweepStore | None = None,
 ) -> list[dict[str, Any]]:
     """Train all trials that are not over yet; needs a connected Ray. SIGTERM or SIGINT saves and stops all of them.
 
@@ -87,6 +89,7 @@ def sweep(
         plan: objective, early stopping, workers.
         show: called about once a second with the state of all trials.
         say: told what happens.
+        store: of a sweep in an object store, which `folder` follows.
 
     Returns:
         One result for each trial that has any, best first: id, folder, state, step, values, objective and validation.
@@ -103,22 +106,35 @@ def sweep(
     at_once = max(1, nodes.room_for(cluster, share) // plan.workers)
     at_once = min(at_once, plan.max_concurrent or at_once)
     rows = {t.id: Row(t, folder / "trials" / t.id) for t in trials}
+    if store is not None:
+        store.fetch(rows)
+        store.send_results()
     for row in rows.values():
         row.state = state(row.folder) or row.state
     over = sum(row.state in OVER for row in rows.values())
     say(f"{len(trials)} trials, {over} of them over, {at_once} at a time of {plan.workers} worker(s)")
-    with claim(folder, wait_s=10):
+    with claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
         (folder / STOP).unlink(missing_ok=True)
+        if store is not None:
+            store.begin()
         if over < len(trials):
-            tuner = _tuner(folder, base, rows, plan, share, at_once)
+            tuner = _tuner(folder, base, rows, plan, share, at_once, store)
             with stop_on_signals(folder, say):
                 launch = Background(tuner.fit)
                 while not launch.ended(within_s=_SHOW_EVERY_S):
                     show(list(rows.values()))
+                    if store is not None:
+                        store.pass_on_stop(folder)
             launch.result()
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
+        if store is not None:
+            store.fetch(rows)
         found = results.collect(folder, trials, metric=plan.metric, mode=plan.mode)
+        if store is not None:
+            found = [result | {"folder": f"{store.shown}/trials/{result['id']}"} for result in found]
         results.write(folder, found)
+        if store is not None:
+            store.send_results()
     failed = [row for row in rows.values() if row.state == "failed"]
     if failed:
         raise FitError(
@@ -128,7 +144,15 @@ def sweep(
     return found
 
 
-def _tuner(folder: Path, base: Config, rows: Mapping[str, Row], plan: Plan, share: Share, at_once: int) -> tune.Tuner:
+def _tuner(
+    folder: Path,
+    base: Config,
+    rows: Mapping[str, Row],
+    plan: Plan,
+    share: Share,
+    at_once: int,
+    store: SweepStore | None,
+) -> tune.Tuner:
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may end without a validation
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told by `sweep`
     shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
@@ -145,6 +169,8 @@ def _tuner(folder: Path, base: Config, rows: Mapping[str, Row], plan: Plan, shar
             "share": tuple(share),
             "workers": plan.workers,
             "profile": plan.profile,
+            "store": store and store.of_trial(row.trial.id),
+            "sweep_uri": store and store.uri,
         }
         for row in order
     ]
@@ -163,7 +189,7 @@ def _tuner(folder: Path, base: Config, rows: Mapping[str, Row], plan: Plan, shar
             storage_path=str((folder / _SCRATCH).absolute()),
             failure_config=tune.FailureConfig(max_failures=plan.max_failures),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[_Watch(rows, folder / STOP)],
+            callbacks=[_Watch(rows, folder / STOP, store)],
             verbose=0,
         ),
     )
@@ -185,8 +211,9 @@ def _scheduler(base: Config, plan: Plan) -> TrialScheduler:
 class _Watch(tune.Callback):  # type: ignore[misc]
     """Sees in the driver what becomes of trials: keeps the rows, and ends those that the scheduler stopped."""
 
-    def __init__(self, rows: Mapping[str, Row], sweep_stop: Path) -> None:
+    def __init__(self, rows: Mapping[str, Row], sweep_stop: Path, store: SweepStore | None) -> None:
         self._rows = rows
+        self._store = store
         self._sweep_stop = sweep_stop
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -207,9 +234,13 @@ class _Watch(tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Mark a trial that the scheduler stopped, and make its run end at once."""
         row = self._row(trial)
+        if self._store is not None:
+            self._store.fetch([row.trial.id])
         ended = state(row.folder)
         if ended is None and not self._sweep_stop.exists():
             mark(row.folder, state="stopped", step=row.step, **(row.latest or {}))
+            if self._store is not None:
+                self._store.send_mark(row.trial.id)
             with contextlib.suppress(OSError):
                 (row.folder / STOP).touch()
             ended = "stopped"

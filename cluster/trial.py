@@ -6,6 +6,7 @@ gives its recorded validations again, so that the scheduler's rungs are rebuilt,
 ends there if it had ended.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -22,15 +23,20 @@ from cluster.fit import fit
 from cluster.follow import Records
 from cluster.launch import Background
 from cluster.nodes import Share
-from cluster.worker import POLL_S, STOP, Reporter, claim, logged, use_ray_interface, worker_env
-from zfdist import metrics
+from cluster.session import ClusterError
+from cluster.worker import POLL_S, STOP, Reporter, Store, claim, logged, opened, use_ray_interface, worker_env
+from zfdist import metrics, working_copy
 from zfdist.build import RESULT
 from zfdist.config import Config
+from zfdist.storage import Place, StorageError
 from zfdist.train import NonFiniteError, Outcome, train
+from zfdist.working_copy import WorkingCopy
 from zfdist.world import connect
 
 OVER = ("finished", "stopped", "diverged")
 """The states in which a trial is never trained again."""
+
+_GRACE_S = 30.0  # a cloud may be late
 
 
 def state(folder: Path) -> str | None:
@@ -59,8 +65,11 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._job = config["job"]
         if Path(self._job["directory"]).is_dir():
             os.chdir(self._job["directory"])  # relative paths mean what they mean to the command
-        self._folder = Path(self._job["folder"])
+        self._store: Store | None = self._job["store"]
+        self._following = contextlib.ExitStack()
+        self._folder = self._own_folder()
         self._sweep_stop = Path(self._job["sweep_stop"])
+        self._next_look_s, self._is_stopping = 0.0, False
         self._config = Config.from_json(self._job["config"])
         self._node_id = ray.get_runtime_context().get_node_id()
         self._run: Background | None = None
@@ -82,6 +91,26 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             while not self._run.ended(within_s=POLL_S):
                 (self._folder / STOP).touch()  # again: a run that is just starting takes it away
             self._run = None
+        self._following.close()
+
+    def _own_folder(self) -> Path:
+        """Return the trial's run folder; for a trial in a store, one of this process with all its records."""
+        if self._store is None:
+            return Path(self._job["folder"])
+        uri, cache = self._store.uri, self._store.cache
+        if self._job["workers"] > 1:
+            return self._following.enter_context(working_copy.followed(uri, cache=cache)).folder
+        copy = WorkingCopy(Place(uri), working_copy.folder_of(uri, cache))
+        copy.replace()
+        return copy.folder
+
+    def _is_to_stop(self) -> bool:
+        """Return whether the sweep was asked to stop; looks into a store every few seconds only."""
+        if self._store is not None and time.monotonic() > self._next_look_s:
+            self._next_look_s = time.monotonic() + working_copy.SEND_S
+            with contextlib.suppress(StorageError):  # asked again
+                self._is_stopping = STOP in Place(self._job["sweep_uri"], tries=1).objects("", recursive=False)
+        return self._is_stopping or self._sweep_stop.exists()
 
     def _validations(self) -> Iterator[dict[str, Any]]:
         """Yield recorded validations, then those of the run as it goes on; the last one only once it has ended."""
@@ -102,16 +131,16 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
     def _records(self, records: Records) -> Iterator[dict[str, Any]]:
         yield from records.new()
-        if state(self._folder) in OVER or self._sweep_stop.exists():
+        if state(self._folder) in OVER or self._is_to_stop():
             return
         (self._folder / STOP).unlink(missing_ok=True)
         self._run = Background(self._train)
         running = True
-        leaving = False
+        leaves_at_s: float | None = None
         while running:
             running = not self._run.ended(within_s=POLL_S)
-            leaving = leaving or nodes.is_leaving(self._node_id)
-            if self._sweep_stop.exists() or leaving:
+            leaves_at_s = nodes.leaves_at_s(self._node_id)
+            if self._is_to_stop() or leaves_at_s is not None:
                 (self._folder / STOP).touch()
             yield from records.new()
         run, self._run = self._run, None
@@ -119,14 +148,23 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             outcome = run.result()
         except NonFiniteError as error:
             mark(self._folder, state="diverged", error=str(error))
+            if self._store is not None:
+                Place(self._store.uri).upload(self._folder / RESULT, RESULT)
             return
-        while leaving and outcome.state == "stopped" and not self._sweep_stop.exists():
-            time.sleep(POLL_S)  # the end of this machine moves the trial to another, and counts as no failure of it
+        if leaves_at_s is not None and outcome.state == "stopped" and not self._is_to_stop():
+            self._leave(leaves_at_s)
+
+    def _leave(self, at_s: float) -> None:
+        """Wait for the end of this machine: it moves the trial to another, and counts as no failure of it."""
+        while time.time() < at_s + _GRACE_S and not self._is_to_stop():
+            time.sleep(POLL_S)
+        if not self._is_to_stop():
+            raise ClusterError(f"the machine of {self._folder} was to be taken away, and is still there")
 
     def _train(self) -> Outcome:
         share, workers = Share(*self._job["share"]), self._job["workers"]
         if workers == 1:
-            return _train_here(self._config, self._folder, share, self._job["profile"])
+            return _train_here(self._config, self._folder, share, self._job["profile"], self._store)
         return fit(
             self._config,
             self._folder,
@@ -134,11 +172,12 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             cpus_per_worker=share.cpus,
             use_gpu=bool(share.gpus),
             profile=self._job["profile"],
+            store=self._store,
             say=lambda line: None,
         )
 
 
-def _train_here(config: Config, folder: Path, share: Share, profile: bool) -> Outcome:
+def _train_here(config: Config, folder: Path, share: Share, profile: bool, store: Store | None) -> Outcome:
     """Train in this process, as the only worker."""
     environment = worker_env(share, config)
     os.environ.update(environment)
@@ -146,5 +185,10 @@ def _train_here(config: Config, folder: Path, share: Share, profile: bool) -> Ou
     use_ray_interface()
     folder.mkdir(parents=True, exist_ok=True)
     # A process on a machine that was cut off holds it until Ray there has given up, after a minute.
-    with logged(folder, rank=0), claim(folder, wait_s=120), Reporter(folder) as reporter:
-        return train(config, folder, connect(), reporter, profile=profile)
+    with (
+        opened(store, time.time_ns(), 0, config) as copy,
+        logged(folder, rank=0),
+        claim(folder, wait_s=120),
+        Reporter(folder) as reporter,
+    ):
+        return train(config, folder, connect(), reporter, copy=copy, profile=profile)

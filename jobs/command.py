@@ -3,16 +3,21 @@
 import contextlib
 import difflib
 import itertools
+import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import tyro
 
 from jobs.recipes import RECIPES
 from zfdist.config import Config, ConfigError, parse_value
+
+if TYPE_CHECKING:
+    from zfdist.working_copy import WorkingCopy
 
 RUNS = "runs"
 
@@ -61,15 +66,20 @@ def run_folder(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def followed(place: str, cache: Path) -> Iterator[Path]:
-    """Have the folder of a run within the block: its own, or one that follows a run in a store."""
+def followed(place: str, cache: str) -> Iterator[tuple[Path, "WorkingCopy | None"]]:
+    """Have the folder of a run within the block: its own, or a copy that follows a run in a store."""
     if "://" not in place:
-        yield Path(place)
+        yield Path(place), None
         return
     from zfdist import working_copy
 
-    with working_copy.followed(place, cache=cache) as copy:
-        yield copy.folder
+    with working_copy.followed(place, cache=Path(cache)) as copy:
+        yield copy.folder, copy
+
+
+def owner() -> str:
+    """Return what tells this command from all others that might claim the same run."""
+    return f"{time.time_ns():x}-{os.getpid()}"
 
 
 def refuse(sentence: str) -> NoReturn:

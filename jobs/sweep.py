@@ -17,6 +17,7 @@ from zfdist.config import Config, ConfigError, parse_value
 if TYPE_CHECKING:
     from cluster.space import Space
     from cluster.sweep import Plan
+    from zfdist.working_copy import WorkingCopy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,10 @@ class Arguments:
     """Sweep over a search space of a recipe's dotted names; the same command again goes on with it."""
 
     name: str
-    """The sweep's name: its folder is runs/NAME."""
+    """The sweep's name: its folder is RUNS/NAME."""
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    runs: str = command.RUNS
+    """Where runs live: a folder that all machines of the cluster share, or a store: s3://BUCKET/PREFIX, gs://..."""
     samples: int = 8
     """Random trials, after all combinations of the grid."""
     grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -67,7 +70,7 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Run the command line `argv`; return the exit code."""
     arguments = command.parse(Arguments, "sweep", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
-    folder = command.run_folder(arguments.name)
+    place = command.run_place(arguments.runs, arguments.name)
     for flag in ("workers_per_trial", "cpus_per_worker", "max_concurrent", "grace_steps", "reduction_factor"):
         value = getattr(arguments, flag)
         low = 2 if flag == "reduction_factor" else 1
@@ -78,10 +81,16 @@ def main(argv: list[str]) -> int:
         command.refuse(f"--gpus-per-trial {part:g}: must be above 0 and at most 1")
     if arguments.samples < 0:
         command.refuse(f"--samples {arguments.samples}: must be 0 or more")
-    return command.exit_code(lambda: _sweep(arguments, folder))
+    return command.exit_code(lambda: _sweep(arguments, place))
 
 
-def _sweep(arguments: Arguments, folder: Path) -> None:
+def _sweep(arguments: Arguments, place: str) -> None:
+    with command.followed(place, arguments.config.data.cache) as (folder, copy):
+        _sweep_in(arguments, place, folder, copy)
+
+
+def _sweep_in(arguments: Arguments, place: str, folder: Path, copy: "WorkingCopy | None") -> None:
+    """Sweep in a folder, which follows the sweep `place` if that is in a store."""
     from cluster.space import prepare
 
     space = _space(arguments)
@@ -94,8 +103,12 @@ def _sweep(arguments: Arguments, folder: Path) -> None:
     names, steps = space.names(), arguments.config.train.steps
     with session.connect(arguments.address, say=command.say), Board(names, steps) as board:
         from cluster.sweep import sweep
+        from cluster.sweep_store import SweepStore
+        from cluster.worker import Store
 
-        results = sweep(folder, arguments.config, trials, _plan(arguments), show=board.show, say=board.say)
+        here = Store(place, command.owner(), Path(arguments.config.data.cache))
+        store = None if copy is None else SweepStore(copy, here)
+        results = sweep(folder, arguments.config, trials, _plan(arguments), show=board.show, say=board.say, store=store)
     board.print_results(results)
     unfinished = len(trials) - sum(result["state"] != "unfinished" for result in results)
     if unfinished:

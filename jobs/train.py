@@ -3,9 +3,7 @@
 The same command again goes on with the run. Ctrl-C or SIGTERM saves and stops (exit code 0); a second one aborts.
 """
 
-import os
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,8 +23,6 @@ class Arguments:
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     runs: str = command.RUNS
     """Where runs live: a folder that all machines of the cluster share, or a store: s3://BUCKET/PREFIX, gs://..."""
-    cache: Path = Path("~/.cache/zfdist")
-    """Where every machine keeps its copies of what is in a store."""
     workers: str = "1"
     """Processes that share each global batch: a number, or MIN:MAX to shrink and grow with the machines."""
     cpus_per_worker: int | None = None
@@ -85,12 +81,14 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int]) -> None:
     from cluster import session
 
     console = Console(arguments.config.train.steps)
-    with session.connect(arguments.address, say=command.say), command.followed(place, arguments.cache) as folder:
+    follows = command.followed(place, arguments.config.data.cache)
+    with session.connect(arguments.address, say=command.say), follows as (folder, copy):
         from cluster.decide import Range
         from cluster.fit import fit
         from cluster.worker import Store
 
-        owner = f"{time.time_ns():x}-{os.getpid()}"
+        cache = Path(arguments.config.data.cache)
+        store = None if copy is None else Store(place, command.owner(), cache)
         outcome = fit(
             arguments.config,
             folder,
@@ -100,7 +98,7 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int]) -> None:
             max_failures=arguments.max_failures,
             start_from=arguments.start_from,
             profile=arguments.profile,
-            store=Store(place, owner, arguments.cache) if "://" in place else None,
+            store=store,
             hang_timeout_s=arguments.hang_timeout,
             wait_for_nodes_s=arguments.wait_for_nodes,
             grow_every_s=arguments.grow_every,

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _SPARE_BYTES = 16 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SIGNS_OF_FULL = ("PytorchStreamWriter failed", "No space left", "File too large", "quota exceeded")
+_SIGNS_OF_FULL = ("inline_container.cc", "PytorchStreamWriter", "iostream error", "No space left", "File too large")
 
 
 class NoRoomError(CheckpointError):
