@@ -4,8 +4,10 @@ import pytest
 import torch
 from small_systems import make, run
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from zfdist.config import ModelConfig
+from zfdist.model import cross_entropy
 from zfdist.model.cross_entropy import CHUNK_LOGITS, token_log_prob
 from zfdist.model.systems import build
 
@@ -17,8 +19,10 @@ def leaves(positions=11, hidden=4, words=6):
     return (*floats, torch.randint(words, (positions,), generator=generator))
 
 
+@pytest.mark.parametrize("kept", [0, 2**24])
 @pytest.mark.parametrize("chunk", [1, 6, 13, 30, 10_000])
-def test_values_and_gradients_are_those_of_the_whole_softmax(chunk):
+def test_values_and_gradients_are_those_of_the_whole_softmax(chunk, kept, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "KEPT_LOGITS", kept)
     a, w, b, target = leaves()
     mix = torch.randn(11, dtype=torch.float64)
     whole = torch.log_softmax(a @ w.T + b, -1).gather(1, target[:, None]).squeeze(1)
@@ -29,7 +33,9 @@ def test_values_and_gradients_are_those_of_the_whole_softmax(chunk):
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_gradcheck():
+@pytest.mark.parametrize("kept", [0, 2**24])
+def test_gradcheck(kept, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "KEPT_LOGITS", kept)
     a, w, b, target = leaves()
     assert torch.autograd.gradcheck(lambda *floats: token_log_prob(*floats, target, 13), (a, w, b))
 
@@ -45,6 +51,17 @@ class Largest(TorchDispatchMode):
             if isinstance(value, torch.Tensor):
                 self.elements = max(self.elements, value.numel())
         return result
+
+
+def test_few_logits_are_made_once_and_many_anew(monkeypatch):
+    a, w, b, target = leaves()
+    operations = []
+    for kept in (0, 2**24):
+        monkeypatch.setattr(cross_entropy, "KEPT_LOGITS", kept)
+        with FlopCounterMode(display=False) as counted:
+            token_log_prob(a, w, b, target, 13).sum().backward()
+        operations.append(counted.get_total_flops())
+    assert operations[0] - operations[1] == 2 * a.numel() * len(w)
 
 
 def test_no_tensor_of_all_logits_is_ever_made():

@@ -1,8 +1,5 @@
 """Every implementation of the loop against autograd's, and all under autocast."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -251,19 +248,6 @@ def test_without_a_compiler_auto_is_bptt(monkeypatch, capsys):
     assert "BPTT" in type(case.run("auto")[0].grad_fn).__name__
     assert "no C++ compiler found (no-such-compiler)" in native.unfit(case.gx.device, case.gx.dtype, case.gx.dtype)
     compiled.library.cache_clear()
-
-
-def test_a_library_is_compiled_once_by_workers_that_come_at_once(tmp_path):
-    code = (
-        "import pathlib; from zfdist.model import compiled\n"
-        f"pathlib.Path.home = classmethod(lambda c: pathlib.Path({str(tmp_path)!r}))\n"
-        "before = compiled._compile\n"
-        "def told(*a): print('compiled'); before(*a)\n"
-        "compiled._compile = told; compiled.library()"
-    )
-    workers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert sorted(worker.communicate()[0] for worker in workers) == ["", "compiled\n"]
-    assert [worker.returncode for worker in workers] == [0, 0]
 
 
 def test_differentiating_by_hand_twice_is_refused_and_reference_does_it():

@@ -29,6 +29,8 @@ class _Settings(ctypes.Structure):
 
 def serves(numbers: Tensor, value: Tensor) -> bool:
     """Return whether it can take these: a CPU, one type of float32 or float64, and no gradient to `value`."""
+    if torch.compiler.is_compiling():  # which cannot look into C++
+        return False
     alike = numbers.dtype == value.dtype and numbers.shape[:-1] == value.shape[:-1]
     return alike and not value.requires_grad and not native.unfit(numbers.device, numbers.dtype, numbers.dtype)
 
