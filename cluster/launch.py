@@ -5,6 +5,7 @@ has to end at once is ended here, by freeing the placement group: that kills its
 machine that can be reached, and those on the others end themselves (see `cluster.watchdog`).
 """
 
+import contextlib
 import math
 import os
 import shutil
@@ -243,7 +244,7 @@ def _explained(error: Exception, cause: Exception | None, run_folder: Path) -> E
     """Return the error that a person should see for what Ray Train raised."""
     if cause is not None and is_ours(cause) and isinstance(cause, ValueError):
         return cause
-    with (run_folder / ERRORS).open("a") as errors:
+    with contextlib.suppress(OSError), (run_folder / ERRORS).open("a") as errors:  # the disk may be what failed
         errors.write("".join(traceback.format_exception(error)) + "\n")
     causes = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
     return FitError(f"{root_message(cause or causes[0])} (details in {run_folder / ERRORS})")

@@ -86,7 +86,7 @@ def logged(run_folder: Path, rank: int) -> Iterator[None]:
         try:
             yield
         except Exception:
-            with (run_folder / ERRORS).open("a") as errors:
+            with contextlib.suppress(OSError), (run_folder / ERRORS).open("a") as errors:  # the disk may be what failed
                 errors.write(f"{time.strftime('%F %T')} worker {rank} on {socket.gethostname()}\n")
                 errors.write(traceback.format_exc() + "\n")
             raise

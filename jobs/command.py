@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import itertools
 import os
 import re
@@ -122,6 +123,11 @@ def exit_code(job: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("aborted; the same command goes on from the newest checkpoint", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'a disk'}; free some space, and go on", file=sys.stderr)
+        return 1
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("zfdist", "cluster"):
             raise

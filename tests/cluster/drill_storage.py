@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import object_store
 from drills import AT, EVERY, Result, bit_equal, disturbed, finish, undisturbed
 from followed_run import Run
-from hosts import Host
+from hosts import Host, last_lines
 from real_cluster import FAULTY_STEP, HEAD, RealCluster
 
 from zfdist import checkpoint
@@ -53,10 +54,13 @@ def disk_full(cluster: RealCluster) -> Result:
     head = cluster.hosts[HEAD]
     head.run("sh", "-c", f"cat /dev/zero >{disk}/rubbish; truncate -s -200K {disk}/rubbish", check=False)
     told, fault_s = len(run.said()), time.time()
-    run.wait_for(lambda: "no checkpoint of step" in run.said()[told:], "word of the full disk")
+    word = "no checkpoint of step|No space left on device"
+    run.wait_for(lambda: bool(re.search(word, run.said()[told:])), "word of the full disk")
     detect_s = time.time() - fault_s
     head.run("rm", f"{disk}/rubbish")
-    if run.wait() != 0:  # it gave up before there was room
+    code = run.wait()
+    assert "Traceback" not in run.said()[told:], f"no clear word of the full disk:\n{last_lines(run.said())}"
+    if code != 0:  # it gave up before there was room
         steps = run.steps
         run = cluster.start("resume", "--storage", str(disk), "full", storage=disk)
         finish(cluster, run)
