@@ -21,6 +21,8 @@ CODE = ("zfdist", "cluster", "jobs")
 """What travels with a job; the versions of all else are the nodes'."""
 _MAX_CODE_MIB = 100
 _SAVE_S = 300  # how long a run that is asked to stop may take to save, before Ray kills it
+_NOT_YET = "No available agent"  # a head whose dashboard answers before its agent is there
+_AGENT_S = 90
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 Say = Callable[[str], None]
@@ -169,14 +171,17 @@ class Jobs:
     def _ask(self, question: Callable[[], Any]) -> Any:
         from ray.exceptions import AuthenticationError
 
-        try:
-            return question()
-        except AuthenticationError:
-            reason = "it refuses the token in ~/.ray/auth_token; copy the one that the cluster was brought up with"
-            raise ClusterError(f"no cluster to talk to at {self._address}: {reason}") from None
-        except (RuntimeError, OSError) as error:
-            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-            raise ClusterError(f"no cluster to talk to at {self._address}: {reason}") from None
+        deadline_s = time.monotonic() + _AGENT_S
+        while True:
+            try:
+                return question()
+            except AuthenticationError:
+                reason = "it refuses the token in ~/.ray/auth_token; copy the one that the cluster was brought up with"
+            except (RuntimeError, OSError) as error:
+                reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+            if _NOT_YET not in reason or time.monotonic() > deadline_s:
+                raise ClusterError(f"no cluster to talk to at {self._address}: {reason}")
+            time.sleep(1)
 
 
 def all_but_code(root: Path) -> list[str]:
