@@ -150,6 +150,7 @@ def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
 
     nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
     done: list[str] = []
+    deadline_s: list[float] = []
     base = config(store, 2000, 100).with_values({"train.validate_every": 100, "train.log_every": 100})
     trials = prepare(folder / "sweep", base, Space(grid={"loss.alpha": (0.0, 0.01)}), samples=0, seed=0)
     runs = [folder / "sweep" / "trials" / trial.id for trial in trials]
@@ -163,8 +164,12 @@ def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
             nodes.append(cluster.add_node(num_cpus=1))
             done.append("killed")
-        elif len(done) == 1 and begun() > 2 and max(row.step for row in rows) < 2000:
-            _drain(cluster, nodes.pop().node_id, within_s=15)
+        elif len(done) == 1 and begun() > 2:
+            _drain(cluster, nodes[-1].node_id, within_s=5)
+            deadline_s.append(time.time() + 5)
+            done.append("noticed")
+        elif len(done) == 2 and time.time() > deadline_s[0]:
+            cluster.remove_node(nodes.pop(), allow_graceful=False)  # as the cloud does; Ray itself takes nothing away
             nodes.append(cluster.add_node(num_cpus=1))
             done.append("taken")
 
