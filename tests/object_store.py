@@ -47,7 +47,7 @@ def server() -> Iterator[int]:
                 assert process.poll() is None and time.monotonic() < deadline, "the S3 server does not start"
                 time.sleep(0.05)
             options = {"region": "us-east-1", "scheme": "http", "endpoint_override": f"127.0.0.1:{port}"}
-            fs.S3FileSystem(**options, allow_bucket_creation=True).create_dir(BUCKET)
+            fs.S3FileSystem(**options, allow_bucket_creation=True, request_timeout=60).create_dir(BUCKET)
             yield port
         finally:
             process.kill()
