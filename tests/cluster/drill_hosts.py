@@ -3,7 +3,7 @@
 import json
 import time
 
-from drills import AT, EVERY, LOST, Result, bit_equal, disturbed, finish, losses_agree, undisturbed
+from drills import EVERY, LOST, Result, bit_equal, disturbed, finish, losses_agree, undisturbed
 from followed_run import Run
 from hosts import Host
 from real_cluster import HEAD, RealCluster
@@ -118,8 +118,9 @@ def worlds_2_1_3(cluster: RealCluster) -> Result:
 
 def head_crashed(cluster: RealCluster) -> Result:
     """The head loses its power and with it all that Ray knows; on the new cluster the run is resumed by its name."""
-    run = cluster.train("head-crashed")
-    run.wait_for_step(AT)
+    undisturbed(cluster, **SLOW)
+    run = cluster.train("head-crashed", "--hang-timeout", "10", **SLOW)  # so long may workers go on without the head
+    run.wait_for_step(60)
     fault_s = time.time()
     cluster.hosts.crash(HEAD)
     run.wait_for(run.over, "the laptop's word that the cluster is gone", 120)
@@ -131,7 +132,7 @@ def head_crashed(cluster: RealCluster) -> Result:
     again.steps = run.steps + [made for made in again.steps if made not in run.steps]
     again_s, redone = again.pause_after(fault_s)
     assert redone <= EVERY
-    return Result(detect_s, again_s, redone, bit_equal(cluster, again))
+    return Result(detect_s, again_s, redone, bit_equal(cluster, again, **SLOW))
 
 
 def sweep_driver_killed(cluster: RealCluster) -> Result:

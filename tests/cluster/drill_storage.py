@@ -111,7 +111,7 @@ def nan_on_one_rank(cluster: RealCluster) -> Result:
     skipped = [r for r in _records(run) if "skipped/terms" in r]
     assert [r["step"] for r in skipped] == [FAULTY_STEP], f"skipped: {skipped}"
     assert len(skipped[0]["skipped/sequence_ids"]) == 1, skipped
-    return Result(0.0, 0.0, 0, f"skipped by all, sequence {skipped[0]['skipped/sequence_ids'][0]} named")
+    return Result(None, None, 0, f"skipped by all, sequence {skipped[0]['skipped/sequence_ids'][0]} named")
 
 
 def _records(run: Run) -> list[dict[str, Any]]:

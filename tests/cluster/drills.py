@@ -54,10 +54,10 @@ def finish(cluster: RealCluster, run: Run, *, looks_at_leftovers: bool = True) -
     assert not left, f"{run.folder.name} has ended, and this is left: {left}"
 
 
-def bit_equal(cluster: RealCluster, run: Run) -> str:
+def bit_equal(cluster: RealCluster, run: Run, **changes: float) -> str:
     """Check that a run's final parameters are those of the undisturbed run, to the bit."""
-    same = run.weights() == undisturbed(cluster).weights()
-    assert same, f"other parameters than undisturbed: {losses_agree(cluster, run, within=float('inf'))}"
+    same = run.weights() == undisturbed(cluster, **changes).weights()
+    assert same, f"other parameters than undisturbed: {losses_agree(cluster, run, float('inf'), **changes)}"
     return "bit-equal"
 
 
