@@ -80,7 +80,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
     head = Head(tmp_path_factory.mktemp("h"))
     try:
-        commands.wait_for(lambda: answers(head.address), f"the dashboard ({head.log})", within_s=120)
+        commands.wait_for(lambda: answers(head.address), f"the dashboard ({head.log})", within_s=240)
         yield head
     finally:
         os.killpg(head.process.pid, signal.SIGTERM)
