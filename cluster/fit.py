@@ -64,13 +64,11 @@ def fit(
         workers: processes that share each global batch. A range shrinks with the machines and grows with them.
         cpus_per_worker: None for an even part of what the cluster has at first.
         use_gpu: a GPU for each worker; None if the cluster has any.
-        max_failures: deaths of workers that are answered by going on from the newest checkpoint. A resize and a
-            machine that is taken away with notice are no deaths.
+        max_failures: deaths of workers (no resize, no machine taken away with notice) that are answered by going on.
         start_from: a checkpoint, run or export whose weights a new run starts from.
         hang_timeout_s: a worker without progress for so long is taken for dead; must exceed the longest pause that
             is none, such as the start, or a checkpoint.
-        wait_for_nodes_s: how long to wait for machines that are missing. None: not at all at the start, and
-            WAIT_FOR_NODES_S after a loss.
+        wait_for_nodes_s: to wait for missing machines. None: not at the start, and WAIT_FOR_NODES_S after a loss.
         grow_every_s: a launch is left alone for so long before it is ended for the sake of more workers.
         profile: every worker also writes where its time goes, see `zfdist.profile`.
         store: of a run in an object store; `run_folder` then follows it (see `zfdist.working_copy.followed`).
@@ -91,12 +89,7 @@ def fit(
     share = _first_share(workers, cpus_per_worker, use_gpu, wait_for_nodes_s or 0, say)
     for change in _changes(config, run_folder):
         say(f"changed since the last time: {change}")
-    if store is not None:  # free again at once as well
-        with lease.held(Place(store.uri), store.owner, 0, wait_s=1.5 * lease.STALE_S):
-            pass
-    with claim(run_folder, wait_s=10):  # and released at once: the first worker holds it while it trains
-        (run_folder / STOP).unlink(missing_ok=True)
-        shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)
+    _clear(run_folder, store)
     job = Job(config, run_folder, start_from, share, hang_timeout_s, profile, store)
     patience_s = WAIT_FOR_NODES_S if wait_for_nodes_s is None else wait_for_nodes_s
     try:
@@ -224,6 +217,19 @@ def _step(job: Job, end: End) -> int:
     if end.kind in ("finished", "stopped"):
         return end.step
     return _newest(job)
+
+
+def _clear(run_folder: Path, store: Store | None) -> None:
+    """Remove what earlier commands left, unless one of them still trains; raises BusyError.
+
+    The claims are released at once: the first worker holds them while it trains.
+    """
+    if store is not None:
+        with lease.held(Place(store.uri), store.owner, 0, wait_s=1.5 * lease.STALE_S):
+            pass
+    with claim(run_folder, wait_s=10):
+        (run_folder / STOP).unlink(missing_ok=True)
+        shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)
 
 
 def _newest(job: Job) -> int:

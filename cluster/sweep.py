@@ -115,32 +115,40 @@ def sweep(
     say(f"{len(trials)} trials, {over} of them over, {at_once} at a time of {plan.workers} worker(s)")
     with claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
         (folder / STOP).unlink(missing_ok=True)
-        if store is not None:
-            store.begin()
         if over < len(trials):
             tuner = _tuner(folder, base, rows, plan, share, at_once, store)
             with stop_on_signals(folder, say):
                 launch = Background(tuner.fit)
                 while not launch.ended(within_s=_SHOW_EVERY_S):
                     show(list(rows.values()))
-                    if store is not None:
+                    if store:
                         store.pass_on_stop(folder)
             launch.result()
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
-        if store is not None:
-            store.fetch(rows)
-        found = results.collect(folder, trials, metric=plan.metric, mode=plan.mode)
-        if store is not None:
-            found = [result | {"folder": f"{store.shown}/trials/{result['id']}"} for result in found]
-        results.write(folder, found)
-        if store is not None:
-            store.send_results()
-    failed = [row for row in rows.values() if row.state == "failed"]
+        found = _collected(folder, trials, plan, store)
+    _refuse_failed(list(rows.values()))
+    return found
+
+
+def _refuse_failed(rows: Sequence[Row]) -> None:
+    failed = [row for row in rows if row.state == "failed"]
     if failed:
         raise FitError(
-            f"{len(failed)} of {len(trials)} trials failed, the first with: {(failed[0].latest or {}).get('error')} "
+            f"{len(failed)} of {len(rows)} trials failed, the first with: {(failed[0].latest or {}).get('error')} "
             f"(details in {failed[0].folder}); the same command tries them again"
         )
+
+
+def _collected(folder: Path, trials: Sequence[Trial], plan: Plan, store: SweepStore | None) -> list[dict[str, Any]]:
+    """Return what the trials came to, and write it down."""
+    if store is not None:
+        store.fetch(t.id for t in trials)
+    found = results.collect(folder, trials, metric=plan.metric, mode=plan.mode)
+    if store is not None:
+        found = [result | {"folder": f"{store.shown}/trials/{result['id']}"} for result in found]
+    results.write(folder, found)
+    if store is not None:
+        store.send_results()
     return found
 
 

@@ -4,13 +4,12 @@ Every trial is a run in the store, see `zfdist.remote`; the machines of a sweep 
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cluster.worker import STOP, Store
 from zfdist import lease
 from zfdist.build import RESULT
-from zfdist.lease import Lease
 from zfdist.storage import join
 from zfdist.working_copy import WorkingCopy
 
@@ -40,9 +39,12 @@ class SweepStore:
         """Return where a trial lives."""
         return self._store._replace(uri=join(self._store.uri, f"trials/{trial}"))
 
-    def held(self) -> contextlib.AbstractContextManager[Lease]:
-        """Be the only process that drives this sweep within the block; raises BusyError."""
-        return lease.held(self._copy.place, self._store.owner, 0, wait_s=1.5 * lease.STALE_S)
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only process that drives this sweep within the block, not yet asked to stop; raises BusyError."""
+        with lease.held(self._copy.place, self._store.owner, 0, wait_s=1.5 * lease.STALE_S):
+            self._copy.place.delete([STOP])
+            yield
 
     def fetch(self, trials: Iterable[str]) -> None:
         """Have the records of these trials here."""
@@ -58,10 +60,6 @@ class SweepStore:
     def send_mark(self, trial: str) -> None:
         """Send how a trial ended."""
         self._copy.place.upload(self._copy.folder / "trials" / trial / RESULT, f"trials/{trial}/{RESULT}")
-
-    def begin(self) -> None:
-        """Take back what asked an earlier sweep to stop."""
-        self._copy.place.delete([STOP])
 
     def pass_on_stop(self, folder: Path) -> None:
         """Ask all trials to save and end, if this process was asked to."""
