@@ -1,5 +1,6 @@
 """Jobs on a real Ray with tokens, through its dashboard: submit, follow, stop, resume, look at it, be refused."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import commands
+import psutil
 import pytest
 
 from zfdist.config import Config
@@ -83,9 +85,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         commands.wait_for(lambda: answers(head.address), f"the dashboard ({head.log})", within_s=240)
         yield head
     finally:
-        os.killpg(head.process.pid, signal.SIGTERM)
+        everything = [psutil.Process(head.process.pid), *psutil.Process(head.process.pid).children(recursive=True)]
+        for process in everything:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         head.process.wait(timeout=60)
-        commands.wait_for(lambda: not answers(head.address), "end of the dashboard")
 
 
 @pytest.mark.timeout(900)
