@@ -11,8 +11,9 @@ from typing import Any
 import object_store
 from drills import AT, EVERY, Result, bit_equal, disturbed, finish, undisturbed
 from followed_run import Run
-from hosts import Host, last_lines
+from hosts import Host
 from real_cluster import FAULTY_STEP, HEAD, RealCluster
+from waiting import last_lines
 
 from zfdist import checkpoint
 from zfdist.storage import Place

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from followed_run import Run
-from hosts import HostError, Hosts, last_lines, why_not
+from hosts import Hosts, why_not
 from real_cluster import HEAD, RealCluster
+from waiting import HostError, last_lines
 
 EVERY = 50
 """Steps between the checkpoints of the drills' runs."""

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from hosts import HostError, last_lines, wait_for
+from waiting import HostError, last_lines, wait_for
 
 from cluster.follow import Records
 from zfdist import checkpoint

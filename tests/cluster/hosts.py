@@ -17,10 +17,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+
+from waiting import HostError, last_lines, wait_for
 
 LAPTOP = "laptop"
 HOME = Path("/var/tmp/zfdist-home")
@@ -46,10 +47,6 @@ cd /
 exec "$(command -v sshd)" -D -e -f /dev/null -h "$2/etc/host_key" -o UsePAM=no -o StrictModes=no \\
     -o AuthorizedKeysFile=.ssh/authorized_keys -o PasswordAuthentication=no -o MaxStartups=100 2>>"$2/sshd.log"
 """
-
-
-class HostError(RuntimeError):
-    """A command on a host failed or took too long; the message has what it said last."""
 
 
 def why_not() -> str | None:
@@ -279,23 +276,3 @@ def _sweep() -> None:
     for folder in Path("/var/tmp").glob(f"{_PREFIX}*"):
         if not Path("/proc", folder.name.removeprefix(_PREFIX).split("-")[0]).exists():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_for(true: Callable[[], bool], what: str, within_s: float = 30, log: Path | None = None) -> float:
-    """Wait until something is true; return the seconds that took.
-
-    Raises:
-        HostError: after `within_s`, with the last lines of `log`.
-    """
-    started = time.monotonic()
-    while not true():
-        if time.monotonic() - started > within_s:
-            tail = last_lines(log.read_text(errors="replace")) if log is not None and log.exists() else ""
-            raise HostError(f"{what}: not within {within_s:g} s" + (f"; the end of {log}:\n{tail}" if log else ""))
-        time.sleep(0.1)
-    return time.monotonic() - started
-
-
-def last_lines(text: str, count: int = 30) -> str:
-    """Return the end of a text."""
-    return "\n".join(text.splitlines()[-count:])

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from followed_run import Run
-from hosts import HOME, HostError, Hosts, wait_for
+from hosts import HOME, Hosts
 from object_store import CREDENTIALS
+from waiting import HostError, wait_for
 
 from zfdist.data.sources.speech import SAMPLE
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hosts
 import pytest
+from waiting import HostError, wait_for
 
 pytestmark = pytest.mark.skipif(hosts.why_not() is not None, reason=str(hosts.why_not()))
 
@@ -32,10 +33,10 @@ def test_hosts_are_machines_of_their_own() -> None:
 
         reach = ["ssh", "-o", "ConnectTimeout=1", "one", "ls /tmp; ls"]
         made.partition("one")
-        with pytest.raises(hosts.HostError, match="one ls"):
+        with pytest.raises(HostError, match="one ls"):
             made.laptop.run(*reach)
         made.heal("one")
-        hosts.wait_for(lambda: made.laptop.run(*reach, check=False).split() == ["mine", "kept"], "one is back")
+        wait_for(lambda: made.laptop.run(*reach, check=False).split() == ["mine", "kept"], "one is back")
         made.crash("one")
         assert not made["one"].is_up and made["two"].is_up
         made.boot("one")
@@ -51,7 +52,7 @@ def test_hosts_die_with_a_killed_maker_and_the_next_sweeps_its_folder() -> None:
     maker.send_signal(signal.SIGKILL)
     maker.wait()
     maker.stdout.close()
-    hosts.wait_for(lambda: not any(_runs(pid) for pid in pids), "end of the hosts' processes", within_s=10)
+    wait_for(lambda: not any(_runs(pid) for pid in pids), "end of the hosts' processes", within_s=10)
     with hosts.Hosts([]):
         assert not Path(folder).exists()
 
