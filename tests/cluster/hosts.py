@@ -85,6 +85,7 @@ class Host:
     def boot(self) -> None:
         """Start the machine with nothing but sshd, not yet on the network."""
         assert not self.is_up, f"{self.name} is up"
+        (self.folder / "sshd.log").write_text("")
         spaces = ["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
         script = ["bash", "-c", _BOOT, "boot", self.name, str(self.folder), str(HOME)]
         with (self.folder / "boot.log").open("ab") as log:
@@ -98,7 +99,7 @@ class Host:
         children = Path(f"/proc/{self._unshare.pid}/task/{self._unshare.pid}/children")
         wait_for(lambda: children.exists() and children.read_text().strip() != "", f"{self.name}: first process")
         self._init = int(children.read_text())
-        wait_for(lambda: self._is_sshd(), f"{self.name}: sshd ({self.folder}/boot.log)")
+        wait_for(self._answers, f"{self.name}: sshd ({self.folder}/boot.log)")
 
     def halt(self) -> None:
         """Kill every process of the machine at once."""
@@ -154,11 +155,11 @@ class Host:
         self.run("kill", f"-{signal_name}", *map(str, pids), check=False)
         return pids
 
-    def _is_sshd(self) -> bool:
+    def _answers(self) -> bool:
         if not self.is_up:
             log = (self.folder / "boot.log").read_text() + (self.folder / "sshd.log").read_text()
             raise HostError(f"{self.name} did not boot\n{last_lines(log)}")
-        return b"sshd" in Path(f"/proc/{self._init}/cmdline").read_bytes()
+        return "Server listening" in (self.folder / "sshd.log").read_text()
 
 
 class Hosts:
