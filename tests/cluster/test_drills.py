@@ -21,7 +21,9 @@ def real() -> Iterator[RealCluster]:
         cluster = RealCluster(made, ["one", "two"])
         cluster.up()
         yield cluster
-        assert "is down: nothing listens" in cluster.command("down")
+        assert "cluster drill is down" in cluster.command("down")
+        left = {host.name: host.processes("raylet") for host in made}
+        assert not any(left.values()), f"what `down` left running: {left}"
 
 
 def test_stranger_is_refused(real: RealCluster) -> None:
