@@ -5,7 +5,6 @@ import os
 import re
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import object_store
@@ -82,12 +81,13 @@ def storage_failing(cluster: RealCluster) -> Result:
         finish(cluster, run)
         assert door.failed == 6, f"{door.failed} requests failed"
         stored = Place(f"{object_store.uri(port, 'runs/stored')}")
-        name = f"checkpoints/{checkpoint.folder_of(Path(), 300).name}"
-        same = stored.read(f"{name}/{checkpoint.WEIGHTS}") == undisturbed(cluster).weights()
-        assert same, "other parameters in the store than undisturbed"
-        folders = {path.split("/")[1] for path in stored.sizes() if path.startswith("checkpoints/")}
-        half = [folder for folder in folders if f"checkpoints/{folder}/manifest.json" not in stored.sizes()]
+        names = set(stored.sizes())
+        folders = {name.split("/")[1] for name in names if name.startswith("checkpoints/")}
+        half = [folder for folder in folders if f"checkpoints/{folder}/manifest.json" not in names]
         assert not half, f"half checkpoints in the store: {half}"
+        last = max(folders)  # step-00000300.LAUNCH
+        weights = stored.read(f"checkpoints/{last}/{checkpoint.WEIGHTS}")
+        assert weights == undisturbed(cluster).weights(), f"other parameters in {last} than undisturbed"
     return Result(None, None, 0, "bit-equal")
 
 
