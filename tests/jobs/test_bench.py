@@ -34,7 +34,11 @@ def test_systems_are_compared_at_an_equal_number_of_parameters():
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["corr"], "'corr' is not a benchmark; there are checkpoint, core, evaluate, loader, scaling, startup, systems and all"),
+        (
+            ["corr"],
+            "'corr' is not a benchmark; there are checkpoint, core, evaluate, loader, scaling, startup, systems "
+            "and all",
+        ),
         (["core", "--size", "huge"], "--size huge: must be one of timit, imdb"),
         (["core", "--repeats", "0"], "--repeats 0: must be 1 or more"),
         (["core", "--threads", "-1"], "--threads -1: must be 1 or more"),
