@@ -132,7 +132,7 @@ def run_all(drills: dict[str, Drill], names: list[str]) -> int:
             except Exception as error:  # the other drills go on
                 failed.append(name)
                 traceback.print_exc()
-                rows.append((name, "", "", "", "FAILED: " + str(error).splitlines()[0][:60]))
+                rows.append((name, "", "", "", "FAILED: " + (str(error) or type(error).__name__).splitlines()[0][:60]))
             else:
                 figures = (result.detect_s, result.again_s)
                 texts = ["" if value is None else f"{value:.1f}" for value in figures]
