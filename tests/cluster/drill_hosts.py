@@ -131,7 +131,7 @@ def head_crashed(cluster: RealCluster) -> Result:
     finish(cluster, again)
     again.steps = run.steps + [made for made in again.steps if made not in run.steps]
     again_s, redone = again.pause_after(fault_s)
-    assert redone <= EVERY
+    assert redone <= EVERY, f"{redone} steps were made twice, with a checkpoint every {EVERY}"
     return Result(detect_s, again_s, redone, bit_equal(cluster, again, **SLOW))
 
 

@@ -66,7 +66,7 @@ def disk_full(cluster: RealCluster) -> Result:
         finish(cluster, run)
         run.steps = steps + [made for made in run.steps if made not in steps]
     again_s, redone = run.pause_after(fault_s)
-    assert redone <= EVERY
+    assert redone <= EVERY, f"{redone} steps were made twice, with a checkpoint every {EVERY}"
     return Result(detect_s, again_s, redone, bit_equal(cluster, run))
 
 
