@@ -177,7 +177,9 @@ class Jobs:
                 return question()
             except AuthenticationError:
                 reason = "it refuses the token in ~/.ray/auth_token; copy the one that the cluster was brought up with"
-            except (RuntimeError, OSError) as error:
+            except OSError:
+                reason = "nothing answers; is its head up?"
+            except RuntimeError as error:
                 reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             if _NOT_YET not in reason or time.monotonic() > deadline_s:
                 raise ClusterError(f"no cluster to talk to at {self._address}: {reason}")

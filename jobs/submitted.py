@@ -21,18 +21,26 @@ JOBS = ("train", "sweep")
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code."""
-    verb, name, storage, *words = argv
-    if verb == "again":
-        try:
-            words = json.loads(_read(storage, name))["command"]
-        except FileNotFoundError:
-            command.refuse(f"{storage}/{name}: no such run was submitted; look for its name in {storage}")
-    else:
-        record = {"command": words, "submitted": time.strftime("%F %T")}
-        _write(storage, name, json.dumps(record, indent=2) + "\n")
+    words: list[str] = []
+    refused = command.exit_code(lambda: words.extend(_command(*argv)))
+    if refused:
+        return refused
     print(f"python -m jobs.{' '.join(words)}", flush=True)
     code: int = importlib.import_module(f"jobs.{words[0]}").main(words[1:])
     return code
+
+
+def _command(verb: str, name: str, storage: str, *words: str) -> Sequence[str]:
+    """Return the command to run: the one that was noted, or this one, which is noted first."""
+    if verb != "again":
+        record = {"command": words, "submitted": time.strftime("%F %T")}
+        _write(storage, name, json.dumps(record, indent=2) + "\n")
+        return words
+    try:
+        noted: list[str] = json.loads(_read(storage, name))["command"]
+    except FileNotFoundError:
+        command.refuse(f"{storage}/{name}: no such run was submitted; look for its name in {storage}")
+    return noted
 
 
 def _read(storage: str, name: str) -> str:
