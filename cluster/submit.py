@@ -72,6 +72,8 @@ class Jobs:
 
     def __init__(self, address: str) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray would take these instead of what was asked for
+            os.environ.pop(name, None)
         from ray.job_submission import JobSubmissionClient
 
         self._address = address

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ class Head:
         self.token = secrets.token_hex(32)
         self.gcs, self.address = f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
         self.runs = folder / "runs"
-        self.env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "COLUMNS": "200", "HOME": str(folder)}
         self.env |= {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
         names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
@@ -76,11 +77,15 @@ def _free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+def head() -> Iterator[Head]:
     """A head that answers."""
+    with tempfile.TemporaryDirectory(prefix="h") as folder:  # Ray's sockets take no path as long as pytest's
+        yield from _serving(Head(Path(folder)))
+
+
+def _serving(head: Head) -> Iterator[Head]:
     from cluster.launcher import answers
 
-    head = Head(tmp_path_factory.mktemp("h"))
     try:
         commands.wait_for(lambda: answers(head.address), f"the dashboard ({head.log})", within_s=240)
         yield head

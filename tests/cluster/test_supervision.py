@@ -17,6 +17,7 @@ from zfdist import checkpoint, metrics, train
 from zfdist.world import connect
 
 pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.drill  # minutes; `make drills`
 SCRIPT = Path(__file__).parent / "several_nodes.py"
 
 
