@@ -16,8 +16,7 @@ import several_nodes
 from zfdist import checkpoint, metrics, train
 from zfdist.world import connect
 
-pytestmark = pytest.mark.timeout(1500)
-pytestmark = pytest.mark.drill  # minutes; `make drills`
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.drill]  # minutes: left to `make drills`
 SCRIPT = Path(__file__).parent / "several_nodes.py"
 
 
