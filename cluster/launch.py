@@ -137,6 +137,8 @@ def launch(
         seen = _seen(post) or seen
     finally:
         _destroy(seen)
+        for s in seen[:1]:
+            ray.kill(s.member.controller)  # left to itself it now and then outlives its run as an idle process
         ray.kill(post)
         shutil.rmtree(scratch, ignore_errors=True)
     step = max((s.beat.step for s in seen), default=0)

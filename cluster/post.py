@@ -21,6 +21,8 @@ class Member(NamedTuple):
     pid: int
     actor: Any
     placement_group: Any
+    controller: Any
+    """Ray Train's actor over all workers of the launch."""
 
 
 class Beat(NamedTuple):

@@ -21,6 +21,7 @@ from typing import Any
 
 import ray
 import ray.exceptions
+from ray.train.v2._internal.execution.context import get_train_context
 
 from cluster.post import Beat, Member
 
@@ -67,7 +68,8 @@ class Watchdog:
         context = ray.get_runtime_context()
         group = ray.util.get_current_placement_group()
         ip = ray.util.get_node_ip_address()
-        member = Member(self._rank, ip, context.get_node_id(), os.getpid(), context.current_actor, group)
+        controller = get_train_context().controller_actor
+        member = Member(self._rank, ip, context.get_node_id(), os.getpid(), context.current_actor, group, controller)
         ray.get(self._post.join.remote(member))
         self._renew()
         self._thread.start()

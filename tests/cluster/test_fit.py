@@ -49,6 +49,7 @@ def test_stopped_run_goes_on_bit_equal_and_without_rays_own_state(
     assert (tmp_path / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
 
 
+@pytest.mark.drill
 def test_killed_worker_is_replaced_and_the_run_ends_bit_equal(
     undisturbed: Path, slow_config: Config, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def _serving(head: Head) -> Iterator[Head]:
         head.process.wait(timeout=60)
 
 
+@pytest.mark.drill
 @pytest.mark.timeout(900)
 def test_a_run_is_submitted_followed_stopped_and_resumed_by_name(head: Head, slow_config: Config) -> None:
     config = slow_config.with_values({"train.steps": 1_000_000})

@@ -75,7 +75,7 @@ def test_a_range_reads_as_it_is_typed() -> None:
 
 def seen(rank: int, *, age_s: float = 0.2, still_s: float = 0.1, at: str = "", waits: bool = False) -> Seen:
     nothing: Any = None
-    member = Member(rank, f"10.0.0.{rank}", f"node{rank}", 100 + rank, nothing, nothing)
+    member = Member(rank, f"10.0.0.{rank}", f"node{rank}", 100 + rank, nothing, nothing, nothing)
     return Seen(member, Beat(7, still_s, at, waits), age_s)
 
 
