@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zfdist import memory
 from zfdist.config import EngineConfig, OptimConfig
 from zfdist.model import products
 from zfdist.profile import spanned
@@ -58,6 +59,8 @@ class Engine:
         # Told apart from the backward pass that it ends.
         self._engine.allreduce_gradients = spanned("gradient reduction")(self._engine.allreduce_gradients)
         self._settings = contextlib.ExitStack()  # of the process, put back by `close`
+        if world.device.type == "cpu":
+            self._settings.enter_context(memory.freed_is_kept())
         self.products = self._choose_products(large and config.matmul == "auto")
 
     def _choose_products(self, wanted: bool) -> str:
