@@ -8,19 +8,19 @@ there are, and launch again. Ray holds nothing that a run needs; its own files l
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster import nodes
 from cluster.decide import End, Range, counts, team_size, what_next
 from cluster.follow import LOG, Lines, Records
 from cluster.launch import SCRATCH, FitError, Job, launch
-from cluster.nodes import Node, Share
-from cluster.post import Seen
+from cluster.nodes import Share
 from cluster.session import ClusterError
 from cluster.signals import stop_on_signals
 from cluster.watchdog import HANG_TIMEOUT_S
+from cluster.wish import Wish
 from cluster.worker import POLL_S, STOP, Store, claim
 from zfdist import checkpoint, lease, metrics, remote
 from zfdist.build import RESULT
@@ -31,10 +31,18 @@ from zfdist.working_copy import FOLLOW_S
 
 WAIT_FOR_NODES_S = 600.0
 GROW_EVERY_S = 120.0
-_STABLE_S = 5.0  # a machine that comes and goes is no reason to grow
 _FREED_S = 5.0  # what a launch held is free again by then
 
 Say = Callable[[str], None]
+
+
+class Voice(NamedTuple):
+    """How whoever started a run hears of it."""
+
+    note: Say
+    """Tells what becomes of the workers: through the run's log, which in a store is written by rank 0 alone."""
+    follow: Callable[[], None]
+    """Passes on what the run has written since the last call."""
 
 
 def fit(
@@ -94,7 +102,7 @@ def fit(
     patience_s = WAIT_FOR_NODES_S if wait_for_nodes_s is None else wait_for_nodes_s
     try:
         with stop_on_signals(run_folder, say):
-            return _launches(job, workers, max_failures, patience_s, grow_every_s, _follower(job, on_report, say))
+            return _launches(job, workers, max_failures, patience_s, grow_every_s, _voice(job, on_report, say))
     finally:
         shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)
 
@@ -105,15 +113,15 @@ def _launches(
     max_failures: int,
     patience_s: float,
     grow_every_s: float,
-    follow: Callable[[], None],
+    voice: Voice,
 ) -> Outcome:
     """Launch again and again, until the run is over."""
     stop = job.run_folder / STOP
     deaths = false_starts = 0
-    size = _team(job, workers, patience_s, follow)
+    size = _team(job, workers, patience_s, voice)
     while size:
-        _note(job, f"starting {_count(size)} ({_describe(job.share)} each) ...")
-        end = launch(job, size, follow=follow, wish=Wish(job.share, size, workers, grow_every_s))
+        voice.note(f"starting {_count(size)} ({_describe(job.share)} each) ...")
+        end = launch(job, size, follow=voice.follow, wish=Wish(job.share, size, workers, grow_every_s))
         deaths += counts(end)
         false_starts = false_starts + 1 if end.kind == "unstarted" else 0
         move = what_next(
@@ -122,17 +130,17 @@ def _launches(
         if move == "over":
             if job.store is not None:
                 time.sleep(2 * FOLLOW_S)  # what it wrote last is on its way
-            follow()
+            voice.follow()
             return Outcome("finished" if end.kind == "finished" else "stopped", _step(job, end))
         if move == "give up":
             raise end.error or FitError(f"{end.why}, and that was death {deaths}; see {job.run_folder / LOG}")
         was = f" at step {end.step}" if end.step else ""
-        _note(job, f"{end.why}{was}; starting again from step {_step(job, end)} ...")
-        size = _team(job, workers, patience_s, follow)
+        voice.note(f"{end.why}{was}; starting again from step {_step(job, end)} ...")
+        size = _team(job, workers, patience_s, voice)
     return Outcome("stopped", _newest(job))
 
 
-def _team(job: Job, workers: Range, patience_s: float, follow: Callable[[], None]) -> int:
+def _team(job: Job, workers: Range, patience_s: float, voice: Voice) -> int:
     """Return how many workers to launch now; waits for machines that are missing. 0 if asked to stop meanwhile.
 
     Raises:
@@ -153,63 +161,30 @@ def _team(job: Job, workers: Range, patience_s: float, follow: Callable[[], None
             if waited_s > patience_s:
                 raise ClusterError(f"{missing}; the same command goes on once there are more machines")
             if not told:
-                _note(job, f"waiting up to {patience_s:.0f} s for machines ({missing}) ...")
+                voice.note(f"waiting up to {patience_s:.0f} s for machines ({missing}) ...")
                 told = True
         if (job.run_folder / STOP).exists():
             return 0
-        follow()
+        voice.follow()
         time.sleep(POLL_S)
 
 
-class Wish:
-    """Why a launch that trains should save and end: a machine is taken away, or there is room for more workers."""
-
-    def __init__(self, share: Share, size: int, workers: Range, grow_every_s: float) -> None:
-        self._share = share
-        self._size = size
-        self._high = workers.high
-        self._grow_at_s = time.monotonic() + grow_every_s
-        self._room_since_s: float | None = None
-
-    def __call__(self, seen: Sequence[Seen], alive: Sequence[Node]) -> str | None:
-        """Return the reason, or None to go on."""
-        mine = {s.member.node_id for s in seen}
-        for node in alive:
-            if node.id in mine and node.draining_until_s is not None:
-                left = f" in {node.draining_until_s - time.time():.0f} s" if node.draining_until_s else ""
-                return f"{node.ip} is taken away{left}"
-        now = time.monotonic()
-        if self._size >= self._high or now < self._grow_at_s:
-            return None
-        more = nodes.room_for(nodes.free(nodes.staying(alive)), self._share)
-        self._room_since_s = (self._room_since_s or now) if more else None
-        if self._room_since_s is None or now - self._room_since_s < _STABLE_S:
-            return None
-        return f"there is room for {_count(min(more, self._high - self._size))} more"
-
-
-def _follower(job: Job, on_report: Callable[[dict[str, Any]], None] | None, say: Say) -> Callable[[], None]:
-    """Return what passes on the lines and records that the run has written since the last call."""
+def _voice(job: Job, on_report: Callable[[dict[str, Any]], None] | None, say: Say) -> Voice:
     records = Records(job.run_folder / metrics.FILE, from_start=False)
-    notes = Lines(job.run_folder / LOG, from_start=False)
+    lines = Lines(job.run_folder / LOG, from_start=False)
+
+    def note(line: str) -> None:
+        with (job.run_folder / LOG).open("a") as log:
+            log.write(f"{line}\n")
 
     def follow() -> None:
-        for note in notes.new():
-            say(note.rstrip("\n"))
+        for line in lines.new():
+            say(line.rstrip("\n"))
         for record in records.new():
             if on_report:
                 on_report(record)
 
-    return follow
-
-
-def _note(job: Job, line: str) -> None:
-    """Add to the run's log, whose lines are told to whoever started it; the log of a run in a store is rank 0's."""
-    if job.store is not None:
-        print(line, flush=True)
-        return
-    with (job.run_folder / LOG).open("a") as log:
-        log.write(f"{line}\n")
+    return Voice(note if job.store is None else say, follow)
 
 
 def _step(job: Job, end: End) -> int:

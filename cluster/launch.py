@@ -37,8 +37,6 @@ _ANSWER_S = 10.0
 _DYING_S = 60.0
 # Deterministic: the next attempt would end the same way.
 _HOPELESS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NonFiniteError)
-
-
 _BROKEN = ("gloo", "NCCL", "Connection")  # what a worker says whose peer died
 _DIED = (ray.exceptions.RayActorError, WorkerHealthCheckFailedError)
 
@@ -126,7 +124,7 @@ def launch(
             if why:
                 _destroy(seen)
                 given_up_s = time.monotonic() + _DYING_S
-            if not asked:
+            elif not asked:
                 stop = (job.run_folder / STOP).exists()
                 training = len(seen) == workers and all(s.beat.step for s in seen)
                 planned = wish(seen, alive) if training and not stop else None

@@ -20,6 +20,7 @@ from cluster.nodes import Share
 from cluster.watchdog import HANG_TIMEOUT_S, LEASE_S, START_S, Watchdog, stacks_file
 from zfdist import working_copy
 from zfdist.config import Config
+from zfdist.lease import BusyError
 from zfdist.storage import CACHE
 from zfdist.train import Outcome, train
 from zfdist.working_copy import WorkingCopy
@@ -41,10 +42,6 @@ class Store(NamedTuple):
     """The same for all launches of one command, see `zfdist.lease`."""
     cache: Path = CACHE
     """Where every node keeps its working copies."""
-
-
-class BusyError(ValueError):
-    """Another process is training in this run folder."""
 
 
 def work(job: dict[str, Any]) -> Outcome:

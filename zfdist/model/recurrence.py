@@ -12,9 +12,9 @@ computed afterwards on the stacked results. Inside, for t = 1 .. T, equations (7
 
 `reference` is this text under autograd: the definition. All other implementations are one autograd function with the
 same arguments and results, and the same numbers to rounding: `bptt` (zfdist.model.bptt) writes the backward pass by
-hand; `native` (zfdist.model.native) is that in C++ for a CPU; `graph` and `triton` are for a GPU. `choose` takes the
-fastest that can serve. Under autocast only the operands of matrix
-products are rounded to 16 bits; sums, states, mu and v stay float32.
+hand; `native` (zfdist.model.native) is that in C++ for a CPU; `graph` and `triton` are for a GPU. `choose` says which
+serves. Under autocast only the operands of matrix products are rounded to 16 bits; sums, states, mu and v stay
+float32.
 
 Shapes: T time, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the posterior,
 G = 4 H gates in the order o, i, f, u, P = G + M all that is computed from h_{t-1}.
