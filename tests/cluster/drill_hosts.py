@@ -95,11 +95,13 @@ def elastic(cluster: RealCluster) -> Result:
     run.wait_for(lambda: LOST.split("|")[0] in run.said()[told:], "word of the lost worker")
     detect_s = time.time() - fault_s
     run.wait_for(lambda: _worlds(run)[-1:] == [1], "a checkpoint of one worker", 180)
+    back_s = time.time()
     cluster.hosts.boot(name)
     run.wait_for(lambda: _worlds(run)[-1:] == [2], "a checkpoint of two workers again", 300)
     cluster.command("stop", run.folder.name)
     finish(cluster, run)
-    again_s, redone = run.pause_after(fault_s)
+    again_s, redone = run.pause_after(fault_s, back_s)
+    assert redone <= EVERY, f"{redone} steps were made twice, with a checkpoint every {EVERY}"
     cluster.mend()
     return Result(detect_s, again_s, redone, losses_agree(cluster, run, **SLOW))
 

@@ -1,6 +1,7 @@
 """A run on a real cluster as its folder and the command that follows it tell it."""
 
 import json
+import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -71,9 +72,9 @@ class Run:
         """Return the file of the newest checkpoint's parameters."""
         return (checkpoint.folder_of(self.folder, checkpoint.steps(self.folder)[-1]) / checkpoint.WEIGHTS).read_bytes()
 
-    def pause_after(self, when_s: float) -> tuple[float, int]:
-        """Return seconds from `when_s` to the end of the longest pause after it, and steps that were redone then."""
-        around = [i for i in range(1, len(self.steps)) if self.steps[i][1] > when_s]
+    def pause_after(self, when_s: float, until_s: float = math.inf) -> tuple[float, int]:
+        """Return seconds from `when_s` to the end of the longest pause between, and steps that were redone after it."""
+        around = [i for i in range(1, len(self.steps)) if when_s < self.steps[i][1] < until_s]
         last = max(around, key=lambda i: self.steps[i][1] - self.steps[i - 1][1])
         redone = max(step for step, _ in self.steps[:last]) - self.steps[last][0] + 1
         return self.steps[last][1] - when_s, redone
