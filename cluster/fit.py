@@ -53,7 +53,7 @@ def fit(
     cpus_per_worker: int | None = None,
     use_gpu: bool | None = None,
     max_failures: int = 3,
-    start_from: Path | None = None,
+    start_from: str | None = None,
     hang_timeout_s: float = HANG_TIMEOUT_S,
     wait_for_nodes_s: float | None = None,
     grow_every_s: float = GROW_EVERY_S,
@@ -73,7 +73,7 @@ def fit(
         cpus_per_worker: None for an even part of what the cluster has at first.
         use_gpu: a GPU for each worker; None if the cluster has any.
         max_failures: deaths of workers (no resize, no machine taken away with notice) that are answered by going on.
-        start_from: a checkpoint, run or export whose weights a new run starts from.
+        start_from: a checkpoint, run or export, or the URI of a run, whose weights a new run starts from.
         hang_timeout_s: a worker without progress for so long is taken for dead; must exceed the longest pause that
             is none, such as the start, or a checkpoint.
         wait_for_nodes_s: to wait for missing machines. None: not at the start, and WAIT_FOR_NODES_S after a loss.

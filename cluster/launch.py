@@ -50,7 +50,7 @@ class Job(NamedTuple):
 
     config: Config
     run_folder: Path
-    start_from: Path | None
+    start_from: str | None
     share: Share
     hang_timeout_s: float
     profile: bool = False

@@ -31,8 +31,8 @@ class Arguments:
     """A GPU for each worker; None if there are any."""
     address: str | None = None
     """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
-    start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """A checkpoint, run or export whose weights a new run starts from."""
+    start_from: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """A checkpoint, run or export, or the URI of a run, whose weights a new run starts from."""
     profile: bool = False
     """Write where the time goes to the run's folder profile/: a trace of a few steps and a table."""
     max_failures: int = 3

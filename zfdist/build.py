@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from zfdist import checkpoint, metrics
+from zfdist import checkpoint, metrics, reading
 from zfdist.checkpoint import CheckpointError, Manifest
 from zfdist.config import Config, ConfigError
 from zfdist.data.loader import TrainLoader
@@ -45,7 +45,7 @@ class Run:
     unsaved_in_a_row: int = 0
 
 
-def build(config: Config, folder: Path, world: World, start_from: Path | None, copy: WorkingCopy | None = None) -> Run:
+def build(config: Config, folder: Path, world: World, start_from: str | None, copy: WorkingCopy | None = None) -> Run:
     """Make all parts of a run; every worker must do this together.
 
     Raises:
@@ -162,8 +162,8 @@ def _refuse_other_run(run: Run, manifest: Manifest) -> None:
             )
 
 
-def _load_weights(module: torch.nn.Module, config: Config, start_from: Path) -> None:
-    folder = checkpoint.resolve(start_from)
+def _load_weights(module: torch.nn.Module, config: Config, start_from: str) -> None:
+    folder = checkpoint.resolve(reading.with_weights(reading.local(start_from, Path(config.data.cache))))
     manifest = checkpoint.verify(folder, only=checkpoint.WEIGHTS)
     if manifest.config.model != config.model:
         old, new = manifest.config.flat(), config.flat()

@@ -64,7 +64,7 @@ def train(
     run_folder: Path,
     world: World,
     reporter: Reporter,
-    start_from: Path | None = None,
+    start_from: str | None = None,
     copy: WorkingCopy | None = None,
     profile: bool = False,
 ) -> Outcome:
@@ -75,7 +75,7 @@ def train(
         run_folder: a folder that all workers share; or, with `copy`, this node's own.
         world: this worker's place.
         reporter: told of validations and checkpoints, on every worker.
-        start_from: a checkpoint, run or export whose weights a *new* run starts from.
+        start_from: a checkpoint, run or export, or the URI of a run, whose weights a *new* run starts from.
         copy: of a run that lives in a store: `run_folder` is its working copy on this node.
         profile: also write where the time goes, see `zfdist.profile`; changes no number of the run.
 

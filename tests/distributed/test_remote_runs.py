@@ -95,6 +95,20 @@ def test_a_fresh_node_goes_on_bit_for_bit(server: int, store: Path, tmp_path: Pa
     assert len(manifests(uri)) == 3
 
 
+def test_a_new_run_takes_the_weights_of_one_in_a_store(server: int, store: Path, tmp_path: Path) -> None:
+    uri = object_store.uri(server, "runs/taught")
+    config = harness.tiny_config(store, checkpoint__keep_best=1, data__cache=str(tmp_path / "here"))
+    train_remotely(uri, config, str(tmp_path / "there"))
+    new = config.with_values({"train.steps": 1, "optim.learning_rate": 0.0})
+    train.train(new, tmp_path / "new", HERE, harness.Recorder(), start_from=uri)
+    best = checkpoint.best(working_copy.folder_of(uri, tmp_path / "there"))
+    assert best is not None
+    assert weights_of(tmp_path / "new", 1) == (best / checkpoint.WEIGHTS).read_bytes()
+    with pytest.raises(CheckpointError, match=r"s3://bucket/runs/nobody: no such run"):
+        nobody = object_store.uri(server, "runs/nobody")
+        train.train(new, tmp_path / "newer", HERE, harness.Recorder(), start_from=nobody)
+
+
 @pytest.mark.parametrize("fault", ["503", "reset", "truncated"])
 def test_faults_that_pass_change_nothing(
     door: Door, store: Path, tmp_path: Path, undisturbed: Path, fault: Any
