@@ -38,7 +38,7 @@ def examine(storage: str) -> list[Facts]:
     told = ray.get([e.facts.remote(ip) for e, ip in zip(examiners, addresses, strict=True)], timeout=_PATIENCE_S)
     skews = [_skew_s(examiner) for examiner in examiners]
     written = ray.get([e.write.remote(storage, folder, str(i)) for i, e in enumerate(examiners)], timeout=_PATIENCE_S)
-    others = [str(i) for i in range(len(examiners))]
+    others = [str(i) for i, (error, _) in enumerate(written) if not error]
     read = ray.get([e.read.remote(storage, folder, others) for e in examiners], timeout=_PATIENCE_S)
     ray.get(examiners[0].clean.remote(storage, folder), timeout=_PATIENCE_S)
     speeds = _speeds(examiners)

@@ -232,6 +232,8 @@ def root_message(error: BaseException) -> str:
     while isinstance(error, ray.exceptions.RayTaskError):
         error = error.cause
     lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, ray.exceptions.ActorDiedError) and "creation task" in lines[0]:
+        return lines[-1]  # of the traceback that is its message
     return lines[0] if is_ours(error) else f"{type(error).__name__}: {lines[0]}"
 
 

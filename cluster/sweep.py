@@ -177,7 +177,7 @@ def _tuner(
             "share": tuple(share),
             "workers": plan.workers,
             "profile": plan.profile,
-            "store": store and store.of_trial(row.trial.id),
+            "store": store and tuple(store.of_trial(row.trial.id)),  # of a named tuple Tune makes a plain one
             "sweep_uri": store and store.uri,
         }
         for row in order
@@ -223,6 +223,10 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         self._rows = rows
         self._store = store
         self._sweep_stop = sweep_stop
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Be nothing in the snapshot that Tune makes of itself, which nobody reads."""
+        return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note that a trial runs, or gives its history again."""

@@ -65,7 +65,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._job = config["job"]
         if Path(self._job["directory"]).is_dir():
             os.chdir(self._job["directory"])  # relative paths mean what they mean to the command
-        self._store: Store | None = self._job["store"]
+        self._store = Store(*self._job["store"]) if self._job["store"] else None
         self._following = contextlib.ExitStack()
         self._folder = self._own_folder()
         self._sweep_stop = Path(self._job["sweep_stop"])
