@@ -35,5 +35,5 @@ class Wish:
         self._room_since_s = (self._room_since_s or now) if more else None
         if self._room_since_s is None or now - self._room_since_s < _STABLE_S:
             return None
-        more_workers = min(more, self._high - self._size)
-        return f"there is room for {more_workers} more worker{'s' * (more_workers != 1)}"
+        count = min(more, self._high - self._size)
+        return f"there is room for {count} worker{'s' * (count != 1)} more"
