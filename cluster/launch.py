@@ -27,6 +27,7 @@ from cluster.decide import End, trouble
 from cluster.nodes import Node, Share
 from cluster.post import Seen, open_post
 from cluster.watchdog import lease_s
+from cluster.post import seen as post_seen
 from cluster.worker import ERRORS, POLL_S, STOP, Backend, Store, work, worker_env
 from zfdist.config import Config
 from zfdist.train import NonFiniteError
@@ -178,10 +179,9 @@ def _trainer(job: Job, workers: int, scratch: Path, post: Any) -> TorchTrainer:
 
 def _seen(post: Any) -> list[Seen]:
     try:
-        seen: list[Seen] = ray.get(post.seen.remote(), timeout=_ANSWER_S)
+        return post_seen(post, within_s=_ANSWER_S)
     except ray.exceptions.RayError:  # just starting, or this machine is very busy
         return []
-    return seen
 
 
 def _destroy(seen: list[Seen]) -> None:
