@@ -9,7 +9,6 @@ from typing import Any
 import commands
 import pytest
 
-from zfdist import metrics
 from zfdist.config import Config
 
 WEIGHTS = "checkpoints/step-00000600/model.safetensors"
@@ -25,7 +24,7 @@ def undisturbed(cluster: str, slow_config: Config, tmp_path_factory: pytest.Temp
     outcome = fit(slow_config, folder, workers=2, on_report=records.append, say=lambda line: None)
     assert outcome == ("finished", 600)
     assert [r["step"] for r in records if "valid/elbo_nats" in r] == [100, 200, 300, 400, 500, 600]
-    assert records == list(metrics.read(folder)), "each record is told once, in order"
+    assert records == list(outcome.records(folder)), "each record is told once, in order"
     assert not (folder / ".ray").exists()
     assert commands.nothing_held()
     return folder
