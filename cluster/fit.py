@@ -22,11 +22,10 @@ from cluster.signals import stop_on_signals
 from cluster.watchdog import HANG_TIMEOUT_S
 from cluster.wish import Wish
 from cluster.worker import POLL_S, STOP, Store, claim
-from zfdist import checkpoint, lease, metrics, remote
-from zfdist.build import RESULT
+from zfdist import checkpoint, lease
 from zfdist.config import Config, ConfigError
+from zfdist.outcome import METRICS, RESULT, Outcome
 from zfdist.storage import Place
-from zfdist.train import Outcome
 from zfdist.working_copy import FOLLOW_S
 
 WAIT_FOR_NODES_S = 600.0
@@ -170,7 +169,7 @@ def _team(job: Job, workers: Range, patience_s: float, voice: Voice) -> int:
 
 
 def _voice(job: Job, on_report: Callable[[dict[str, Any]], None] | None, say: Say) -> Voice:
-    records = Records(job.run_folder / metrics.FILE, from_start=False)
+    records = Records(job.run_folder / METRICS, from_start=False)
     lines = Lines(job.run_folder / LOG, from_start=False)
 
     def note(line: str) -> None:
@@ -209,8 +208,11 @@ def _clear(run_folder: Path, store: Store | None) -> None:
 
 def _newest(job: Job) -> int:
     """Return the step of the newest checkpoint, 0 if there is none."""
-    steps = checkpoint.steps(job.run_folder) if job.store is None else remote.steps(Place(job.store.uri))
-    return max(steps, default=0)
+    if job.store is None:
+        return max(checkpoint.steps(job.run_folder), default=0)
+    from zfdist import remote  # which imports torch: not in a command that has nothing in a store
+
+    return max(remote.steps(Place(job.store.uri)), default=0)
 
 
 def _refuse_range(workers: Range, config: Config) -> None:

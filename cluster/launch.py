@@ -19,17 +19,19 @@ from typing import Any, NamedTuple
 import ray
 import ray.exceptions
 import ray.train
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster import nodes
 from cluster.decide import End, trouble
+from cluster.group import Group
 from cluster.nodes import Node, Share
 from cluster.post import Seen, open_post
+from cluster.post import seen as post_seen
 from cluster.watchdog import lease_s
-from cluster.worker import ERRORS, POLL_S, STOP, Backend, Store, work, worker_env
+from cluster.worker import ERRORS, POLL_S, STOP, Store, work, worker_env
 from zfdist.config import Config
-from zfdist.train import NonFiniteError
+from zfdist.outcome import NonFiniteError
 
 SCRATCH = ".ray"
 _LOOK_S = 1.0  # how often the workers and machines are looked at
@@ -143,10 +145,10 @@ def launch(
     return _ended(run, job.run_folder, seen, End("lost", step, planned or why or "", planned is not None), bool(why))
 
 
-def _trainer(job: Job, workers: int, scratch: Path, post: Any) -> TorchTrainer:
+def _trainer(job: Job, workers: int, scratch: Path, post: Any) -> DataParallelTrainer:
     share = job.share
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
-    return TorchTrainer(
+    return DataParallelTrainer(
         work,
         train_loop_config={
             "config": job.config,
@@ -159,7 +161,7 @@ def _trainer(job: Job, workers: int, scratch: Path, post: Any) -> TorchTrainer:
             "store": job.store,
             "launch": time.time_ns(),
         },
-        torch_config=Backend(),
+        backend_config=Group(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=bool(share.gpus), resources_per_worker=resources
         ),
@@ -176,10 +178,9 @@ def _trainer(job: Job, workers: int, scratch: Path, post: Any) -> TorchTrainer:
 
 def _seen(post: Any) -> list[Seen]:
     try:
-        seen: list[Seen] = ray.get(post.seen.remote(), timeout=_ANSWER_S)
+        return post_seen(post, within_s=_ANSWER_S)
     except ray.exceptions.RayError:  # just starting, or this machine is very busy
         return []
-    return seen
 
 
 def _destroy(seen: list[Seen]) -> None:

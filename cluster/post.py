@@ -3,8 +3,12 @@
 A small actor beside the command. Each worker says once a second how far it is and takes along what is asked of it; a
 worker that gets no answer for as long as its lease has to end by itself, so that a machine that was cut off never
 writes into a run that others have gone on with. The post holds nothing that a run needs.
+
+Who a worker is passes through as packed bytes: the handles in it would make the post import Ray Train, while workers
+wait.
 """
 
+import pickle
 import time
 from typing import Any, NamedTuple
 
@@ -50,14 +54,14 @@ class Post:
     """The actor; one for each launch."""
 
     def __init__(self) -> None:
-        self._members: dict[int, Member] = {}
+        self._members: dict[int, bytes] = {}
         self._beats: dict[int, tuple[Beat, float]] = {}
         self._end = False
 
-    def join(self, member: Member) -> None:
-        """Take in a worker."""
-        self._members[member.rank] = member
-        self._beats[member.rank] = (Beat(0, 0.0, "", False), time.monotonic())
+    def join(self, rank: int, member: bytes) -> None:
+        """Take in a worker, a packed `Member`."""
+        self._members[rank] = member
+        self._beats[rank] = (Beat(0, 0.0, "", False), time.monotonic())
 
     def beat(self, rank: int, beat: Beat) -> bool:
         """Take a worker's beat; return whether the run shall save and end."""
@@ -68,13 +72,24 @@ class Post:
         """Ask all workers, also those that join later, to save and end."""
         self._end = True
 
-    def seen(self) -> list[Seen]:
-        """Return all workers that have joined, by rank."""
+    def seen(self) -> list[tuple[bytes, Beat, float]]:
+        """Return all workers that have joined, by rank: what makes a `Seen`, with the member packed."""
         now = time.monotonic()
-        return [Seen(self._members[rank], beat, now - at) for rank, (beat, at) in sorted(self._beats.items())]
+        return [(self._members[rank], beat, now - at) for rank, (beat, at) in sorted(self._beats.items())]
 
 
 def open_post() -> Any:
     """Start the actor on this node and return its handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Post).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def join(post: Any, member: Member) -> None:
+    """Make a worker known to the post; returns once it is."""
+    ray.get(post.join.remote(member.rank, pickle.dumps(member)))
+
+
+def seen(post: Any, *, within_s: float) -> list[Seen]:
+    """Return all workers that have joined, by rank; raises RayError if the post does not answer in time."""
+    answer = ray.get(post.seen.remote(), timeout=within_s)
+    return [Seen(pickle.loads(member), beat, age_s) for member, beat, age_s in answer]

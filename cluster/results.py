@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cluster.space import Trial
 from cluster.trial import state
-from zfdist import metrics
+from zfdist.outcome import records
 
 
 def collect(folder: Path, trials: Sequence[Trial], *, metric: str, mode: Literal["max", "min"]) -> list[dict[str, Any]]:
@@ -17,7 +17,7 @@ def collect(folder: Path, trials: Sequence[Trial], *, metric: str, mode: Literal
     sign = -1 if mode == "max" else 1
     for t in trials:
         run = folder / "trials" / t.id
-        lines = [line for line in metrics.read(run) if line.get(metric) is not None]
+        lines = [line for line in records(run) if line.get(metric) is not None]
         if not lines:
             continue
         best = min(lines, key=lambda line: sign * line[metric])

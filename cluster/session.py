@@ -21,6 +21,7 @@ _KNOCK_S = 10
 _RESTORED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # they would lack our runtime environment, and serve nobody
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same on workers as in the command
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a worker prints goes to its run's log
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # `cluster.fit` looks itself

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.worker import STOP, Store
 from zfdist import lease
-from zfdist.build import RESULT
+from zfdist.outcome import RESULT
 from zfdist.storage import join
 from zfdist.working_copy import WorkingCopy
 

@@ -15,23 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 
 from cluster import nodes
 from cluster.fit import fit
 from cluster.follow import Records
+from cluster.group import use_ray_interface
 from cluster.launch import Background
 from cluster.nodes import Share
 from cluster.session import ClusterError
-from cluster.worker import POLL_S, STOP, Reporter, Store, claim, logged, opened, use_ray_interface, worker_env
-from zfdist import metrics, working_copy
-from zfdist.build import RESULT
+from cluster.worker import POLL_S, STOP, Reporter, Store, claim, logged, opened, worker_env
+from zfdist import working_copy
 from zfdist.config import Config
+from zfdist.outcome import METRICS, RESULT, NonFiniteError, Outcome
 from zfdist.storage import Place, StorageError
-from zfdist.train import NonFiniteError, Outcome, train
 from zfdist.working_copy import WorkingCopy
-from zfdist.world import connect
 
 OVER = ("finished", "stopped", "diverged")
 """The states in which a trial is never trained again."""
@@ -114,7 +112,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
     def _validations(self) -> Iterator[dict[str, Any]]:
         """Yield recorded validations, then those of the run as it goes on; the last one only once it has ended."""
-        records = Records(self._folder / metrics.FILE, from_start=True)
+        records = Records(self._folder / METRICS, from_start=True)
         last_step = self._config.train.steps
         given = -1
         held: dict[str, Any] = {}
@@ -179,6 +177,11 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
 def _train_here(config: Config, folder: Path, share: Share, profile: bool, store: Store | None) -> Outcome:
     """Train in this process, as the only worker."""
+    import torch  # here, since the command imports this module too, and needs no torch
+
+    from zfdist.train import train
+    from zfdist.world import connect
+
     environment = worker_env(share, config)
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))

@@ -23,7 +23,7 @@ import ray
 import ray.exceptions
 from ray.train.v2._internal.execution.context import get_train_context
 
-from cluster.post import Beat, Member
+from cluster.post import Beat, Member, join
 
 HANG_TIMEOUT_S = 600.0
 START_S = 600.0
@@ -70,7 +70,7 @@ class Watchdog:
         ip = ray.util.get_node_ip_address()
         controller = get_train_context().controller_actor
         member = Member(self._rank, ip, context.get_node_id(), os.getpid(), context.current_actor, group, controller)
-        ray.get(self._post.join.remote(member))
+        join(self._post, member)
         self._renew()
         self._thread.start()
         return self

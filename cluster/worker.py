@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ray
 import ray.train
-from ray.train.torch import TorchConfig
 
 from cluster.follow import LOG
 from cluster.nodes import Share
@@ -21,10 +19,9 @@ from cluster.watchdog import HANG_TIMEOUT_S, LEASE_S, START_S, Watchdog, stacks_
 from zfdist import working_copy
 from zfdist.config import Config
 from zfdist.lease import BusyError
+from zfdist.outcome import Outcome
 from zfdist.storage import CACHE
-from zfdist.train import Outcome, train
 from zfdist.working_copy import WorkingCopy
-from zfdist.world import connect, interface_of
 
 STOP = "stop"
 """A file of this name in a run folder asks the run to save and end."""
@@ -46,6 +43,9 @@ class Store(NamedTuple):
 
 def work(job: dict[str, Any]) -> Outcome:
     """What each worker does."""
+    from zfdist.train import train  # here, since the command imports this module too, and needs no torch
+    from zfdist.world import connect
+
     if job["directory"].is_dir():
         os.chdir(job["directory"])  # relative paths mean what they mean to the command
     rank = ray.train.get_context().get_world_rank()
@@ -162,29 +162,3 @@ def worker_env(share: Share, config: Config) -> dict[str, str]:
     hidden = {} if share.gpus else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     passed_on = {name: os.environ[name] for name in ("TORCH_EXTENSIONS_DIR",) if name in os.environ}
     return {"OMP_NUM_THREADS": str(threads)} | hidden | passed_on
-
-
-class _OnRayInterface(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Ray's set-up of the process group, on the network interface that carries each node's Ray address."""
-
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Choose the interface on every worker, then make the group."""
-        worker_group.execute(use_ray_interface)
-        super().on_start(worker_group, backend_config)
-
-
-class Backend(TorchConfig):  # type: ignore[misc]
-    """NCCL for workers with a GPU, else gloo."""
-
-    @property
-    def backend_cls(self) -> type:
-        """The class that makes the process group."""
-        return _OnRayInterface
-
-
-def use_ray_interface() -> None:
-    """Make gloo and NCCL use the interface of the node's Ray address; by themselves they may take loopback."""
-    interface = interface_of(ray.util.get_node_ip_address())
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        if interface and name not in os.environ:
-            os.environ[name] = interface

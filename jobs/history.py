@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zfdist import metrics
+from zfdist import outcome
 from zfdist.config import Config, ConfigError, KLConfig
 
 TRIALS = "trials"
@@ -134,7 +134,7 @@ def _history(folder: Path, *, is_trial: bool) -> History:
     result = folder / "result.json"
     try:
         config = Config.from_json((folder / "config.json").read_text())
-        records = list(metrics.read(folder))
+        records = list(outcome.records(folder))
         state = json.loads(result.read_text())["state"] if result.is_file() else "unfinished"
     except (ConfigError, KeyError, json.JSONDecodeError) as error:
         raise HistoryError(f"{folder}: not readable: {error}") from None

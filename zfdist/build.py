@@ -18,11 +18,11 @@ from zfdist.home import Home
 from zfdist.model import systems
 from zfdist.model.objective import LABEL_SUMS, SUMS
 from zfdist.model.recurrence import Recurrence
+from zfdist.outcome import RESULT
 from zfdist.remote import RemoteHome
 from zfdist.working_copy import WorkingCopy
 from zfdist.world import World
 
-RESULT = "result.json"
 _FIXED = ("data.frame_samples", "data.segment_frames", "data.train_view", "data.global_batch", "data.window_batches")
 _DENSITIES = {"pcm16": ("gaussian", "mixture"), "bits": ("bernoulli",), "tokens": ("categorical",)}
 

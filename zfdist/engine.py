@@ -49,7 +49,7 @@ class Engine:
         self.precision = resolve_precision(config, world.device)
         large = sum(parameter.numel() for parameter in module.parameters()) >= products.FROM_WEIGHTS
         deepspeed = _import_deepspeed(world.device)
-        with _quiet():
+        with _quiet(), _without_compiler():
             self._engine, *_ = deepspeed.initialize(
                 model=module,
                 model_parameters=list(module.parameters()),
@@ -226,6 +226,19 @@ def _import_deepspeed(device: torch.device) -> Any:
     # An extension for inference alone: building it would cost 20 s and ask for a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextlib.contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Let torch.compile do nothing: it takes seconds to import, and DeepSpeed needs it for an optimizer not ours."""
+    before = os.environ.get("TORCHDYNAMO_DISABLE")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["TORCHDYNAMO_DISABLE"]
+        if before is not None:
+            os.environ["TORCHDYNAMO_DISABLE"] = before
 
 
 @contextlib.contextmanager

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from zfdist.outcome import METRICS, records
 from zfdist.profile import span
 from zfdist.world import World
 
-FILE = "metrics.jsonl"
 Batches = TypeVar("Batches")
 _COUNTS = ("sequences", "frames", "updates", "skipped", "grad_norm")
 
@@ -102,7 +102,7 @@ class Log:
         """Open for appending after `resumed_step`; lines of later steps belong to lost work and are dropped."""
         from tensorboardX import SummaryWriter
 
-        self._path = run_folder / FILE
+        self._path = run_folder / METRICS
         _drop_after(self._path, resumed_step)
         self._file = self._path.open("a")
         # Two files begun within a second would have one name, and the second would replace the first.
@@ -125,21 +125,10 @@ class Log:
         self._events.close()
 
 
-def read(run_folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a run in order; a last line cut by a crash is left out."""
-    path = run_folder / FILE
-    if not path.is_file():
-        return
-    with path.open() as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
-
-
 def _drop_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
-    kept = [line for line in read(path.parent) if line["step"] <= step]
+    kept = [line for line in records(path.parent) if line["step"] <= step]
     fresh = path.with_suffix(".tmp")
     fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
     os.replace(fresh, path)

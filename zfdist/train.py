@@ -16,13 +16,13 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
 
-from zfdist import checkpoint, metrics, schedule, seeding
-from zfdist.build import RESULT, Run, build
+from zfdist import checkpoint, schedule, seeding
+from zfdist.build import Run, build
 from zfdist.checkpoint import Manifest
 from zfdist.config import Config
 from zfdist.data.loader import Batch, evaluation_batches
@@ -30,33 +30,10 @@ from zfdist.engine import Update
 from zfdist.evaluate import evaluate
 from zfdist.home import NoRoomError
 from zfdist.model.objective import Loss, objective
+from zfdist.outcome import RESULT, NonFiniteError, Outcome, Reporter, records
 from zfdist.profile import profiled, span, spanned
 from zfdist.working_copy import WorkingCopy
 from zfdist.world import World
-
-
-class NonFiniteError(RuntimeError):
-    """Too many updates in a row had a non-finite loss or gradient; names the step, terms and sequences."""
-
-
-class Reporter(Protocol):
-    """Whoever started this run: told of progress, asked whether to go on."""
-
-    def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
-        """Take news of a validation or checkpoint; every worker calls it at the same steps."""
-
-    def progress(self, step: int) -> None:
-        """Take the sign that this worker is alive: it has finished a step, a validation batch or a checkpoint."""
-
-    def should_stop(self) -> bool:
-        """Return whether the run should save and end; every worker is asked at every step, and one yes is enough."""
-
-
-class Outcome(NamedTuple):
-    """How a call of `train` ended."""
-
-    state: Literal["finished", "stopped"]
-    step: int
 
 
 def train(
@@ -285,7 +262,7 @@ def _write(run: Run, line: dict[str, object] | dict[str, float]) -> None:
 
 
 def _write_result(run: Run) -> None:
-    validations = [line for line in metrics.read(run.folder) if line.get("valid/elbo_nats") is not None]
+    validations = [line for line in records(run.folder) if line.get("valid/elbo_nats") is not None]
     best = max(validations, key=lambda line: float(line["valid/elbo_nats"]), default=None)
     result = {"state": "finished", "step": run.step}
     if best is not None:

@@ -57,16 +57,21 @@ class World(NamedTuple):
             dist.barrier(group=self.control)
 
 
+def join() -> None:
+    """Join the process group that the environment tells of (Ray, torchrun), or make one of this process alone."""
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    else:
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=TIMEOUT)
+
+
 def connect() -> World:
-    """Join the process group that a launcher prepared (Ray, torchrun), or make a world of one."""
-    has_gpu = torch.cuda.is_available()
+    """Return this worker's place in the process group; joins it first, unless its launcher has."""
     if not dist.is_initialized():
-        backend = "nccl" if has_gpu else "gloo"
-        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-            dist.init_process_group(backend, timeout=TIMEOUT)
-        else:
-            store = dist.HashStore()  # type: ignore[attr-defined]
-            dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=TIMEOUT)
+        join()
+    has_gpu = torch.cuda.is_available()
     size = dist.get_world_size()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     # A worker that holds a fraction of a GPU sees only that one, whatever its local rank.

@@ -9,7 +9,7 @@ from typing import Any
 import commands
 import pytest
 
-from zfdist import metrics
+from zfdist import outcome
 from zfdist.config import Config
 
 WEIGHTS = "checkpoints/step-00000600/model.safetensors"
@@ -22,10 +22,10 @@ def undisturbed(cluster: str, slow_config: Config, tmp_path_factory: pytest.Temp
 
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
     records: list[dict[str, Any]] = []
-    outcome = fit(slow_config, folder, workers=2, on_report=records.append, say=lambda line: None)
-    assert outcome == ("finished", 600)
+    end = fit(slow_config, folder, workers=2, on_report=records.append, say=lambda line: None)
+    assert end == ("finished", 600)
     assert [r["step"] for r in records if "valid/elbo_nats" in r] == [100, 200, 300, 400, 500, 600]
-    assert records == list(metrics.read(folder)), "each record is told once, in order"
+    assert records == list(outcome.records(folder)), "each record is told once, in order"
     assert not (folder / ".ray").exists()
     assert commands.nothing_held()
     return folder
@@ -66,8 +66,8 @@ def test_killed_worker_is_replaced_and_the_run_ends_bit_equal(
             killed.append(max(actor.pid for actor in alive))
             os.kill(killed[0], signal.SIGKILL)
 
-    outcome = fit(slow_config, tmp_path, workers=2, on_report=kill_a_worker, say=said.append)
-    assert outcome == ("finished", 600)
+    end = fit(slow_config, tmp_path, workers=2, on_report=kill_a_worker, say=said.append)
+    assert end == ("finished", 600)
     assert killed and any(line.startswith("lost worker ") and "starting again from step" in line for line in said)
     assert (tmp_path / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
     assert commands.nothing_held()

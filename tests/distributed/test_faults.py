@@ -10,7 +10,7 @@ import harness
 import pytest
 import torch
 
-from zfdist import checkpoint, seeding, train, world
+from zfdist import checkpoint, outcome, seeding, train, world
 from zfdist.checkpoint import CheckpointError
 from zfdist.config import CheckpointConfig, Config
 
@@ -51,7 +51,7 @@ def train_with_nan_noise(folder: str, config: Config, bad_steps: set[int], bad_r
     train.seeding.normals = poisoned  # type: ignore[attr-defined]
     try:
         train.train(config, Path(folder), here, harness.Recorder())
-    except train.NonFiniteError as error:
+    except outcome.NonFiniteError as error:
         return str(error)
     return ""
 
@@ -84,7 +84,7 @@ def test_too_many_in_a_row_stop_the_run(store: Path, tmp_path: Path) -> None:
     assert checkpoint.steps(tmp_path / "run") == [4]
 
 
-def resume(run: Path, **values: Any) -> train.Outcome:
+def resume(run: Path, **values: Any) -> outcome.Outcome:
     config = Config.from_json((run / "config.json").read_text())
     changed = {name.replace("__", "."): value for name, value in values.items()}
     return train.train(config.with_values(changed), run, HERE, harness.Recorder())
