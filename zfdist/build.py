@@ -16,6 +16,7 @@ from zfdist.data.store import Store
 from zfdist.engine import Engine, EngineError
 from zfdist.home import Home
 from zfdist.model import systems
+from zfdist.model.latent_chain import LatentChain
 from zfdist.model.objective import LABEL_SUMS, SUMS
 from zfdist.model.recurrence import Recurrence
 from zfdist.outcome import RESULT
@@ -114,7 +115,9 @@ def _introduction(config: Config, module: systems.System) -> str:
 def _implementations(module: systems.System, engine: Engine) -> str:
     """Say what computes the loop over time and float32 products on this machine."""
     operand = torch.bfloat16 if engine.precision == "bf16" else torch.float32
-    loops = [f"loop by {part.in_words(operand)}" for part in module.modules() if isinstance(part, Recurrence)]
+    loops = [
+        f"loop by {part.in_words(operand)}" for part in module.modules() if isinstance(part, LatentChain | Recurrence)
+    ]
     return ", ".join([*loops, f"float32 products {engine.products}"])
 
 

@@ -25,15 +25,16 @@ SMALL, BIAS = 1e-2, 1.0
 def model():
     model = make("srnn", z_dim=Z, mlp_dim=Z, output_layers=0, latent_clamp=0.0, hidden=3)
     with torch.no_grad():
-        chain = model.chain
-        for parameter in (model.prior_d.weight, model.output.out.weight, model.output.out.bias, chain.prior.weight):
+        (w_z, _), (prior, posterior) = model.chain.w_z_PZ.chunk(2), model.chain.w_q_2QM
+        b_prior, b_posterior = model.chain.b_q_2Q
+        for parameter in (model.prior_d.weight, model.output.out.weight, model.output.out.bias, prior):
             parameter.zero_()
         model.prior_d.bias.fill_(BIAS)
-        chain.prior_z.weight.copy_(SMALL * torch.eye(Z))  # hidden units BIAS + SMALL z: linear for |z| < 100
-        chain.prior.weight[:Z] = A / SMALL
-        chain.prior.bias.copy_(torch.cat([-(A / SMALL).sum(1) * BIAS, torch.full((Z,), math.log(Q)).double()]))
-        chain.posterior.weight[Z:] = 0.0
-        chain.posterior.bias[Z:] = math.log(Q)
+        w_z.copy_(SMALL * torch.eye(Z))  # hidden units BIAS + SMALL z: linear for |z| < 100
+        prior[:Z] = A / SMALL
+        b_prior.copy_(torch.cat([-(A / SMALL).sum(1) * BIAS, torch.full((Z,), math.log(Q)).double()]))
+        posterior[Z:] = 0.0
+        b_posterior[Z:] = math.log(Q)
         model.output.out.weight[:X, 3:] = C
         model.output.out.bias[X:] = math.log(math.sqrt(R) - model.config.sigma_floor)
     return model

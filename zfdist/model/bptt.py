@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zfdist.model.cell import CLIP, GATES, SLOPE, no_autocast
+from zfdist.model.cell import CLIP, GATES, SLOPE, clipped_leaky_relu_slope, inside, no_autocast
 from zfdist.model.distributions import widen
 from zfdist.profile import spanned
 
@@ -141,19 +141,15 @@ def _local_derivatives(slabs: _Slabs) -> tuple[Tensor, Tensor]:
     torch.mul(torch.addcmul(i, i, i, value=-1), u, out=d_i)
     torch.mul(torch.addcmul(f, f, f, value=-1), slabs.c_SBH[:-1], out=d_f)
     torch.mul(i, 1 - u.square(), out=d_u)
-    slope = torch.where(slabs.a_TBM > 0, 1.0, slabs.a_TBM.new_tensor(SLOPE))
     # Decided on the stored wide value, before any rounding could move it onto the edge.
-    torch.mul(slope, slabs.a_TBM.abs() < CLIP, out=d_TBP[..., gates:])
+    d_TBP[..., gates:] = clipped_leaky_relu_slope(slabs.a_TBM)
     return d_TBP, o * (1 - slabs.tanh_c_TBH.square())
 
 
 def _latent_derivatives(slabs: _Slabs, dz_TBZ: Tensor, dq_TBQ: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """Return dq before the part that comes through the gates, and dz/dq for that part; both 0 where clamped."""
     jacobian_TBQ = torch.cat([torch.ones_like(slabs.z_TBZ), 0.5 * slabs.noise_TBZ], dim=-1)
-    if bound > 0:
-        inside = slabs.q_TBQ.abs() < bound
-        jacobian_TBQ *= inside
-        dq_TBQ = dq_TBQ * inside
+    jacobian_TBQ, dq_TBQ = (inside(d_TBQ, slabs.q_TBQ, bound) for d_TBQ in (jacobian_TBQ, dq_TBQ))
     return torch.addcmul(dq_TBQ, jacobian_TBQ, dz_TBZ.repeat(1, 1, 2)), jacobian_TBQ
 
 

@@ -28,6 +28,21 @@ def clipped_leaky_relu(value: Tensor) -> Tensor:
     return F.leaky_relu(value, SLOPE).clamp(-CLIP, CLIP)
 
 
+def clipped_leaky_relu_slope(result: Tensor) -> Tensor:
+    """Return the derivative of `clipped_leaky_relu` where it gave `result`, in two passes over memory."""
+    ones = result.new_ones(()).expand_as(result)
+    slope = torch.ops.aten.leaky_relu_backward(ones, result, SLOPE, self_is_result=True)
+    return inside(slope, result, CLIP)
+
+
+def inside(grad: Tensor, result: Tensor, bound: float) -> Tensor:
+    """Return the gradient, and 0 where `result` was clamped to [-bound, bound]; a bound of 0 stands for none."""
+    if bound == 0:
+        return grad
+    within: Tensor = torch.ops.aten.hardtanh_backward(grad, result, -bound, bound)
+    return within
+
+
 def clamp_latent(value: Tensor, bound: float) -> Tensor:
     """Clamp to [-bound, bound]; a bound of 0 stands for none."""
     return value.clamp(-bound, bound) if bound > 0 else value

@@ -3,10 +3,11 @@
     d_t = LSTM(x_t, d_{t-1})             p(z_t | z_{t-1}, d_t)          p(x_{t+1} | z_t, d_t)
     a_t = LSTM_a([d_t, x_{t+1}], a_{t+1})          q(z_t | z_{t-1}, a_t), its mean the prior's plus a residual
 
-Both LSTMs run over all steps in one call; only the chain of the latents, z_0 = 0, is a loop.
+Both LSTMs run over all steps in one call; only the chain of the latents, z_0 = 0, is a loop, that of
+zfdist.model.latent_chain.
 
 Shapes: T time, B batch, X values of a frame (tokens have none), N noise of an observation, E embedded observation,
-H hidden, Z latent, M hidden units of the nets, Q = 2 Z.
+H hidden, Z latent, M hidden units of the nets.
 """
 
 from typing import NamedTuple
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from zfdist.config import ModelConfig
-from zfdist.model.cell import State, clipped_leaky_relu, no_autocast
+from zfdist.model.cell import State
 from zfdist.model.densities import Density
-from zfdist.model.distributions import Gaussian, widen
+from zfdist.model.distributions import widen
+from zfdist.model.latent_chain import Chain, LatentChain
 from zfdist.model.nets import (
     Output,
-    clamped_gaussian,
     embedded_size,
     embedding,
     first_input,
@@ -41,47 +42,6 @@ class SrnnState(NamedTuple):
     z_BZ: Tensor
 
 
-class Chain(NamedTuple):
-    """Latents and the densities that they were drawn from and are judged by, for all steps."""
-
-    z_TBZ: Tensor
-    posterior: Gaussian
-    prior: Gaussian
-
-
-class LatentChain(nn.Module):
-    """The weights that read z_{t-1}, and the loop; one module, so that ZeRO 3 gathers it once per call."""
-
-    def __init__(self, z_dim: int, mlp_dim: int, latent_clamp: float) -> None:
-        super().__init__()
-        self.latent_clamp = latent_clamp
-        self.prior_z = nn.Linear(z_dim, mlp_dim, bias=False)
-        self.prior = nn.Linear(mlp_dim, 2 * z_dim)
-        self.posterior_z = nn.Linear(z_dim, mlp_dim, bias=False)
-        self.posterior = nn.Linear(mlp_dim, 2 * z_dim)
-
-    def forward(self, pd_TBM: Tensor, qa_TBM: Tensor, eps_TBZ: Tensor, z_BZ: Tensor) -> Chain:
-        """Run all steps from z_0; `pd_TBM` and `qa_TBM` are the hidden layers' parts from d_t and a_t."""
-        z_TBZ, priors, posteriors = [], [], []
-        for pd_BM, qa_BM, eps_BZ in zip(pd_TBM, qa_TBM, eps_TBZ, strict=True):
-            prior = self.step(pd_BM, z_BZ)
-            residual = self._net(self.posterior, widen(qa_BM) + widen(self.posterior_z(z_BZ)))
-            posterior = Gaussian(prior.mean + residual.mean, residual.log_std)
-            z_BZ = posterior.sample(eps_BZ)
-            z_TBZ.append(z_BZ)
-            priors.append(prior)
-            posteriors.append(posterior)
-        return Chain(torch.stack(z_TBZ), _stacked(posteriors), _stacked(priors))
-
-    def step(self, pd_BM: Tensor, z_BZ: Tensor) -> Gaussian:
-        """Return p(z_t | z_{t-1}, d_t)."""
-        return self._net(self.prior, widen(pd_BM) + widen(self.prior_z(z_BZ)))
-
-    def _net(self, out: nn.Module, hidden_BM: Tensor) -> Gaussian:
-        with no_autocast(hidden_BM):
-            return clamped_gaussian(out(clipped_leaky_relu(hidden_BM)), self.latent_clamp)
-
-
 class Srnn(nn.Module):
     """SRNN over frames of `x_dim` values, or over `x_dim` words; called like `ZForcing`."""
 
@@ -96,7 +56,7 @@ class Srnn(nn.Module):
         self.smoother = nn.LSTM(hidden + embedded, hidden)
         self.prior_d = nn.Linear(hidden, config.mlp_dim)
         self.posterior_a = nn.Linear(hidden, config.mlp_dim)
-        self.chain = LatentChain(config.z_dim, config.mlp_dim, config.latent_clamp)
+        self.chain = LatentChain(config.z_dim, config.mlp_dim, config.latent_clamp, config.recurrence)
         self.output = Output(config, hidden + config.z_dim, x_dim)
         self.label = label_head(config)
         initialise(self)
@@ -153,8 +113,3 @@ class Srnn(nn.Module):
         pd_TNM, qa_TNM = (many(part, eps_TNZ) for part in (self.prior_d(d_TBH), self.posterior_a(a_TBH)))
         chain: Chain = self.chain(pd_TNM, qa_TNM, eps_TNZ, torch.zeros_like(eps_TNZ[0]))
         return chain
-
-
-def _stacked(densities: list[Gaussian]) -> Gaussian:
-    means, log_stds = zip(*densities, strict=True)
-    return Gaussian(torch.stack(means), torch.stack(log_stds))

@@ -1,0 +1,204 @@
+"""The chain of SRNN's latents: its definition against the formulas, by hand against autograd."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unrolls import assert_close, mixed
+
+from zfdist.model.distributions import latent_gaussian
+from zfdist.model.latent_chain import LatentChain
+
+
+class Case:
+    """A chain with all its inputs; `scale` 2 makes the clips of a and the clamps of q bite."""
+
+    def __init__(self, steps, batch, z_dim, mlp_dim, *, clamp=8.0, scale=1.0, dtype=torch.float64, seed=0):
+        random = torch.Generator().manual_seed(seed)
+
+        def normal(*shape):
+            return torch.randn(shape, dtype=torch.float64, generator=random).to(dtype)
+
+        self.module = LatentChain(z_dim, mlp_dim, clamp).to(dtype)
+        with torch.no_grad():
+            for parameter in self.module.parameters():
+                parameter.copy_(scale * normal(*parameter.shape) / parameter.shape[-1] ** 0.5)
+        self.pd, self.qa = ((scale * normal(steps, batch, mlp_dim)).requires_grad_() for _ in range(2))
+        self.eps, self.z = normal(steps, batch, z_dim), normal(batch, z_dim).requires_grad_()
+
+    def run(self, implementation):
+        self.module.implementation = implementation
+        chain = self.module(self.pd, self.qa, self.eps, self.z)
+        return [chain.z_TBZ, *chain.posterior, *chain.prior]
+
+    def leaves(self):
+        return [self.pd, self.qa, self.z, *self.module.parameters()]
+
+    def outputs_and_gradients(self, implementation):
+        outputs = self.run(implementation)
+        return [*(o.detach() for o in outputs), *torch.autograd.grad(mixed(outputs), self.leaves())]
+
+
+def as_written(case):
+    """Run the chain one net and one step at a time."""
+    module, z, drawn = case.module, case.z, []
+    nets = list(zip(module.w_z_PZ.chunk(2), module.w_q_2QM, module.b_q_2Q, strict=True))
+
+    def net(which, part):
+        w_z, w_q, b_q = nets[which]
+        numbers = torch.nn.functional.leaky_relu(part + z @ w_z.T, 1 / 3).clamp(-3, 3) @ w_q.T + b_q
+        bound = module.latent_clamp or torch.inf
+        return latent_gaussian(*numbers.clamp(-bound, bound).chunk(2, dim=-1))
+
+    for pd, qa, eps in zip(case.pd, case.qa, case.eps, strict=True):
+        prior, residual = net(0, pd), net(1, qa)
+        posterior = residual._replace(mean=prior.mean + residual.mean)
+        z = posterior.sample(eps)
+        drawn.append([z, *posterior, *prior])
+    outputs = [torch.stack(steps) for steps in zip(*drawn, strict=True)]
+    return [*outputs, *torch.autograd.grad(mixed(outputs), case.leaves())]
+
+
+SHAPES = {
+    "steps": st.integers(1, 12), "batch": st.integers(1, 21), "z_dim": st.integers(1, 12),
+    "mlp_dim": st.integers(1, 20), "clamp": st.sampled_from([0.0, 0.7, 8.0]),
+    "scale": st.sampled_from([0.3, 1.0, 2.0]), "seed": st.integers(0, 1000),
+}  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(**SHAPES)
+def test_reference_is_the_chain_as_it_is_written(steps, batch, z_dim, mlp_dim, clamp, scale, seed):
+    case = Case(steps, batch, z_dim, mlp_dim, clamp=clamp or 20.0, scale=scale, seed=seed)
+    assert_close(as_written(case), case.outputs_and_gradients("reference"), 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(**SHAPES)
+def test_by_hand_equals_reference(steps, batch, z_dim, mlp_dim, clamp, scale, seed):
+    scale = min(scale, 1.0) if clamp == 0 else scale  # an unbounded log-variance would soon overflow
+    case = Case(steps, batch, z_dim, mlp_dim, clamp=clamp, scale=scale, seed=seed)
+    assert_close(case.outputs_and_gradients("reference"), case.outputs_and_gradients("bptt"), 1e-9)
+
+
+def test_by_hand_equals_reference_over_a_thousand_steps():
+    case = Case(1000, 3, 4, 6, clamp=1.0)
+    assert_close(case.outputs_and_gradients("reference"), case.outputs_and_gradients("bptt"), 1e-11)
+
+
+def test_the_clips_of_these_cases_do_bite():
+    case = Case(30, 3, 4, 6, clamp=0.7, scale=2.0)
+    *_, mean, log_std = case.run("bptt")
+    clamped = torch.cat([mean.abs() == 0.7, log_std.abs() == 0.35])
+    assert 0.1 < clamped.double().mean() < 0.9
+    clipped = case.run("bptt")[0].grad_fn.saved_tensors[0].abs() == 3
+    assert 0.1 < clipped.double().mean() < 0.9
+
+
+@pytest.mark.parametrize("clamp", [0.0, 1.0])
+def test_passes_gradcheck(clamp):
+    case = Case(3, 2, 2, 3, clamp=clamp)
+    case.module.implementation = "bptt"
+
+    def run(pd, qa, z, *weights):
+        named = dict(zip(dict(case.module.named_parameters()), weights, strict=True))
+        chain = torch.func.functional_call(case.module, named, (pd, qa, case.eps, z))
+        return chain.z_TBZ, *chain.posterior, *chain.prior
+
+    assert torch.autograd.gradcheck(run, [leaf.detach().requires_grad_() for leaf in case.leaves()])
+
+
+@pytest.mark.parametrize("used", range(5))
+def test_any_output_may_go_unused(used):
+    case = Case(4, 2, 3, 4)
+    gradients = [
+        torch.autograd.grad(case.run(i)[used].square().sum(), case.leaves(), allow_unused=True)
+        for i in ("reference", "bptt")
+    ]
+    for expected, actual in zip(*gradients, strict=True):
+        zeros = torch.zeros_like(actual) if expected is None else expected
+        torch.testing.assert_close(actual, zeros, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("clamp", [0.0, 8.0])
+def test_the_gradients_that_it_is_given_stay_as_they_are(clamp):
+    outputs = (case := Case(4, 2, 3, 4, clamp=clamp)).run("bptt")
+    node, given_to_node = outputs[0].grad_fn, [torch.randn(4, 2, 3).double(), torch.randn(4, 2, 2, 6).double()]
+    kept = [g.clone() for g in given_to_node]
+    node.apply(*given_to_node)
+    assert all(torch.equal(a, b) for a, b in zip(kept, given_to_node, strict=True))
+    assert case.pd.grad is None
+
+
+def test_nan_and_infinity_are_passed_on():
+    case = Case(4, 3, 2, 4)
+    with torch.no_grad():
+        case.qa[1, 2, 0], case.pd[0, 1, 3] = torch.nan, torch.inf
+    expected, actual = case.outputs_and_gradients("reference"), case.outputs_and_gradients("bptt")
+    for one, other in zip(expected[:5], actual[:5], strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12, equal_nan=True)
+    assert expected[0][1:, 2].isnan().all() and not expected[0][:, :2].isnan().any()
+    assert not any(g.isfinite().all() for g in actual[-3:])  # so that the check of the norm finds it in the weights
+
+
+def test_without_a_gradient_the_numbers_are_the_same():
+    case = Case(9, 5, 4, 6, scale=2.0)
+    expected = case.run("bptt")
+    with torch.no_grad():
+        assert_close(expected, case.run("auto"), 1e-13)
+        assert all(torch.equal(a, b) for a, b in zip(expected, case.run("bptt"), strict=True))
+
+
+def test_inputs_need_not_be_dense():
+    case = Case(4, 3, 2, 4)
+    expected = case.run("bptt")
+    case.pd = torch.stack([case.pd, case.pd], dim=-1)[..., 0]
+    case.eps = case.eps.transpose(0, 1).contiguous().transpose(0, 1)
+    assert_close(expected, case.run("bptt"), 1e-14)
+
+
+def test_float32_is_as_near_to_float64_as_autograd_is():
+    case = Case(40, 8, 16, 32, clamp=2.0, dtype=torch.float32)
+    exact = Case(40, 8, 16, 32, clamp=2.0)
+    wanted = exact.outputs_and_gradients("reference")
+    errors = {}
+    for name in ("reference", "bptt"):
+        got = case.outputs_and_gradients(name)
+        errors[name] = max(float((g - w).norm() / w.norm()) for g, w in zip(got, wanted, strict=True))
+    assert errors["bptt"] < 2 * errors["reference"] < 1e-4
+
+
+@pytest.mark.parametrize("implementation", ["reference", "bptt"])
+def test_under_autocast_only_operands_are_narrow(implementation):
+    case = Case(20, 4, 8, 16, scale=0.5, dtype=torch.float32)
+    exact = case.outputs_and_gradients(implementation)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = case.run(implementation)
+    narrow = [*outputs, *torch.autograd.grad(mixed(outputs), case.leaves())]
+    assert all(value.dtype == torch.float32 for value in narrow)
+    assert not torch.equal(exact[0], narrow[0])
+    assert_close(exact, narrow, 0.02)
+
+
+def test_auto_is_by_hand_where_that_serves():
+    case = Case(3, 2, 2, 3)
+    for name in ("auto", "bptt", "native", "graph"):
+        assert "ByHand" in type(case.run(name)[0].grad_fn).__name__
+    assert "ByHand" not in type(case.run("reference")[0].grad_fn).__name__
+    case.eps.requires_grad_()
+    assert torch.autograd.grad(case.run("auto")[0].sum(), case.eps)[0].abs().sum() > 0
+
+
+def test_differentiating_by_hand_twice_is_refused_and_reference_does_it():
+    case = Case(3, 2, 2, 3)
+    (first,) = torch.autograd.grad(case.run("bptt")[0].square().sum(), case.pd, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+    (first,) = torch.autograd.grad(case.run("reference")[0].square().sum(), case.pd, create_graph=True)
+    assert torch.autograd.grad(first.sum(), case.pd)[0].abs().sum() > 0
+
+
+def test_a_step_of_generation_is_the_prior_of_the_chain():
+    case = Case(1, 3, 2, 4, clamp=0.7, scale=2.0)
+    for expected, actual in zip(case.run("reference")[-2:], case.module.step(case.pd[0], case.z), strict=True):
+        torch.testing.assert_close(actual, expected[0])
