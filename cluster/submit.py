@@ -138,7 +138,11 @@ class Jobs:
         return str(self._ask(lambda: self._client.get_job_logs(job.id)))
 
     def follow(self, job: Job, write: Callable[[str], object]) -> Job:
-        """Pass on what a job says until it ends; return how it ended."""
+        """Pass on what a job says until it ends; return how it ended.
+
+        Raises:
+            ClusterError: if the connection is lost for good, which the job need not notice.
+        """
         written = 0
 
         async def copy() -> None:
@@ -151,13 +155,20 @@ class Jobs:
                     write(fresh)
                     written = told
 
-        while not (now := self.of(job.id)).ended:
+        while not (now := self._still(job)).ended:
             try:
                 asyncio.run(copy())
             except (RuntimeError, OSError):
                 time.sleep(1)
         write(self.log(now)[written:])
         return now
+
+    def _still(self, job: Job) -> Job:
+        try:
+            return self.of(job.id)
+        except ClusterError as error:
+            again = f"`python -m jobs.cluster logs {job.name}` follows it"
+            raise ClusterError(f"{error} (if only the connection broke, {job.name} goes on: {again})") from None
 
     def stop(self, job: Job, *, wait_s: float = _SAVE_S) -> Job:
         """Ask a job to save and end, as Ctrl-C does on one machine; return how it ended."""
