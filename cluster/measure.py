@@ -81,8 +81,7 @@ def _gathered(begin: Any, count: int, at_once: int, say: Say) -> torch.Tensor:
         try:
             parts[under_way.pop(ended)] = torch.tensor(ray.get(ended), dtype=torch.float64)
         except ray.exceptions.RayError as error:
-            for task in under_way:
-                ray.cancel(task)
+            # The others end with this process: Ray's cancel now and then aborts it, where a task ends in that moment.
             raise _explained(error) from None
         say(f"{len(parts)} of {count} shares done")
         for rank in waiting:
