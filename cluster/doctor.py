@@ -17,12 +17,14 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.diagnosis import Facts
+from cluster.session import ClusterError
 from zfdist import storage as remote
 from zfdist.world import interface_of
 
 PACKAGES = ("torch", "ray", "deepspeed", "pyarrow", "numpy")
 _PAYLOAD_BYTES = 32 * 2**20
 _PATIENCE_S = 120
+_START_S = 60
 
 
 def examine(storage: str) -> list[Facts]:
@@ -30,12 +32,22 @@ def examine(storage: str) -> list[Facts]:
 
     Args:
         storage: where runs are to be kept, a folder or the URI of a store.
+
+    Raises:
+        ClusterError: if a node starts no process of ours; names all such nodes.
     """
     known = sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: "node:__internal_head__" not in n["Resources"])
     folder = f"doctor-{uuid.uuid4().hex[:12]}"
     examiners = [_examiner_on(node["NodeID"]) for node in known]
     addresses = [node["NodeManagerAddress"] for node in known]
-    told = ray.get([e.facts.remote(ip) for e, ip in zip(examiners, addresses, strict=True)], timeout=_PATIENCE_S)
+    asked = {examiners[i].facts.remote(ip): ip for i, ip in enumerate(addresses)}
+    _, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_START_S)
+    if silent:
+        raise ClusterError(
+            f"no process starts on {', '.join(asked[each] for each in silent)} within {_START_S} s: is ~/.ray/auth_token "
+            "there the cluster's? /tmp/ray/session_latest/logs there have more"
+        )
+    told = ray.get(list(asked))
     skews = [_skew_s(examiner) for examiner in examiners]
     written = ray.get([e.write.remote(storage, folder, str(i)) for i, e in enumerate(examiners)], timeout=_PATIENCE_S)
     others = [str(i) for i, (error, _) in enumerate(written) if not error]
