@@ -44,8 +44,8 @@ def examine(storage: str) -> list[Facts]:
     _, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_START_S)
     if silent:
         raise ClusterError(
-            f"no process starts on {', '.join(asked[each] for each in silent)} within {_START_S} s: is the cluster's token "
-            "in ~/.ray/auth_token there? /tmp/ray/session_latest/logs there have more"
+            f"no process starts on {', '.join(asked[each] for each in silent)} within {_START_S} s: is the token of "
+            "the cluster in ~/.ray/auth_token there? /tmp/ray/session_latest/logs there have more"
         )
     told = ray.get(list(asked))
     skews = [_skew_s(examiner) for examiner in examiners]
