@@ -2,7 +2,7 @@
 
 A step allocates the same tensors as the one before, and frees them. glibc returns large freed blocks to the kernel,
 which must fill every page of them with zeros when the next step asks for them again: at the paper's sizes some 40,000
-pages and a tenth of an update.
+pages, and 3 to 10 % of an update; the busier the machine, the more.
 """
 
 import ctypes
