@@ -12,7 +12,7 @@ Shapes: T time, B batch, X frame dimensions, H hidden, Z latent.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from zfdist.model.terms import Terms
 from zfdist.model.zforcing import ZForcing
@@ -24,7 +24,7 @@ def published_terms(model: ZForcing, x_TBX: Tensor, y_TBX: Tensor, eps_TBZ: Tens
     """Return the terms of `model` on sequences of equal length, by the naive loop; frames or tokens."""
     bound, core = model.config.latent_clamp, model.recurrence
     e_TBE, later_TBE = model.embed(x_TBX), model.embed(y_TBX)
-    b_TBH = model.backward_net(later_TBE.flip(0))[0].flip(0)
+    b_TBH = nn.LSTM.forward(model.backward_net, later_TBE.flip(0))[0].flip(0)
     w_xz = torch.cat([model.input.weight, core.w_z_GZ], dim=1)
     w_hb = torch.cat([core.w_a_MH, model.posterior_b.weight], dim=1)
     h = c = b_TBH.new_zeros(b_TBH.shape[1:])

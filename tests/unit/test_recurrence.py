@@ -87,6 +87,11 @@ def test_equals_reference_over_a_thousand_steps(implementation, scale):
 
 
 @pytest.mark.parametrize("implementation", BY_HAND)
+def test_equals_reference_where_a_weight_is_read_in_several_blocks(implementation):
+    assert_agree(Case(2, 3, 530, 9, 520), implementation, 1e-11)
+
+
+@pytest.mark.parametrize("implementation", BY_HAND)
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_float32_is_as_near_to_float64_as_autograd_is(implementation, scale):
     exact, case = (Case(40, 8, 64, 16, 32, scale=scale, dtype=dtype) for dtype in (torch.float64, torch.float32))

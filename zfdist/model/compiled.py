@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch  # also: its OpenMP is the one to be loaded first
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("sweeps.cpp", "gaussians.cpp", "functions.hpp"))
+SOURCES = tuple(sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".cpp", ".hpp")))
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math"),

@@ -26,15 +26,15 @@ template <class T> T observation(long D, T floor, const T* m, const T* x, T* dm)
 }
 
 // A latent net's: mean = m or tanh(m), std = exp(r / 2), with m and r clamped to [-bound, bound] first.
-template <class T> T latent(long D, T bound, bool squash, const T* m, const T* x, T* dm) {
+template <bool SQUASH, class T> T latent(long D, T bound, const T* m, const T* x, T* dm) {
     const T *r = m + D;
     T *dr = dm + D, sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (long j = 0; j < D; ++j) {
-        const T inner = clamped(m[j], bound), mean = squash ? hyperbolic_tangent(inner) : inner;
+        const T inner = clamped(m[j], bound), mean = SQUASH ? hyperbolic_tangent(inner) : inner;
         const T log_std = clamped(r[j], bound) / 2, inverse = exponential(-log_std), scaled = (x[j] - mean) * inverse;
         sum += scaled * scaled / 2 + log_std;
-        dm[j] = m[j] == inner ? scaled * inverse * (squash ? 1 - mean * mean : T(1)) : T(0);
+        dm[j] = m[j] == inner ? scaled * inverse * (SQUASH ? 1 - mean * mean : T(1)) : T(0);
         dr[j] = r[j] == 2 * log_std ? (scaled * scaled - 1) / 2 : T(0);
     }
     return sum;
@@ -48,7 +48,8 @@ template <class T> void gaussian(const Gaussian& g, const T* numbers_N2D, const 
         const T *numbers = numbers_N2D + n * 2 * D, *value = value_ND + n * D;
         T* slope = slope_N2D + n * 2 * D;
         const T sum = g.floor > 0 ? observation<T>(D, g.floor, numbers, value, slope)
-                                  : latent<T>(D, g.bound, g.squash, numbers, value, slope);
+                      : g.squash  ? latent<true, T>(D, g.bound, numbers, value, slope)
+                                  : latent<false, T>(D, g.bound, numbers, value, slope);
         log_prob_N[n] = -(sum + D * half_log_2pi);
     }
 }

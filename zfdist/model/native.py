@@ -94,7 +94,7 @@ class _Native(torch.autograd.Function):
         threads = threads_for(steps * batch * sum(w.numel() for w in weights))
         ctx.sizes = _Sizes(steps, batch, hidden, z_dim, mlp_dim, threads, keep, bound, CLIP, SLOPE)
         inputs = (gx_TBG.contiguous(), qb_TBM.contiguous(), eps_TBZ, *weights, b_q_Q.contiguous())
-        _sweep("forward", ctx.sizes, (*inputs, act_TBG, h_SBH, c_SBH, a_TBM, q_TBQ, z_TBZ))
+        call("forward", ctx.sizes, (*inputs, act_TBG, h_SBH, c_SBH, a_TBM, q_TBQ, z_TBZ))
         ctx.save_for_backward(h_SBH, z_TBZ, *_Slabs(eps_TBZ, act_TBG, c_SBH, a_TBM, q_TBQ), *weights)
         return h_SBH[1:], z_TBZ, q_TBQ, c_SBH[-1 if keep else 0].clone()
 
@@ -107,13 +107,14 @@ class _Native(torch.autograd.Function):
         dg_TBG, da_TBM, through_TBQ = (torch.empty_like(s) for s in (slabs.act_TBG, slabs.a_TBM, slabs.q_TBQ))
         dh_BH, dc_BH = torch.zeros_like(h_SBH[0]), dc_BH.clone(memory_format=torch.contiguous_format)
         outside = (dh_TBH.contiguous(), dz_TBZ.contiguous(), dq_TBQ.contiguous())
-        _sweep("backward", ctx.sizes, (*slabs, *weights, *outside, dg_TBG, da_TBM, through_TBQ, dh_BH, dc_BH))
+        call("backward", ctx.sizes, (*slabs, *weights, *outside, dg_TBG, da_TBM, through_TBQ, dh_BH, dc_BH))
         h_NH = h_SBH[:-1].flatten(0, 1)
         dg_GN, da_MN, dq_QN = (d.flatten(0, 1).t() for d in (dg_TBG, da_TBM, through_TBQ))
         dweights = (dg_GN @ h_NH, dg_GN @ z_TBZ.flatten(0, 1), da_MN @ h_NH, dq_QN @ slabs.a_TBM.flatten(0, 1))
         return dg_TBG, da_TBM, None, dh_BH, dc_BH, *dweights, dq_QN.sum(1), None, None
 
 
-def _sweep(name: str, sizes: _Sizes, arrays: tuple[Tensor, ...]) -> None:
+def call(name: str, sizes: ctypes.Structure, arrays: tuple[Tensor, ...]) -> None:
+    """Call the function `name` of the library, of the first array's type, with dense arrays in the order it knows."""
     pointers = (ctypes.c_void_p * len(arrays))(*(array.data_ptr() for array in arrays))
     getattr(library(), f"{name}_{_NAMES[arrays[0].dtype]}")(ctypes.byref(sizes), pointers)

@@ -1,4 +1,4 @@
-"""The parts that systems are composed of: embeddings, heads on the latents, the output net, and reading by LSTM.
+"""The parts that systems are composed of: embeddings, heads on the latents, the output net.
 
 Every parameter is used only inside `forward` of the module that owns it, as ZeRO 3 needs; the one exception is a
 generating path, which runs on whole modules.
@@ -9,7 +9,6 @@ C classes, N = T * B.
 
 import itertools
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -155,23 +154,6 @@ def zero_state(batch: int, hidden: int, like: Tensor) -> State:
     return State(zeros_BH, zeros_BH)
 
 
-def read(lstm: nn.LSTM, value_TBD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """Run an LSTM over all steps, from h = c = 0 or `state`: [T, B, D] -> [T, B, H] and its last state.
-
-    In float32 under autocast too: a 16-bit cell state costs accuracy and, in nn.LSTM, time.
-    """
-    with no_autocast(value_TBD):
-        start = None if state is None else (widen(state.h_BH)[None], widen(state.c_BH)[None])
-        h_TBH, (h_1BH, c_1BH) = lstm(widen(value_TBD), start)
-    return h_TBH, State(h_1BH[0], c_1BH[0])
-
-
-def read_backwards(lstm: nn.LSTM, value_TBD: Tensor, lengths_B: Tensor) -> Tensor:
-    """Run an LSTM from each row's own end to its beginning: step t of the result has read steps T .. t."""
-    order_N = _reversal(lengths_B, value_TBD.shape[0])
-    return _permuted(read(lstm, _permuted(widen(value_TBD), order_N))[0], order_N)
-
-
 @torch.no_grad()
 def initialise(module: nn.Module) -> None:
     """Orthogonal recurrent weights of every nn.LSTM and zero biases, as published; the rest as torch draws it."""
@@ -186,28 +168,3 @@ def initialise(module: nn.Module) -> None:
 def _hidden_layers(inputs: int, mlp_dim: int, layers: int) -> tuple[nn.ModuleList, int]:
     widths = [inputs] + [mlp_dim] * layers
     return nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths)), widths[-1]
-
-
-class _Permute(torch.autograd.Function):
-    """Rows (t, b) in another order that is its own inverse: so the gradient is permuted by the same order."""
-
-    @staticmethod
-    def forward(ctx: Any, value_TBD: Tensor, order_N: Tensor) -> Tensor:
-        ctx.save_for_backward(order_N)
-        return value_TBD.flatten(0, 1).index_select(0, order_N).view_as(value_TBD)
-
-    @staticmethod
-    def backward(ctx: Any, grad_TBD: Tensor) -> tuple[Tensor, None]:
-        return _permuted(grad_TBD, *ctx.saved_tensors), None
-
-
-def _permuted(value_TBD: Tensor, order_N: Tensor) -> Tensor:
-    permuted: Tensor = _Permute.apply(value_TBD, order_N)  # type: ignore[no-untyped-call]
-    return permuted
-
-
-def _reversal(lengths_B: Tensor, steps: int) -> Tensor:
-    """Return the flat order [T * B] that reverses each row within its own length and leaves its padding in place."""
-    time_TB = torch.arange(steps, device=lengths_B.device)[:, None]
-    source_TB = torch.where(time_TB < lengths_B, lengths_B - 1 - time_TB, time_TB)
-    return (source_TB * lengths_B.shape[0] + torch.arange(lengths_B.shape[0], device=lengths_B.device)).flatten()

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from zfdist.config import ModelConfig
 from zfdist.model.cell import State
 from zfdist.model.densities import Density
-from zfdist.model.nets import Output, embedded_size, embedding, first_input, initialise, many, read
+from zfdist.model.lstm import LSTM
+from zfdist.model.nets import Output, embedded_size, embedding, first_input, initialise, many
 from zfdist.model.terms import Generated, Inferred, Terms
 
 
@@ -21,19 +22,19 @@ class Rnn(nn.Module):
         self.config = config
         self.x_dim = x_dim
         self.embed = embedding(config, x_dim)
-        self.lstm = nn.LSTM(embedded_size(config, x_dim), config.hidden)
+        self.lstm = LSTM(embedded_size(config, x_dim), config.hidden)
         self.output = Output(config, config.hidden, x_dim)
         initialise(self)
 
     def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Terms:
         """Return log p(x_{t+1} | x_1 .. x_t); all other terms are zero."""
-        log_px_TN = many(self.output(read(self.lstm, self.embed(x_TBX))[0], y_TBX), eps_TNZ)
+        log_px_TN = many(self.output(self.lstm(self.embed(x_TBX))[0], y_TBX), eps_TNZ)
         zeros_TN = torch.zeros_like(log_px_TN)
         return Terms(log_px_TN, zeros_TN, zeros_TN, zeros_TN, zeros_TN)
 
     def infer(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Inferred:
         """Return the state after all inputs; latents, which it does not have, as zeros."""
-        h_TBH, state = read(self.lstm, self.embed(x_TBX))
+        h_TBH, state = self.lstm(self.embed(x_TBX))
         zeros_TBZ = torch.zeros_like(eps_TBZ)
         return Inferred(zeros_TBZ, zeros_TBZ, h_TBH, state)
 
@@ -55,7 +56,7 @@ class Rnn(nn.Module):
         x_BX = first_input(self.config, self.x_dim, eps_TBN) if x_BX is None else x_BX
         drawn = []
         for eps_BN in eps_TBN:
-            h_1BH, state = read(self.lstm, self.embed(x_BX)[None], state)
+            h_1BH, state = self.lstm(self.embed(x_BX)[None], state)
             x_BX = self.output.density(h_1BH[0]).sample(eps_BN, temperature)
             drawn.append(x_BX)
         return Generated(torch.stack(drawn), state)

@@ -20,6 +20,7 @@ from zfdist.model.cell import State
 from zfdist.model.densities import Density
 from zfdist.model.distributions import widen
 from zfdist.model.latent_chain import Chain, LatentChain
+from zfdist.model.lstm import LSTM, BackwardLSTM
 from zfdist.model.nets import (
     Output,
     embedded_size,
@@ -29,8 +30,6 @@ from zfdist.model.nets import (
     initialise,
     label_head,
     many,
-    read,
-    read_backwards,
 )
 from zfdist.model.terms import Generated, Inferred, Terms, latent_terms
 
@@ -52,8 +51,8 @@ class Srnn(nn.Module):
         hidden, embedded = config.hidden, embedded_size(config, x_dim)
         self.embed = embedding(config, x_dim)
         self.embed_inference = inference_embedding(config, x_dim)
-        self.deterministic = nn.LSTM(embedded, hidden)
-        self.smoother = nn.LSTM(hidden + embedded, hidden)
+        self.deterministic = LSTM(embedded, hidden)
+        self.smoother = BackwardLSTM(hidden + embedded, hidden)
         self.prior_d = nn.Linear(hidden, config.mlp_dim)
         self.posterior_a = nn.Linear(hidden, config.mlp_dim)
         self.chain = LatentChain(config.z_dim, config.mlp_dim, config.latent_clamp, config.recurrence)
@@ -63,7 +62,7 @@ class Srnn(nn.Module):
 
     def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Terms:
         """Return the terms of the bound; shapes as in `ZForcing.forward`."""
-        d_TBH, _ = read(self.deterministic, self.embed(x_TBX))
+        d_TBH, _ = self.deterministic(self.embed(x_TBX))
         chain = self._chain(d_TBH, y_TBX, lengths_B, eps_TNZ)
         is_many = eps_TNZ.shape[1] != len(lengths_B)
         return latent_terms(
@@ -76,7 +75,7 @@ class Srnn(nn.Module):
 
     def infer(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Inferred:
         """Return states and latents under the posterior; `eps_TBZ` = 0 gives the posterior mean at every step."""
-        d_TBH, state = read(self.deterministic, self.embed(x_TBX))
+        d_TBH, state = self.deterministic(self.embed(x_TBX))
         chain = self._chain(d_TBH, y_TBX, lengths_B, eps_TBZ)
         features_TBH = torch.cat([d_TBH, chain.z_TBZ], dim=-1)
         return Inferred(chain.z_TBZ, chain.posterior.mean, features_TBH, SrnnState(state, chain.z_TBZ[-1]))
@@ -100,7 +99,7 @@ class Srnn(nn.Module):
         state = SrnnState(None, torch.zeros_like(eps_TBZ[0])) if state is None else state
         drawn = []
         for t, eps_BN in enumerate(eps_TBN):
-            d_1BH, d = read(self.deterministic, self.embed(x_BX)[None], state.d)
+            d_1BH, d = self.deterministic(self.embed(x_BX)[None], state.d)
             prior = self.chain.step(self.prior_d(d_1BH[0]), state.z_BZ)
             state = SrnnState(d, prior.sample(eps_TBZ[t]) if z_TBZ is None else z_TBZ[t])
             x_BX = self.output.density(torch.cat([d_1BH[0], state.z_BZ], dim=-1)).sample(eps_BN, temperature)
@@ -109,7 +108,7 @@ class Srnn(nn.Module):
 
     def _chain(self, d_TBH: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Chain:
         embed = self.embed if self.embed_inference is None else self.embed_inference
-        a_TBH = read_backwards(self.smoother, torch.cat([d_TBH, widen(embed(y_TBX))], dim=-1), lengths_B)
+        a_TBH = self.smoother(torch.cat([d_TBH, widen(embed(y_TBX))], dim=-1), lengths_B)
         pd_TNM, qa_TNM = (many(part, eps_TNZ) for part in (self.prior_d(d_TBH), self.posterior_a(a_TBH)))
         chain: Chain = self.chain(pd_TNM, qa_TNM, eps_TNZ, torch.zeros_like(eps_TNZ[0]))
         return chain

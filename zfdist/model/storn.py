@@ -16,6 +16,7 @@ from zfdist.config import ModelConfig
 from zfdist.model.cell import State
 from zfdist.model.densities import Density
 from zfdist.model.distributions import Gaussian, standard_gaussian
+from zfdist.model.lstm import LSTM
 from zfdist.model.nets import (
     Head,
     Output,
@@ -27,7 +28,6 @@ from zfdist.model.nets import (
     initialise,
     label_head,
     many,
-    read,
 )
 from zfdist.model.terms import Generated, Inferred, Terms, latent_terms
 
@@ -42,8 +42,8 @@ class Storn(nn.Module):
         embedded = embedded_size(config, x_dim)
         self.embed = embedding(config, x_dim)
         self.embed_inference = inference_embedding(config, x_dim)
-        self.lstm = nn.LSTM(embedded + config.z_dim, config.hidden)
-        self.inference_net = nn.LSTM(embedded, config.hidden)
+        self.lstm = LSTM(embedded + config.z_dim, config.hidden)
+        self.inference_net = LSTM(embedded, config.hidden)
         self.posterior = Head(config.hidden, config.mlp_dim, 2 * config.z_dim)
         self.output = Output(config, config.hidden, x_dim)
         self.label = label_head(config)
@@ -94,8 +94,9 @@ class Storn(nn.Module):
 
     def _posterior(self, x_TBX: Tensor, y_TBX: Tensor) -> Gaussian:
         embed = self.embed if self.embed_inference is None else self.embed_inference
-        g_TBH = read(self.inference_net, embed(torch.cat([x_TBX[:1], y_TBX])))[0][1:]
+        g_TBH = self.inference_net(embed(torch.cat([x_TBX[:1], y_TBX])))[0][1:]
         return clamped_gaussian(self.posterior(g_TBH), self.config.latent_clamp)
 
     def _unroll(self, x_TBX: Tensor, z_TBZ: Tensor, state: State | None) -> tuple[Tensor, State]:
-        return read(self.lstm, torch.cat([self.embed(x_TBX), z_TBZ], dim=-1), state)
+        read: tuple[Tensor, State] = self.lstm(torch.cat([self.embed(x_TBX), z_TBZ], dim=-1), state)
+        return read

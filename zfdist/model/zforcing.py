@@ -19,6 +19,7 @@ from zfdist.model.cell import GATES, State
 from zfdist.model.densities import Density, auxiliary_log_prob
 from zfdist.model.distributions import Gaussian, latent_gaussian
 from zfdist.model.layer_norm import LayerNormRecurrence
+from zfdist.model.lstm import BackwardLSTM
 from zfdist.model.nets import (
     Head,
     Output,
@@ -30,7 +31,6 @@ from zfdist.model.nets import (
     initialise,
     label_head,
     many,
-    read_backwards,
     zero_state,
 )
 from zfdist.model.recurrence import Recurrence, Unrolled
@@ -49,7 +49,7 @@ class ZForcing(nn.Module):
         self.embed = embedding(config, x_dim)
         self.embed_backward = inference_embedding(config, x_dim)
         self.input = nn.Linear(embedded, GATES * hidden)
-        self.backward_net = nn.LSTM(embedded, hidden)
+        self.backward_net = BackwardLSTM(embedded, hidden)
         self.posterior_b = nn.Linear(hidden, mlp_dim)
         self.posterior_x = nn.Linear(embedded, mlp_dim, bias=False) if config.latent_sees_x else None
         self.recurrence: Recurrence | LayerNormRecurrence
@@ -137,7 +137,8 @@ class ZForcing(nn.Module):
     def _read_backwards(self, y_TBX: Tensor, lengths_B: Tensor) -> Tensor:
         """Return b_t of equation (6) for all steps: [T, B, H]."""
         embed = self.embed if self.embed_backward is None else self.embed_backward
-        return read_backwards(self.backward_net, embed(y_TBX), lengths_B)
+        b_TBH: Tensor = self.backward_net(embed(y_TBX), lengths_B)
+        return b_TBH
 
     def _unroll(self, e_TBE: Tensor, b_TBH: Tensor, eps_TNZ: Tensor) -> Unrolled:
         qb_TBM = self.posterior_b(b_TBH)
