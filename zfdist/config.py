@@ -118,7 +118,7 @@ class EngineConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """fp32, or bf16 autocast over fp32 weights; auto: bf16 on a GPU, fp32 on a CPU."""
     matmul: Literal["auto", "torch"] = "auto"
-    """Float32 products on a CPU: auto takes oneDNN where it is exact (it probes) and the network large; or as torch."""
+    """Float32 products on a CPU: auto takes oneDNN where it is exact (it probes); or as torch."""
     accumulation_steps: Count = 1
     """Micro-batches that a worker's share of the global batch is cut into."""
     max_nonfinite_steps: Count = 20

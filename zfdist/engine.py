@@ -47,7 +47,6 @@ class Engine:
         self._clip_norm = optim.clip_norm
         self.zero_stage = config.zero_stage
         self.precision = resolve_precision(config, world.device)
-        large = sum(parameter.numel() for parameter in module.parameters()) >= products.FROM_WEIGHTS
         deepspeed = _import_deepspeed(world.device)
         with _quiet(), _without_compiler():
             self._engine, *_ = deepspeed.initialize(
@@ -61,17 +60,7 @@ class Engine:
         self._settings = contextlib.ExitStack()  # of the process, put back by `close`
         if world.device.type == "cpu":
             self._settings.enter_context(memory.freed_is_kept())
-        self.products = self._choose_products(large and config.matmul == "auto")
-
-    def _choose_products(self, wanted: bool) -> str:
-        """Send float32 products to oneDNN where that is wanted and exact; return what was done, in words."""
-        if self._world.device.type != "cpu" or not wanted:
-            return "by torch's default"
-        error = products.onednn_error()
-        if not error <= products.TOLERANCE:
-            return f"by torch's default, since oneDNN would round here (error {error:.0e})"
-        self._settings.enter_context(products.through_onednn())
-        return f"by oneDNN (error {error:.0e})"
+        self.products = self._settings.enter_context(products.fastest(world.device, config.matmul == "auto"))
 
     def forward(self, *inputs: Tensor) -> Any:
         """Run the network under the precision of the config."""

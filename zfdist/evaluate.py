@@ -19,7 +19,7 @@ from zfdist.checkpoint import CheckpointError, Manifest
 from zfdist.config import Config
 from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.data.store import Store
-from zfdist.model import systems
+from zfdist.model import products, systems
 from zfdist.model.systems import System
 from zfdist.scores import Bound, EvaluationError, Question, Result, bound_of, result_fields
 
@@ -85,13 +85,14 @@ def share_of(
     """
     refuse_other_data(loaded, store, question.split)
     data = loaded.config.data
-    return add_up(
-        loaded.model.to(device),
-        evaluation_batches(store, data, question.split, rank=rank, world_size=world_size, device=device),
-        z_dim=loaded.config.model.z_dim,
-        seeds=question.seeds,
-        importance=question.importance,
-    ).cpu()
+    with products.fastest(device, loaded.config.engine.matmul == "auto"):
+        return add_up(
+            loaded.model.to(device),
+            evaluation_batches(store, data, question.split, rank=rank, world_size=world_size, device=device),
+            z_dim=loaded.config.model.z_dim,
+            seeds=question.seeds,
+            importance=question.importance,
+        ).cpu()
 
 
 def result_of(loaded: Loaded, store: Store, question: Question, sums: Tensor) -> Result:

@@ -12,8 +12,10 @@ Shapes: T time, B batch, X values of a frame, Z latent, N noise of an observatio
 """
 
 import copy
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Concatenate, ParamSpec
 
 import numpy as np
 import torch
@@ -22,14 +24,29 @@ from torch import Tensor
 
 from zfdist import seeding
 from zfdist.data.loader import Batch
+from zfdist.model import products
 from zfdist.model.systems import System
 
 Waveforms = NDArray[np.float32]
 
 _FULL_SCALE = 32768.0
 
+P = ParamSpec("P")
 
-@torch.no_grad()
+
+def _drawing(function: Callable[Concatenate[System, P], Tensor]) -> Callable[Concatenate[System, P], Tensor]:
+    """Run without gradients, and with the fastest products if the network is large enough for them step by step."""
+
+    @functools.wraps(function)
+    def run(model: System, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        large = sum(parameter.numel() for parameter in model.parameters()) >= products.FROM_WEIGHTS
+        with torch.no_grad(), products.fastest(_device(model), large):
+            return function(model, *args, **kwargs)
+
+    return run
+
+
+@_drawing
 def samples(
     model: System,
     *,
@@ -50,7 +67,7 @@ def samples(
     return spoken.generate(temperature * eps_TBZ, eps_TBN, temperature=x_temperature, x_BX=first_B).x_TBX
 
 
-@torch.no_grad()
+@_drawing
 def continued(
     model: System,
     batch: Batch,
@@ -75,7 +92,7 @@ def continued(
     return drawn.x_TBX
 
 
-@torch.no_grad()
+@_drawing
 def rebuilt(model: System, batch: Batch, *, seed: int | None = None, never: Sequence[int] = ()) -> Tensor:
     """Return the likeliest observations given latents from the posterior and the true observations before them.
 
@@ -86,7 +103,7 @@ def rebuilt(model: System, batch: Batch, *, seed: int | None = None, never: Sequ
     return density.sample(eps_TBZ.new_zeros(*eps_TBZ.shape[:2], model.output.noise_dim), temperature=0.0)
 
 
-@torch.no_grad()
+@_drawing
 def interpolated(
     model: System,
     batch: Batch,

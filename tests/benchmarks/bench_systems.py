@@ -15,6 +15,7 @@ from peak import Peak
 from jobs.recipes import RECIPES
 from zfdist.config import Config, ModelConfig
 from zfdist.model.objective import objective
+from zfdist.model.products import fastest
 from zfdist.model.systems import build, parameter_counts, sized
 from zfdist.schedule import Weights
 
@@ -70,8 +71,9 @@ def tables(options: Options) -> Iterator[Table]:
     """Yield one table per size."""
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    for size in options.sizes or DEFAULT:
-        yield _table(size, SIZES[size](), options.repeats)
+    with fastest(torch.device("cpu")):  # as training does
+        for size in options.sizes or DEFAULT:
+            yield _table(size, SIZES[size](), options.repeats)
 
 
 def _table(size: str, config: Config, repeats: int) -> Table:

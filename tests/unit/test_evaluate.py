@@ -160,7 +160,7 @@ def test_a_split_with_its_provenance(store, model, tmp_path):
     assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert result.sequences == 2 + 1 + 6 + 1 + 2 + 3
     json.dumps(dataclasses.asdict(result))
-    assert asked(loaded, store).elbo_nats == run(model, batches(store)).elbo_nats
+    assert asked(loaded, store).elbo_nats == pytest.approx(run(model, batches(store)).elbo_nats, rel=1e-6)  # by oneDNN
 
 
 def test_what_does_not_fit_together_is_named(store, model, tmp_path):

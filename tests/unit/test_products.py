@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from zfdist import engine
-from zfdist.config import Config
+from zfdist import generate
+from zfdist.config import Config, ModelConfig
 from zfdist.model import products
-from zfdist.world import World
+from zfdist.model.systems import build
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -15,13 +17,6 @@ def setting():
     before = setting.fp32_precision
     yield setting
     setting.fp32_precision = before
-
-
-def choose(wanted=True):
-    """Return an engine without DeepSpeed that has chosen its products."""
-    bare = engine.Engine.__new__(engine.Engine)
-    bare._world, bare._settings = World(0, 1, 0, torch.device("cpu"), None), engine.contextlib.ExitStack()
-    return bare, bare._choose_products(wanted)
 
 
 def test_the_probe_sees_operands_of_16_bits(setting):
@@ -48,16 +43,25 @@ def test_the_setting_holds_inside_and_is_put_back(setting):
 def test_a_processor_that_rounds_is_refused(monkeypatch, setting, error, words, routed):
     monkeypatch.setattr(products, "onednn_error", lambda: error)
     before = setting.fp32_precision
-    bare, said = choose()
-    assert words in said
-    assert (setting.fp32_precision == "bf16") == routed
-    bare._settings.close()
+    with products.fastest(CPU) as said:
+        assert words in said
+        assert (setting.fp32_precision == "bf16") == routed
     assert setting.fp32_precision == before
 
 
 def test_it_can_be_turned_off(setting):
-    assert choose(wanted=False)[1] == "by torch's default"
-    assert setting.fp32_precision != "bf16"
+    with products.fastest(CPU, wanted=False) as said:
+        assert said == "by torch's default"
+        assert setting.fp32_precision != "bf16"
+
+
+@pytest.mark.parametrize(("hidden", "routed"), [(8, False), (520, True)])
+def test_generation_takes_them_for_large_networks(hidden, routed, monkeypatch, setting):
+    monkeypatch.setattr(products, "onednn_error", lambda: 3e-7)
+    model, seen = build(ModelConfig(hidden=hidden, z_dim=4, mlp_dim=8), 6, seed=0), []
+    model.input.register_forward_hook(lambda *_: seen.append(setting.fp32_precision))
+    generate.samples(model, sequences=2, steps=3, seed=0)
+    assert [precision == "bf16" for precision in seen] == [routed] * 3
 
 
 def test_the_knob_is_part_of_a_config():

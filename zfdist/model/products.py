@@ -5,6 +5,7 @@ The switch that torch has for it permits operands of 16 bits inside. Where the p
 switched on, and a processor that would round is refused.
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,21 @@ from torch import Tensor
 TOLERANCE = 2e-6
 """Largest relative error against float64: some 3e-7 in true float32, 3e-4 in TF32, 3e-3 with operands of 16 bits."""
 FROM_WEIGHTS = 2**20
-"""Networks smaller than this spend their time on the calls, of which those of oneDNN cost more."""
+"""Run step by step, as to generate, smaller networks spend their time on the calls, and those of oneDNN cost more."""
+
+
+@contextmanager
+def fastest(device: torch.device, wanted: bool = True) -> Iterator[str]:
+    """Take oneDNN for float32 products within the block if that is `wanted` and exact here; yields in words what is."""
+    if device.type != "cpu" or not wanted:
+        yield "by torch's default"
+        return
+    error = onednn_error()
+    if not error <= TOLERANCE:
+        yield f"by torch's default, since oneDNN would round here (error {error:.0e})"
+        return
+    with through_onednn():
+        yield f"by oneDNN (error {error:.0e})"
 
 
 @contextmanager
@@ -29,6 +44,7 @@ def through_onednn() -> Iterator[None]:
         setting.fp32_precision = before
 
 
+@functools.cache
 def onednn_error() -> float:
     """Return the relative error of float32 products through oneDNN: the worst of three layouts, against float64."""
     generator = torch.Generator().manual_seed(0)
