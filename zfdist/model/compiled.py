@@ -64,7 +64,8 @@ def threads_for(multiplications: int) -> int:
 
 def _compile(compiler: str, target: Path) -> None:
     partial = target.with_suffix(f".{os.getpid()}")
-    flags = [flag for flag in FLAGS if "clang" not in compiler or not flag.startswith("-mprefer")]
+    wide = platform.machine() in ("x86_64", "AMD64") and "clang" not in compiler  # only there is there such a flag
+    flags = [flag for flag in FLAGS if wide or not flag.startswith("-mprefer")]
     sources = [str(source) for source in SOURCES if source.suffix == ".cpp"]
     subprocess.run([compiler, *flags, "-o", str(partial), *sources], check=True, capture_output=True, text=True)
     partial.replace(target)

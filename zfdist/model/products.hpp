@@ -12,6 +12,8 @@
 constexpr long BYTES = 64, TILE = 8;  // of a vector register; rows of a tile: sums that fit into the registers
 #elif defined(__AVX__)
 constexpr long BYTES = 32, TILE = 4;
+#elif defined(__aarch64__)
+constexpr long BYTES = 16, TILE = 8;
 #else
 constexpr long BYTES = 16, TILE = 4;
 #endif
