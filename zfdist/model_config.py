@@ -60,7 +60,7 @@ class ModelConfig(Section):
     label_classes: CountOrZero = 0
     """Classes that a head on the latents tells apart, trained jointly; 0 for no such head."""
     recurrence: Literal["auto", "reference", "bptt", "native", "graph", "triton"] = "auto"
-    """Implementation of the time loop (zforcing, vrnn, srnn, which takes bptt for all but reference); all give the same
+    """Implementation of the time loop (zforcing, vrnn, srnn, which takes graph and triton for auto); all give the same
     numbers to rounding."""
 
     def __post_init__(self) -> None:

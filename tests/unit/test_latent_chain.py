@@ -1,4 +1,4 @@
-"""The chain of SRNN's latents: its definition against the formulas, by hand against autograd."""
+"""The chain of SRNN's latents: its definition against the formulas, each implementation by hand against autograd."""
 
 import pytest
 import torch
@@ -6,8 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unrolls import assert_close, mixed
 
+from zfdist.model import compiled, native_chain
 from zfdist.model.distributions import latent_gaussian
 from zfdist.model.latent_chain import LatentChain
+
+IMPLEMENTATIONS = ("reference", "bptt", "native")
+BY_HAND = IMPLEMENTATIONS[1:]
 
 
 class Case:
@@ -73,17 +77,20 @@ def test_reference_is_the_chain_as_it_is_written(steps, batch, z_dim, mlp_dim, c
     assert_close(as_written(case), case.outputs_and_gradients("reference"), 1e-9)
 
 
+@pytest.mark.parametrize("implementation", BY_HAND)
 @settings(max_examples=60, deadline=None)
 @given(**SHAPES)
-def test_by_hand_equals_reference(steps, batch, z_dim, mlp_dim, clamp, scale, seed):
+def test_by_hand_equals_reference(implementation, steps, batch, z_dim, mlp_dim, clamp, scale, seed):
     scale = min(scale, 1.0) if clamp == 0 else scale  # an unbounded log-variance would soon overflow
     case = Case(steps, batch, z_dim, mlp_dim, clamp=clamp, scale=scale, seed=seed)
-    assert_close(case.outputs_and_gradients("reference"), case.outputs_and_gradients("bptt"), 1e-9)
+    assert_close(case.outputs_and_gradients("reference"), case.outputs_and_gradients(implementation), 1e-9)
 
 
-def test_by_hand_equals_reference_over_a_thousand_steps():
-    case = Case(1000, 3, 4, 6, clamp=1.0)
-    assert_close(case.outputs_and_gradients("reference"), case.outputs_and_gradients("bptt"), 1e-11)
+@pytest.mark.parametrize("implementation", BY_HAND)
+@pytest.mark.parametrize("shape", [(1000, 3, 4, 6), (2, 3, 520, 530)], ids=["many steps", "weights in several blocks"])
+def test_by_hand_equals_reference_for_large_shapes(implementation, shape):
+    case = Case(*shape, clamp=1.0)
+    assert_close(case.outputs_and_gradients("reference"), case.outputs_and_gradients(implementation), 1e-11)
 
 
 def test_the_clips_of_these_cases_do_bite():
@@ -95,10 +102,11 @@ def test_the_clips_of_these_cases_do_bite():
     assert 0.1 < clipped.double().mean() < 0.9
 
 
+@pytest.mark.parametrize("implementation", BY_HAND)
 @pytest.mark.parametrize("clamp", [0.0, 1.0])
-def test_passes_gradcheck(clamp):
+def test_passes_gradcheck(implementation, clamp):
     case = Case(3, 2, 2, 3, clamp=clamp)
-    case.module.implementation = "bptt"
+    case.module.implementation = implementation
 
     def run(pd, qa, z, *weights):
         named = dict(zip(dict(case.module.named_parameters()), weights, strict=True))
@@ -112,17 +120,18 @@ def test_passes_gradcheck(clamp):
 def test_any_output_may_go_unused(used):
     case = Case(4, 2, 3, 4)
     gradients = [
-        torch.autograd.grad(case.run(i)[used].square().sum(), case.leaves(), allow_unused=True)
-        for i in ("reference", "bptt")
+        torch.autograd.grad(case.run(i)[used].square().sum(), case.leaves(), allow_unused=True) for i in IMPLEMENTATIONS
     ]
-    for expected, actual in zip(*gradients, strict=True):
-        zeros = torch.zeros_like(actual) if expected is None else expected
-        torch.testing.assert_close(actual, zeros, rtol=1e-12, atol=1e-12)
+    for expected, *others in zip(*gradients, strict=True):
+        for actual in others:
+            zeros = torch.zeros_like(actual) if expected is None else expected
+            torch.testing.assert_close(actual, zeros, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("implementation", BY_HAND)
 @pytest.mark.parametrize("clamp", [0.0, 8.0])
-def test_the_gradients_that_it_is_given_stay_as_they_are(clamp):
-    outputs = (case := Case(4, 2, 3, 4, clamp=clamp)).run("bptt")
+def test_the_gradients_that_it_is_given_stay_as_they_are(implementation, clamp):
+    outputs = (case := Case(4, 2, 3, 4, clamp=clamp)).run(implementation)
     node, given_to_node = outputs[0].grad_fn, [torch.randn(4, 2, 3).double(), torch.randn(4, 2, 2, 6).double()]
     kept = [g.clone() for g in given_to_node]
     node.apply(*given_to_node)
@@ -130,31 +139,55 @@ def test_the_gradients_that_it_is_given_stay_as_they_are(clamp):
     assert case.pd.grad is None
 
 
-def test_nan_and_infinity_are_passed_on():
+@pytest.mark.parametrize("implementation", BY_HAND)
+def test_nan_and_infinity_are_passed_on(implementation):
     case = Case(4, 3, 2, 4)
     with torch.no_grad():
         case.qa[1, 2, 0], case.pd[0, 1, 3] = torch.nan, torch.inf
-    expected, actual = case.outputs_and_gradients("reference"), case.outputs_and_gradients("bptt")
+    expected, actual = case.outputs_and_gradients("reference"), case.outputs_and_gradients(implementation)
     for one, other in zip(expected[:5], actual[:5], strict=True):
         torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12, equal_nan=True)
     assert expected[0][1:, 2].isnan().all() and not expected[0][:, :2].isnan().any()
     assert not any(g.isfinite().all() for g in actual[-3:])  # so that the check of the norm finds it in the weights
 
 
-def test_without_a_gradient_the_numbers_are_the_same():
+@pytest.mark.parametrize("implementation", BY_HAND)
+def test_without_a_gradient_the_numbers_are_the_same(implementation):
     case = Case(9, 5, 4, 6, scale=2.0)
-    expected = case.run("bptt")
+    expected = case.run(implementation)
     with torch.no_grad():
         assert_close(expected, case.run("auto"), 1e-13)
-        assert all(torch.equal(a, b) for a, b in zip(expected, case.run("bptt"), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(expected, case.run(implementation), strict=True))
 
 
-def test_inputs_need_not_be_dense():
+@pytest.mark.parametrize("implementation", BY_HAND)
+def test_inputs_need_not_be_dense(implementation):
     case = Case(4, 3, 2, 4)
-    expected = case.run("bptt")
+    expected = case.run(implementation)
     case.pd = torch.stack([case.pd, case.pd], dim=-1)[..., 0]
     case.eps = case.eps.transpose(0, 1).contiguous().transpose(0, 1)
-    assert_close(expected, case.run("bptt"), 1e-14)
+    assert_close(expected, case.run(implementation), 1e-14)
+
+
+@pytest.mark.parametrize("implementation", BY_HAND)
+def test_noise_may_be_of_another_type(implementation):
+    case = Case(4, 3, 2, 4)
+    case.eps = case.eps.float()
+    narrow = case.outputs_and_gradients(implementation)
+    case.eps = case.eps.double()
+    assert_close(case.outputs_and_gradients(implementation), narrow, 1e-14)
+
+
+def test_native_is_bit_equal_on_every_number_of_threads(monkeypatch):
+    case = Case(6, 21, 7, 30, clamp=1.0, dtype=torch.float32)
+
+    def run(threads):
+        monkeypatch.setattr(native_chain, "threads_for", lambda work: threads)
+        return case.outputs_and_gradients("native")
+
+    expected, *others = map(run, (1, 2, 3))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(expected, other, strict=True))
 
 
 def test_float32_is_as_near_to_float64_as_autograd_is():
@@ -162,13 +195,13 @@ def test_float32_is_as_near_to_float64_as_autograd_is():
     exact = Case(40, 8, 16, 32, clamp=2.0)
     wanted = exact.outputs_and_gradients("reference")
     errors = {}
-    for name in ("reference", "bptt"):
+    for name in IMPLEMENTATIONS:
         got = case.outputs_and_gradients(name)
         errors[name] = max(float((g - w).norm() / w.norm()) for g, w in zip(got, wanted, strict=True))
-    assert errors["bptt"] < 2 * errors["reference"] < 1e-4
+    assert max(errors[name] for name in BY_HAND) < 2 * errors["reference"] < 1e-4
 
 
-@pytest.mark.parametrize("implementation", ["reference", "bptt"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_under_autocast_only_operands_are_narrow(implementation):
     case = Case(20, 4, 8, 16, scale=0.5, dtype=torch.float32)
     exact = case.outputs_and_gradients(implementation)
@@ -180,18 +213,46 @@ def test_under_autocast_only_operands_are_narrow(implementation):
     assert_close(exact, narrow, 0.02)
 
 
-def test_auto_is_by_hand_where_that_serves():
+def taken(case, implementation):
+    """Return the name of what computes z."""
+    return type(case.run(implementation)[0].grad_fn).__name__
+
+
+def test_auto_takes_the_fastest_that_can_serve():
     case = Case(3, 2, 2, 3)
-    for name in ("auto", "bptt", "native", "graph"):
-        assert "ByHand" in type(case.run(name)[0].grad_fn).__name__
-    assert "ByHand" not in type(case.run("reference")[0].grad_fn).__name__
+    for name in ("auto", "native", "graph"):
+        assert "Native" in taken(case, name) and case.module.in_words(torch.float64) == "native"
+    assert "ByHand" in taken(case, "bptt") and case.module.in_words(torch.float64) == "bptt"
+    assert "Stack" in taken(case, "reference") and case.module.in_words(torch.float64) == "reference"
+    narrow = Case(3, 2, 2, 3, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "ByHand" in taken(narrow, "auto")
+    assert narrow.module.in_words(torch.bfloat16).startswith("bptt (native: is for float32 and float64")
     case.eps.requires_grad_()
     assert torch.autograd.grad(case.run("auto")[0].sum(), case.eps)[0].abs().sum() > 0
 
 
-def test_differentiating_by_hand_twice_is_refused_and_reference_does_it():
+def test_without_a_compiler_auto_is_by_hand_and_without_a_gradient_reference(monkeypatch):
+    compiled.library.cache_clear()
+    monkeypatch.setattr(compiled, "COMPILERS", ("no-such-compiler",))
     case = Case(3, 2, 2, 3)
-    (first,) = torch.autograd.grad(case.run("bptt")[0].square().sum(), case.pd, create_graph=True)
+    assert "ByHand" in taken(case, "auto")
+    assert case.module.in_words(torch.float64) == "bptt (native: no C++ compiler found (no-such-compiler))"
+    expected = case.run("reference")
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(expected, case.run("auto"), strict=True))
+    compiled.library.cache_clear()
+
+
+def test_under_a_compiler_of_torch_autograd_does_it(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert "Stack" in taken(Case(3, 2, 2, 3), "auto")
+
+
+@pytest.mark.parametrize("implementation", BY_HAND)
+def test_differentiating_by_hand_twice_is_refused_and_reference_does_it(implementation):
+    case = Case(3, 2, 2, 3)
+    (first,) = torch.autograd.grad(case.run(implementation)[0].square().sum(), case.pd, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
     (first,) = torch.autograd.grad(case.run("reference")[0].square().sum(), case.pd, create_graph=True)

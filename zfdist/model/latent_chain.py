@@ -8,15 +8,17 @@ ready for all steps, side by side as pq. Inside, for t = 1 .. T, with the prior'
     r_t, s_t      = clamp(a_t[posterior] Wq[posterior]' + bq)
     z_t           = m_t + r_t + exp(s_t / 2) * eps_t         q(z_t | z_{t-1}, a_t) has mean m + r and log-variance s
 
-`reference` is this text under autograd: the definition. `ByHand` is one autograd function with the same arguments and
-results, and the same numbers to rounding: each weight's gradient is one product over all steps instead of T small ones
-added up, and what the backward recursion does not change is computed for all steps at once, before it. Under autocast
-only the operands of the products with z are rounded to 16 bits.
+`reference` is this text under autograd: the definition. `ByHand`, called bptt, is one autograd function with the same
+arguments and results, and the same numbers to rounding: each weight's gradient is one product over all steps instead of
+T small ones added up, and what the backward recursion does not change is computed for all steps at once, before it.
+`native` (zfdist.model.native_chain) is that in C++ for a CPU. Under autocast only the operands of the products with z
+are rounded to 16 bits.
 
 Shapes: T time, N = T * B, B batch, Z latent, Q = 2 Z, M hidden units of a net, P = 2 M those of both, and
 a dimension of 2: the prior's net, the posterior's.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from zfdist.model import native_chain
 from zfdist.model.cell import (
     CLIP,
     SLOPE,
@@ -36,7 +39,7 @@ from zfdist.model.cell import (
     operand_dtype,
 )
 from zfdist.model.distributions import Gaussian, latent_gaussian, widen
-from zfdist.model.recurrence import Implementation
+from zfdist.model.recurrence import Implementation, choose, in_words
 from zfdist.profile import span, spanned
 
 
@@ -134,9 +137,9 @@ class LatentChain(nn.Module):
         Differentiable in these, z_0 and the weights; in `eps_TBZ`, and twice, by `reference` only.
         """
         pq_TBP, eps_TBZ, z_BZ = torch.cat([widen(pd_TBM), widen(qa_TBM)], dim=-1), widen(eps_TBZ), widen(z_BZ)
-        run = reference if self._by_autograd(eps_TBZ) else ByHand.apply
         narrow = operand_dtype(pq_TBP)
         with no_autocast(pq_TBP), span("forward core"):
+            run = _unroll(self._serving(pq_TBP, eps_TBZ, narrow))
             weights = (self.w_z_PZ, self.w_q_2QM, self.b_q_2Q)
             z_TBZ, q_T2BQ = run(pq_TBP, eps_TBZ, z_BZ, *weights, self.latent_clamp, narrow)
         (m_TBZ, v_TBZ), (r_TBZ, s_TBZ) = (q_TBQ.chunk(2, dim=-1) for q_TBQ in q_T2BQ.unbind(1))
@@ -154,14 +157,33 @@ class LatentChain(nn.Module):
         return latent_gaussian(*q_BQ.chunk(2, dim=-1))
 
     def in_words(self, operand: torch.dtype) -> str:
-        """Return what training takes, as `Recurrence.in_words`: the same for every type of operands."""
-        return "reference" if self.implementation == "reference" else "bptt"
+        """Return what training on this machine takes, and why that is not `native` where it might have been."""
+        return in_words(self._wanted, self.b_q_2Q, operand)
 
-    def _by_autograd(self, eps_TBZ: Tensor) -> bool:
-        if self.implementation != "auto":
-            return self.implementation == "reference"
-        # Only there is a gradient of the noise; and without any gradient it spares the slabs at no cost in time.
-        return eps_TBZ.requires_grad or not torch.is_grad_enabled()
+    @property
+    def _wanted(self) -> Implementation:
+        """What is asked for; graph and triton, which are not for this loop, stand for auto."""
+        return self.implementation if self.implementation in ("reference", "bptt", "native") else "auto"
+
+    def _serving(self, pq_TBP: Tensor, eps_TBZ: Tensor, operand: torch.dtype) -> Implementation:
+        if torch.compiler.is_compiling():  # which cannot look into C++
+            return "reference"
+        if self.implementation == "auto" and eps_TBZ.requires_grad:
+            return "reference"  # the only one that is differentiable in the noise
+        chosen = choose(self._wanted, pq_TBP.device, pq_TBP.dtype, operand)
+        # Without a gradient the plain loop keeps nothing and saves the memory of the slabs.
+        spares = self.implementation == "auto" and chosen == "bptt" and not torch.is_grad_enabled()
+        return "reference" if spares else chosen
+
+
+def _unroll(name: Implementation) -> Callable[..., tuple[Tensor, Tensor]]:
+    match name:
+        case "native":
+            return native_chain.unroll
+        case "bptt":
+            return ByHand.apply
+        case _:
+            return reference
 
 
 def _nets(both_BP: Tensor) -> Tensor:

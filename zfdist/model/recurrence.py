@@ -90,6 +90,13 @@ def choose(wanted: Implementation, device: torch.device, wide: torch.dtype, oper
     return wanted
 
 
+def in_words(wanted: Implementation, like: Tensor, operand: torch.dtype) -> str:
+    """Return what `choose` does for `like`, and why that is not `native` where it might have been."""
+    chosen = choose(wanted, like.device, like.dtype, operand)
+    missed = like.device.type == "cpu" and chosen == "bptt" and wanted in ("auto", "native")
+    return chosen + (f" (native: {native.unfit(like.device, like.dtype, operand)})" if missed else "")
+
+
 def _unroll(name: Implementation) -> Unroll:
     match name:
         case "bptt":
@@ -150,10 +157,7 @@ class Recurrence(nn.Module):
 
     def in_words(self, operand: torch.dtype) -> str:
         """Return what training on this machine takes, and why that is not `native` where it might have been."""
-        like = self.b_q_Q
-        chosen = choose(self.implementation, like.device, like.dtype, operand)
-        missed = like.device.type == "cpu" and chosen == "bptt" and self.implementation in ("auto", "native")
-        return chosen + (f" (native: {native.unfit(like.device, like.dtype, operand)})" if missed else "")
+        return in_words(self.implementation, self.b_q_Q, operand)
 
     def _serving(self, gx_TBG: Tensor, eps_TBZ: Tensor, operand: torch.dtype) -> Implementation:
         if self.implementation == "auto" and eps_TBZ.requires_grad:
