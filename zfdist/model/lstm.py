@@ -32,9 +32,8 @@ class LSTM(nn.LSTM):
     def forward(self, value_TBD: Tensor, state: State | None = None) -> tuple[Tensor, State]:  # type: ignore[override]
         """Read from h = c = 0 or `state`: [T, B, D] -> [T, B, H] and the last state."""
         value_TBD = widen(value_TBD)
-        start = (
-            zero_state(value_TBD.shape[1], self.hidden_size, value_TBD) if state is None else State(*map(widen, state))
-        )
+        start = zero_state(value_TBD.shape[1], self.hidden_size, value_TBD) if state is None else state
+        start = State(widen(start.h_BH), widen(start.c_BH))
         with no_autocast(value_TBD):
             if _serves(value_TBD):
                 h_TBH, c_BH = _sweep(self, value_TBD, start, None)
@@ -55,17 +54,12 @@ class BackwardLSTM(nn.LSTM):
         `lengths_B` is int64, 0 .. T; steps beyond a row's length mean nothing.
         """
         value_TBD = widen(value_TBD)
+        start = zero_state(len(lengths_B), self.hidden_size, value_TBD)
         with no_autocast(value_TBD):
             if _serves(value_TBD):
-                return _sweep(self, value_TBD, zero_state(value_TBD.shape[1], self.hidden_size, value_TBD), lengths_B)[
-                    0
-                ]
+                return _sweep(self, value_TBD, start, lengths_B)[0]
             order_N = _reversal(lengths_B, len(value_TBD))
             return _permuted(super().forward(_permuted(value_TBD, order_N))[0], order_N)
-
-
-def _zeros(lstm: nn.LSTM, value_TBD: Tensor) -> State:
-    return zero_state(value_TBD.shape[1], lstm.hidden_size, value_TBD)
 
 
 def _serves(value_TBD: Tensor) -> bool:
