@@ -23,6 +23,8 @@ from zfdist.model import products
 from zfdist.profile import spanned
 from zfdist.world import World
 
+_MOST_IN_A_BUCKET = 500_000_000  # gradients that are reduced together: DeepSpeed's own default
+
 
 class EngineError(ValueError):
     """A state that this engine cannot load; the message names both sides and the remedy."""
@@ -47,12 +49,13 @@ class Engine:
         self._clip_norm = optim.clip_norm
         self.zero_stage = config.zero_stage
         self.precision = resolve_precision(config, world.device)
+        weights = sum(parameter.numel() for parameter in module.parameters())
         deepspeed = _import_deepspeed(world.device)
         with _quiet(), _without_compiler():
             self._engine, *_ = deepspeed.initialize(
                 model=module,
                 model_parameters=list(module.parameters()),
-                config=_deepspeed_config(config, optim, world, self.precision),
+                config=_deepspeed_config(config, optim, world, self.precision, weights),
                 dist_init_required=False,
             )
         # Told apart from the backward pass that it ends.
@@ -179,7 +182,9 @@ def resolve_precision(config: EngineConfig, device: torch.device) -> str:
     return config.precision
 
 
-def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, precision: str) -> dict[str, Any]:
+def _deepspeed_config(
+    config: EngineConfig, optim: OptimConfig, world: World, precision: str, weights: int
+) -> dict[str, Any]:
     # One pass over the weights on either device: torch's fused Adam on a CPU, DeepSpeed's kernel on a GPU.
     kind = {"torch_adam": True, "fused": True} if world.device.type == "cpu" else {"torch_adam": False}
     # Batch sizes are bookkeeping only: shares may be uneven, and `backward` gets sums over the global batch.
@@ -189,7 +194,8 @@ def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, pr
         "train_batch_size": config.accumulation_steps * world.size,
         "gradient_clipping": optim.clip_norm if config.zero_stage else 0.0,
         "steps_per_print": None,
-        "zero_optimization": {"stage": config.zero_stage},
+        # The bucket is allocated at every step: at its default of 2 GB more than zfdist.memory can keep.
+        "zero_optimization": {"stage": config.zero_stage, "reduce_bucket_size": min(weights, _MOST_IN_A_BUCKET)},
         "zero_allow_untested_optimizer": True,
         "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
         "optimizer": {
