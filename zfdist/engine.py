@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zfdist import memory
-from zfdist.config import EngineConfig, OptimConfig
+from zfdist.config import ConfigError, EngineConfig, OptimConfig
 from zfdist.model import products
 from zfdist.profile import spanned
 from zfdist.world import World
@@ -63,7 +63,8 @@ class Engine:
         self._settings = contextlib.ExitStack()  # of the process, put back by `close`
         if world.device.type == "cpu":
             self._settings.enter_context(memory.freed_is_kept())
-        self.products = self._settings.enter_context(products.fastest(world.device, config.matmul == "auto"))
+        how = products.float32(world.device, self.precision, onednn=config.matmul == "auto")
+        self.products = self._settings.enter_context(how)
 
     def forward(self, *inputs: Tensor) -> Any:
         """Run the network under the precision of the config."""
@@ -176,9 +177,15 @@ class Engine:
 
 
 def resolve_precision(config: EngineConfig, device: torch.device) -> str:
-    """Return "fp32" or "bf16": what `engine.precision` means on this device."""
+    """Return "fp32", "tf32" or "bf16": what `engine.precision` means on this device.
+
+    Raises:
+        ConfigError: if the device cannot compute so.
+    """
     if config.precision == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
+    if config.precision == "tf32" and device.type != "cuda":
+        raise ConfigError("engine.precision = tf32: only a GPU rounds so, and this worker has none; use fp32 or auto")
     return config.precision
 
 

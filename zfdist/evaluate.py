@@ -85,7 +85,7 @@ def share_of(
     """
     refuse_other_data(loaded, store, question.split)
     data = loaded.config.data
-    with products.fastest(device, loaded.config.engine.matmul == "auto"):
+    with products.float32(device, onednn=loaded.config.engine.matmul == "auto"):
         return add_up(
             loaded.model.to(device),
             evaluation_batches(store, data, question.split, rank=rank, world_size=world_size, device=device),

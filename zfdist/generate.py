@@ -40,7 +40,7 @@ def _drawing(function: Callable[Concatenate[System, P], Tensor]) -> Callable[Con
     @functools.wraps(function)
     def run(model: System, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         large = sum(parameter.numel() for parameter in model.parameters()) >= products.FROM_WEIGHTS
-        with torch.no_grad(), products.fastest(_device(model), large):
+        with torch.no_grad(), products.float32(_device(model), onednn=large):
             return function(model, *args, **kwargs)
 
     return run

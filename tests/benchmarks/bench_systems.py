@@ -15,7 +15,7 @@ from peak import Peak
 from jobs.recipes import RECIPES
 from zfdist.config import Config, ModelConfig
 from zfdist.model.objective import objective
-from zfdist.model.products import fastest
+from zfdist.model.products import float32
 from zfdist.model.systems import build, parameter_counts, sized
 from zfdist.schedule import Weights
 
@@ -71,7 +71,7 @@ def tables(options: Options) -> Iterator[Table]:
     """Yield one table per size."""
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    with fastest(torch.device("cpu")):  # as training does
+    with float32(torch.device("cpu")):  # as training does
         for size in options.sizes or DEFAULT:
             yield _table(size, SIZES[size](), options.repeats)
 

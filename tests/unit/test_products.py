@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from zfdist import generate
-from zfdist.config import Config, ModelConfig
+from zfdist.config import Config, ConfigError, EngineConfig, ModelConfig
+from zfdist.engine import resolve_precision
 from zfdist.model import products
 from zfdist.model.systems import build
 
@@ -43,16 +44,34 @@ def test_the_setting_holds_inside_and_is_put_back(setting):
 def test_a_processor_that_rounds_is_refused(monkeypatch, setting, error, words, routed):
     monkeypatch.setattr(products, "onednn_error", lambda: error)
     before = setting.fp32_precision
-    with products.fastest(CPU) as said:
+    with products.float32(CPU) as said:
         assert words in said
         assert (setting.fp32_precision == "bf16") == routed
     assert setting.fp32_precision == before
 
 
 def test_it_can_be_turned_off(setting):
-    with products.fastest(CPU, wanted=False) as said:
+    with products.float32(CPU, onednn=False) as said:
         assert said == "by torch's default"
         assert setting.fp32_precision != "bf16"
+
+
+@pytest.mark.parametrize(
+    ("precision", "in_products", "in_lstms"),
+    [("fp32", "ieee", "ieee"), ("tf32", "tf32", "tf32"), ("bf16", "ieee", "tf32")],
+)
+def test_a_gpu_rounds_as_the_precision_says_and_lstms_do_not_round_by_themselves(precision, in_products, in_lstms):
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.rnn
+    before = [backend.fp32_precision for backend in backends]
+    with products.float32(torch.device("cuda"), precision):
+        assert [backend.fp32_precision for backend in backends] == [in_products, in_lstms]
+    assert [backend.fp32_precision for backend in backends] == before
+
+
+def test_tf32_is_refused_without_a_gpu():
+    with pytest.raises(ConfigError, match=r"engine.precision = tf32: only a GPU rounds so.*use fp32 or auto"):
+        resolve_precision(EngineConfig(precision="tf32"), CPU)
+    assert resolve_precision(EngineConfig(precision="tf32"), torch.device("cuda")) == "tf32"
 
 
 @pytest.mark.parametrize(("hidden", "routed"), [(8, False), (520, True)])

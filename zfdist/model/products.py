@@ -1,13 +1,16 @@
-"""Float32 matrix products on a CPU through oneDNN, which on some processors takes half the time of torch's default.
+"""How float32 matrix products are made: on a CPU by oneDNN where that is exact, on a GPU as the precision says.
 
-The switch that torch has for it permits operands of 16 bits inside. Where the processor multiplies those in hardware
-(AMX) oneDNN uses the permission, elsewhere the products stay true float32; so the error is measured before it is
-switched on, and a processor that would round is refused.
+On some processors oneDNN takes half the time of torch's default. The switch that torch has for it permits operands of
+16 bits inside. Where the processor multiplies those in hardware (AMX) oneDNN uses the permission, elsewhere the
+products stay true float32; so the error is measured before it is switched on, and a processor that would round is
+refused.
 """
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +21,19 @@ FROM_WEIGHTS = 2**20
 """Run step by step, as to generate, smaller networks spend their time on the calls, and those of oneDNN cost more."""
 
 
+def float32(
+    device: torch.device, precision: str = "fp32", *, onednn: bool = True
+) -> contextlib.AbstractContextManager[str]:
+    """Return a context in which float32 products are made the fastest way that is exact enough; it gives that in words.
+
+    `precision` (fp32, tf32, bf16) says what a GPU may do, `onednn` whether a CPU may take oneDNN, which is exact.
+    """
+    return _on_a_gpu(precision) if device.type == "cuda" else _on_a_cpu(onednn)
+
+
 @contextmanager
-def fastest(device: torch.device, wanted: bool = True) -> Iterator[str]:
-    """Take oneDNN for float32 products within the block if that is `wanted` and exact here; yields in words what is."""
-    if device.type != "cpu" or not wanted:
+def _on_a_cpu(onednn: bool) -> Iterator[str]:
+    if not onednn:
         yield "by torch's default"
         return
     error = onednn_error()
@@ -30,6 +42,24 @@ def fastest(device: torch.device, wanted: bool = True) -> Iterator[str]:
         return
     with through_onednn():
         yield f"by oneDNN (error {error:.0e})"
+
+
+@contextmanager
+def _on_a_gpu(precision: str) -> Iterator[str]:
+    """Let a GPU round operands to TF32 for tf32; for bf16 inside LSTMs, where all others have fewer bits; else nowhere.
+
+    Torch's own default is to round in LSTMs.
+    """
+    backends: Any = torch.backends
+    rounds = {backends.cuda.matmul: precision == "tf32", backends.cudnn.rnn: precision != "fp32"}
+    before = {setting: setting.fp32_precision for setting in rounds}
+    try:
+        for setting, rounded in rounds.items():
+            setting.fp32_precision = "tf32" if rounded else "ieee"
+        yield {"fp32": "exact", "tf32": "in TF32", "bf16": "exact, in LSTMs in TF32"}[precision]
+    finally:
+        for setting, value in before.items():
+            setting.fp32_precision = value
 
 
 @contextmanager
