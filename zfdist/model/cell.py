@@ -25,7 +25,7 @@ class State(NamedTuple):
 
 def clipped_leaky_relu(value: Tensor) -> Tensor:
     """Leaky ReLU of slope 1/3, clipped to [-3, 3]: the activation of all nets beside the LSTMs."""
-    return F.leaky_relu(value, SLOPE).clamp(-CLIP, CLIP)
+    return F.hardtanh(F.leaky_relu(value, SLOPE), -CLIP, CLIP, inplace=True)
 
 
 def clipped_leaky_relu_slope(result: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def inside(grad: Tensor, result: Tensor, bound: float) -> Tensor:
 
 def clamp_latent(value: Tensor, bound: float) -> Tensor:
     """Clamp to [-bound, bound]; a bound of 0 stands for none."""
-    return value.clamp(-bound, bound) if bound > 0 else value
+    return F.hardtanh(value, -bound, bound) if bound > 0 else value  # its derivative is one pass, that of clamp four
 
 
 def cell(g_BG: Tensor, c_BH: Tensor) -> State:
