@@ -31,7 +31,7 @@ from zfdist.schedule import Weights
 WEIGHTS = Weights(kl=0.5, alpha=0.005, beta=0.005, free_nats_per_frame=0.0)
 NAIVE, LSTM = "naive loop, as published", "nn.LSTM without latents"
 WORDS = 16_000
-UNTIL_KEPT = 3  # updates until nothing more is asked of the kernel
+UNTIL_KEPT = 5  # updates until nothing more is asked of the kernel
 MOST_ERROR = 1e-4  # of a gradient, relative; all that is timed must be as good
 
 
