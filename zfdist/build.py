@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from zfdist import checkpoint, metrics, reading
 from zfdist.checkpoint import CheckpointError, Manifest
 from zfdist.config import Config, ConfigError
-from zfdist.data.loader import TrainLoader
+from zfdist.data.loader import TrainLoader, sequences_of
 from zfdist.data.store import Store
 from zfdist.engine import Engine, EngineError
 from zfdist.home import Home
@@ -25,6 +25,8 @@ from zfdist.working_copy import WorkingCopy
 from zfdist.world import World
 
 _FIXED = ("data.frame_samples", "data.segment_frames", "data.train_view", "data.global_batch", "data.window_batches")
+_PER_THREAD = 10**9
+"""Operations of an update that each thread should have to do: with fewer, two took longer than one on a busy node."""
 _DENSITIES = {"pcm16": ("gaussian", "mixture"), "bits": ("bernoulli",), "tokens": ("categorical",)}
 
 
@@ -65,6 +67,7 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
     module = systems.build(config.model, x_dim, config.train.seed)
     if start_from is not None and newest is None:
         _load_weights(module, config, start_from)
+    weights = sum(parameter.numel() for parameter in module.parameters())
     engine = Engine(module, config.engine, config.optim, world)
     loader = TrainLoader(
         store,
@@ -75,6 +78,10 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
         accumulation_steps=config.engine.accumulation_steps,
         device=world.device,
     )
+    if not config.engine.threads_per_worker:
+        frames = sequences_of(store, config.data, "train", config.data.train_view).frames.mean()
+        share = frames * config.data.global_batch / (world.size * config.engine.accumulation_steps)
+        torch.set_num_threads(threads_for(weights, float(share), torch.get_num_threads()))
     names = SUMS + LABEL_SUMS if config.model.label_classes else SUMS
     meter = metrics.Meter(names, world.device)
     run = Run(
@@ -95,6 +102,14 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
         (folder / "config.json").write_text(config.to_json())
         run.log = metrics.Log(folder, run.step)
     return run
+
+
+def threads_for(weights: int, frames: float, available: int) -> int:
+    """Return how many of the `available` CPU threads an update by so many frames has enough work for.
+
+    Threads wait for each other some thousand times an update, and for whoever takes a CPU from one of them.
+    """
+    return max(1, min(available, int(6 * weights * frames / _PER_THREAD)))
 
 
 def _refuse_other_density(store: Store, config: Config) -> None:
@@ -118,7 +133,7 @@ def _implementations(module: systems.System, engine: Engine) -> str:
     loops = [
         f"loop by {part.in_words(operand)}" for part in module.modules() if isinstance(part, LatentChain | Recurrence)
     ]
-    return ", ".join([*loops, f"float32 products {engine.products}"])
+    return ", ".join([*loops, f"float32 products {engine.products}, CPU threads {torch.get_num_threads()}"])
 
 
 def _restore(run: Run, folder: Path) -> None:

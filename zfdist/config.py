@@ -125,7 +125,7 @@ class EngineConfig(Section):
     max_nonfinite_steps: Count = 20
     """Updates in a row that may be skipped for a non-finite loss or gradient before the run stops."""
     threads_per_worker: CountOrZero = 0
-    """CPU threads of a worker; 0: as many as its CPUs."""
+    """CPU threads of a worker; 0: as many of its CPUs as have enough to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
