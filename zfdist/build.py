@@ -26,7 +26,7 @@ from zfdist.world import World
 
 _FIXED = ("data.frame_samples", "data.segment_frames", "data.train_view", "data.global_batch", "data.window_batches")
 _PER_THREAD = 10**9
-"""Operations of an update that each thread should have to do: with fewer, two took longer than one on a busy node."""
+"""Operations of a micro-batch that each thread should have: with fewer, two took longer than one on a busy node."""
 _DENSITIES = {"pcm16": ("gaussian", "mixture"), "bits": ("bernoulli",), "tokens": ("categorical",)}
 
 
@@ -67,7 +67,7 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
     module = systems.build(config.model, x_dim, config.train.seed)
     if start_from is not None and newest is None:
         _load_weights(module, config, start_from)
-    weights = sum(parameter.numel() for parameter in module.parameters())
+    weights = systems.parameter_counts(module)["total"]  # now, as ZeRO 3 leaves none
     engine = Engine(module, config.engine, config.optim, world)
     loader = TrainLoader(
         store,
@@ -81,7 +81,7 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
     if not config.engine.threads_per_worker:
         frames = sequences_of(store, config.data, "train", config.data.train_view).frames.mean()
         share = frames * config.data.global_batch / (world.size * config.engine.accumulation_steps)
-        torch.set_num_threads(threads_for(weights, float(share), torch.get_num_threads()))
+        torch.set_num_threads(threads_worth_having(weights, float(share), torch.get_num_threads()))
     names = SUMS + LABEL_SUMS if config.model.label_classes else SUMS
     meter = metrics.Meter(names, world.device)
     run = Run(
@@ -104,10 +104,10 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
     return run
 
 
-def threads_for(weights: int, frames: float, available: int) -> int:
-    """Return how many of the `available` CPU threads an update by so many frames has enough work for.
+def threads_worth_having(weights: int, frames: float, available: int) -> int:
+    """Return how many of the `available` CPU threads a micro-batch of so many frames has work for.
 
-    Threads wait for each other some thousand times an update, and for whoever takes a CPU from one of them.
+    Threads wait for each other some thousand times each, and for whoever takes a CPU from one of them.
     """
     return max(1, min(available, int(6 * weights * frames / _PER_THREAD)))
 

@@ -62,13 +62,22 @@ def train(
         NoRoomError: if a disk is full, see `checkpoint.max_failures`.
         StorageError: if the run lives in a store that failed so often in a row, or was taken over by another process.
     """
+    threads = torch.get_num_threads()
     if config.engine.threads_per_worker:
         torch.set_num_threads(config.engine.threads_per_worker)
-    run = build(config, run_folder, world, start_from, copy)
     try:
-        with profiled(run.folder if profile else None, world.rank, say=lambda line: print(line, flush=True)) as step:
+        return _train(build(config, run_folder, world, start_from, copy), reporter, profile)
+    finally:
+        torch.set_num_threads(threads)  # a small network takes fewer, and the next one in this process may be large
+
+
+def _train(run: Run, reporter: Reporter, profile: bool) -> Outcome:
+    try:
+        with profiled(
+            run.folder if profile else None, run.world.rank, say=lambda line: print(line, flush=True)
+        ) as step:
             state = _loop(run, reporter, step)
-        if state == "finished" and world.rank == 0:
+        if state == "finished" and run.world.rank == 0:
             _write_result(run)
         return Outcome(state, run.step)
     finally:

@@ -40,6 +40,19 @@ def test_doctor_asks_every_machine_and_names_the_ill_one(real: RealCluster) -> N
     assert all(host.address in real.command("status") for host in real.hosts)
 
 
+@pytest.mark.drill
+def test_doctor_names_a_machine_without_token_on_which_nothing_starts(real: RealCluster) -> None:
+    token = real.hosts["two"].home / ".ray/auth_token"
+    kept = token.read_text()
+    token.unlink()
+    try:
+        said = real.command("doctor", check=False)
+    finally:
+        token.write_text(kept)
+    assert f"no process starts on {real.hosts['two'].address} within" in said and ".ray/auth_token" in said, said
+    assert "Traceback" not in said and real.hosts["three"].address not in said, said
+
+
 def test_stranger_is_refused(real: RealCluster) -> None:
     assert drill_strangers.stranger_refused(real).outcome == "refused"
 

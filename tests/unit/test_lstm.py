@@ -121,9 +121,9 @@ def test_where_the_library_cannot_be_built_torch_gives_the_same(lengths, monkeyp
 
 @pytest.mark.parametrize("lengths", [None, torch.tensor([6, 4, 1] * 7)])
 def test_bit_equal_on_every_number_of_threads(lengths, monkeypatch):
-    monkeypatch.setattr(lstm, "threads_for", lambda work: threads)
     case, results = Case(6, 21, 7, 30, lengths=lengths, dtype=torch.float32), []
-    for threads in (1, 2, 3):  # noqa: B007 (read by the line above)
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(lstm, "threads_for", lambda _, threads=threads: threads)
         result, gradients = case.with_gradients(case.run)
         results.append([result, *gradients])
     for other in results[1:]:

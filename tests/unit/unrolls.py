@@ -45,3 +45,17 @@ def assert_close(expected: Sequence[Tensor], actual: Sequence[Tensor], tolerance
     for one, other in zip(expected, actual, strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype
         assert (one - other).norm() <= tolerance * one.norm().clamp(min=1.0)
+
+
+def assert_any_output_may_go_unused(
+    run: Callable[[str], Sequence[Tensor]], leaves: Sequence[Tensor], used: int
+) -> None:
+    """Fail where a gradient of one output of `run("bptt")` or `run("native")` is not that of `run("reference")`."""
+    gradients = [
+        torch.autograd.grad(run(name)[used].square().sum(), leaves, allow_unused=True)
+        for name in ("reference", "bptt", "native")
+    ]
+    for expected, *others in zip(*gradients, strict=True):
+        for actual in others:
+            zeros = torch.zeros_like(actual) if expected is None else expected
+            torch.testing.assert_close(actual, zeros, rtol=1e-12, atol=1e-12)
