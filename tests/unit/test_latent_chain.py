@@ -17,7 +17,7 @@ BY_HAND = IMPLEMENTATIONS[1:]
 class Case:
     """A chain with all its inputs; `scale` 2 makes the clips of a and the clamps of q bite."""
 
-    def __init__(self, steps, batch, z_dim, mlp_dim, *, clamp=8.0, scale=1.0, dtype=torch.float64, seed=0):
+    def __init__(self, steps, batch, z_dim, mlp_dim, clamp=8.0, scale=1.0, *, dtype=torch.float64, seed=0):
         random = torch.Generator().manual_seed(seed)
 
         def normal(*shape):
@@ -63,26 +63,26 @@ def as_written(case):
     return [*outputs, *torch.autograd.grad(mixed(outputs), case.leaves())]
 
 
+# Wide weights only under a tight clamp: elsewhere gradients explode over the steps (to 3e7), and rounding with them.
+CLAMPS_AND_SCALES = [(0.0, 0.3), (0.0, 1.0), (0.7, 0.3), (0.7, 1.0), (0.7, 2.0), (8.0, 0.3), (8.0, 1.0)]
 SHAPES = {
     "steps": st.integers(1, 12), "batch": st.integers(1, 21), "z_dim": st.integers(1, 12),
-    "mlp_dim": st.integers(1, 20), "clamp": st.sampled_from([0.0, 0.7, 8.0]),
-    "scale": st.sampled_from([0.3, 1.0, 2.0]), "seed": st.integers(0, 1000),
+    "mlp_dim": st.integers(1, 20), "clamp_and_scale": st.sampled_from(CLAMPS_AND_SCALES), "seed": st.integers(0, 1000),
 }  # fmt: skip
 
 
 @settings(max_examples=30, deadline=None)
 @given(**SHAPES)
-def test_reference_is_the_chain_as_it_is_written(steps, batch, z_dim, mlp_dim, clamp, scale, seed):
-    case = Case(steps, batch, z_dim, mlp_dim, clamp=clamp or 20.0, scale=scale, seed=seed)
+def test_reference_is_the_chain_as_it_is_written(steps, batch, z_dim, mlp_dim, clamp_and_scale, seed):
+    case = Case(steps, batch, z_dim, mlp_dim, *clamp_and_scale, seed=seed)
     assert_close(as_written(case), case.outputs_and_gradients("reference"), 1e-9)
 
 
 @pytest.mark.parametrize("implementation", BY_HAND)
 @settings(max_examples=60, deadline=None)
 @given(**SHAPES)
-def test_by_hand_equals_reference(implementation, steps, batch, z_dim, mlp_dim, clamp, scale, seed):
-    scale = min(scale, 1.0) if clamp == 0 else scale  # an unbounded log-variance would soon overflow
-    case = Case(steps, batch, z_dim, mlp_dim, clamp=clamp, scale=scale, seed=seed)
+def test_by_hand_equals_reference(implementation, steps, batch, z_dim, mlp_dim, clamp_and_scale, seed):
+    case = Case(steps, batch, z_dim, mlp_dim, *clamp_and_scale, seed=seed)
     assert_close(case.outputs_and_gradients("reference"), case.outputs_and_gradients(implementation), 1e-9)
 
 
