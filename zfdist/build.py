@@ -13,7 +13,7 @@ from zfdist.checkpoint import CheckpointError, Manifest
 from zfdist.config import Config, ConfigError
 from zfdist.data.loader import TrainLoader, sequences_of
 from zfdist.data.store import Store
-from zfdist.engine import Engine, EngineError
+from zfdist.engine import OPERANDS, Engine, EngineError
 from zfdist.home import Home
 from zfdist.model import systems
 from zfdist.model.latent_chain import LatentChain
@@ -129,7 +129,7 @@ def _introduction(config: Config, module: systems.System) -> str:
 
 def _implementations(module: systems.System, engine: Engine) -> str:
     """Say what computes the loop over time and float32 products on this machine."""
-    operand = torch.bfloat16 if engine.precision == "bf16" else torch.float32
+    operand = OPERANDS[engine.precision]
     loops = [
         f"loop by {part.in_words(operand)}" for part in module.modules() if isinstance(part, LatentChain | Recurrence)
     ]

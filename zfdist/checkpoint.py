@@ -51,7 +51,7 @@ class Manifest:
     config: Config
     world_size: int
     precision: str
-    """What engine.precision came to: fp32, tf32 or bf16."""
+    """What engine.precision came to: fp32, tf32, bf16 or fp16."""
     data_fingerprint: str
     normalisation: Mapping[str, float]
     """Mean and std of the training samples, in units of the stored integers."""

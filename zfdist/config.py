@@ -115,9 +115,9 @@ class EngineConfig(Section):
 
     zero_stage: Annotated[int, Between(0, 3)] = 1
     """ZeRO: 0 replicates, 1 shards the optimizer state, 2 also gradients, 3 also parameters."""
-    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """fp32, on a GPU too; tf32: a GPU rounds the operands of products to 10 bits; bf16: autocast over fp32 weights,
-    states and densities; auto: bf16 on a GPU, fp32 on a CPU."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """fp32, on a GPU too; tf32: a GPU rounds the operands of products to 10 bits; bf16, fp16: autocast over fp32
+    weights, states and densities, with fp16 under a loss scale; auto: bf16 on a GPU, fp32 on a CPU."""
     matmul: Literal["auto", "torch"] = "auto"
     """Float32 products on a CPU: auto takes oneDNN where it is exact (it probes); or as torch."""
     accumulation_steps: Count = 1

@@ -19,9 +19,13 @@ from torch import Tensor, nn
 
 from zfdist import memory
 from zfdist.config import ConfigError, EngineConfig, OptimConfig
+from zfdist.loss_scale import LossScale
 from zfdist.model import products
 from zfdist.profile import spanned
 from zfdist.world import World
+
+OPERANDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What the operands of products are rounded to; in TF32 the GPU does that inside."""
 
 _MOST_IN_A_BUCKET = 500_000_000  # gradients that are reduced together: DeepSpeed's own default
 
@@ -49,18 +53,24 @@ class Engine:
         self._clip_norm = optim.clip_norm
         self.zero_stage = config.zero_stage
         self.precision = resolve_precision(config, world.device)
+        self._settings = contextlib.ExitStack()  # of the process and the module, put back by `close`
+        operand = OPERANDS[self.precision]
+        if operand != torch.float32:
+            # Here and not by DeepSpeed, which would reduce gradients in 16 bits as well.
+            module.forward = torch.autocast(world.device.type, operand)(module.forward)
+            self._settings.callback(module.__dict__.pop, "forward")
         weights = sum(parameter.numel() for parameter in module.parameters())
         deepspeed = _import_deepspeed(world.device)
         with _quiet(), _without_compiler():
             self._engine, *_ = deepspeed.initialize(
                 model=module,
                 model_parameters=list(module.parameters()),
-                config=_deepspeed_config(config, optim, world, self.precision, weights),
+                config=_deepspeed_config(config, optim, world, weights),
                 dist_init_required=False,
             )
         # Told apart from the backward pass that it ends.
         self._engine.allreduce_gradients = spanned("gradient reduction")(self._engine.allreduce_gradients)
-        self._settings = contextlib.ExitStack()  # of the process, put back by `close`
+        self._scale_loss_by(LossScale() if self.precision == "fp16" else LossScale(1.0))
         if world.device.type == "cpu":
             self._settings.enter_context(memory.freed_is_kept())
         how = products.float32(world.device, self.precision, onednn=config.matmul == "auto")
@@ -77,8 +87,9 @@ class Engine:
         gradient in `step` makes all workers skip together, without a message of their own.
         """
         poison = torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
+        scale = 1.0 if self.zero_stage else self._loss_scale.value  # above 0 DeepSpeed multiplies by it
         # DeepSpeed averages over workers and micro-batches; ours is a sum.
-        self._engine.backward(loss * poison * self._scale)
+        self._engine.backward(loss * poison * self._scale * scale)
 
     def step(self, learning_rate: float) -> Update | None:
         """Close a micro-batch; at the last one of the step update the weights, otherwise return None."""
@@ -87,16 +98,22 @@ class Engine:
             return None
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self.zero_stage == 0:
-            return self._replicated_step()
+        update = self._sharded_step() if self.zero_stage else self._replicated_step()
+        if self.precision == "fp16":
+            self._scale_loss_by(self._loss_scale.after(skipped=update.skipped))
+        return update
+
+    def _sharded_step(self) -> Update:
         self._engine.step()
-        skipped = bool(self._engine.optimizer.overflow)
-        return Update(float(self._engine.get_global_grad_norm()), skipped)
+        return Update(float(self._engine.get_global_grad_norm()), bool(self._engine.optimizer.overflow))
 
     def _replicated_step(self) -> Update:
         """Stage 0 checks and clips here, since DeepSpeed only does both when it shards the optimizer."""
         parameters = [p for p in self._engine.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self._loss_scale.value != 1.0:
+            torch._foreach_div_(gradients, self._loss_scale.value)
+        norm = torch.nn.utils.get_total_norm(gradients)
         skipped = not bool(torch.isfinite(norm))
         if skipped:
             for parameter in parameters:  # without gradients Adam leaves weights and moments as they are
@@ -105,6 +122,17 @@ class Engine:
             torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
         self._engine.step()
         return Update(float(norm), skipped)
+
+    def _scale_loss_by(self, scale: LossScale) -> None:
+        """From here on; DeepSpeed's own dynamic scale would divide by the new one what the old one has multiplied."""
+        self._loss_scale = scale
+        if self.zero_stage:
+            self._engine.optimizer.loss_scale = scale.value
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor on the loss, which its gradients are divided by again: 1 but under fp16."""
+        return self._loss_scale.value
 
     def weights(self) -> dict[str, Tensor] | None:
         """Return all weights in fp32 on the CPU by name, on rank 0; None elsewhere. All workers must call it."""
@@ -119,7 +147,8 @@ class Engine:
     def save(self, folder: Path) -> None:
         """Write this worker's native DeepSpeed shards below `folder`; all workers must call it."""
         with _quiet():
-            self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+            state = {"loss_scale": tuple(self._loss_scale)}
+            self._engine.save_checkpoint(str(folder), tag="state", client_state=state, save_latest=False)
 
     def load(
         self, folder: Path, *, saved_world_size: int, saved_zero_stage: int, scratch: Path, converts: bool
@@ -146,11 +175,13 @@ class Engine:
             folder, tag = self._to_universal(folder / tag, scratch, converts), "universal"
         self._engine._config.load_universal_checkpoint = universal
         with _quiet():
-            path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+            path, client_state = self._engine.load_checkpoint(str(folder), tag=tag)
         # Left on, ZeRO 3 would later save incomplete shards.
         self._engine._config.load_universal_checkpoint = False
         if path is None:
             raise EngineError(f"DeepSpeed could not read {folder}")
+        if self.precision == "fp16":
+            self._scale_loss_by(LossScale(*client_state["loss_scale"]))
 
     def _to_universal(self, state: Path, scratch: Path, converts: bool) -> Path:
         if converts:
@@ -177,7 +208,7 @@ class Engine:
 
 
 def resolve_precision(config: EngineConfig, device: torch.device) -> str:
-    """Return "fp32", "tf32" or "bf16": what `engine.precision` means on this device.
+    """Return "fp32", "tf32", "bf16" or "fp16": what `engine.precision` means on this device.
 
     Raises:
         ConfigError: if the device cannot compute so.
@@ -189,9 +220,7 @@ def resolve_precision(config: EngineConfig, device: torch.device) -> str:
     return config.precision
 
 
-def _deepspeed_config(
-    config: EngineConfig, optim: OptimConfig, world: World, precision: str, weights: int
-) -> dict[str, Any]:
+def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, weights: int) -> dict[str, Any]:
     # One pass over the weights on either device: torch's fused Adam on a CPU, DeepSpeed's kernel on a GPU.
     kind = {"torch_adam": True, "fused": True} if world.device.type == "cpu" else {"torch_adam": False}
     # Batch sizes are bookkeeping only: shares may be uneven, and `backward` gets sums over the global batch.
@@ -204,7 +233,6 @@ def _deepspeed_config(
         # The bucket is allocated at every step: at its default of 2 GB more than zfdist.memory can keep.
         "zero_optimization": {"stage": config.zero_stage, "reduce_bucket_size": min(weights, _MOST_IN_A_BUCKET)},
         "zero_allow_untested_optimizer": True,
-        "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
         "optimizer": {
             "type": "Adam",
             "params": {

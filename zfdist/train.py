@@ -257,7 +257,8 @@ def _weights(run: Run) -> dict[str, float]:
     """The weights of the update that was just made."""
     now = schedule.weights(run.config.loss, run.step - 1)
     rate = schedule.learning_rate(run.config.optim, run.step - 1)
-    return {
+    scale = {"optim/loss_scale": run.engine.loss_scale} if run.engine.precision == "fp16" else {}
+    return scale | {
         "weights/kl": now.kl,
         "weights/alpha": now.alpha,
         "weights/beta": now.beta,

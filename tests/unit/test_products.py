@@ -58,7 +58,7 @@ def test_it_can_be_turned_off(setting):
 
 @pytest.mark.parametrize(
     ("precision", "in_products", "in_lstms"),
-    [("fp32", "ieee", "ieee"), ("tf32", "tf32", "tf32"), ("bf16", "ieee", "tf32")],
+    [("fp32", "ieee", "ieee"), ("tf32", "tf32", "tf32"), ("bf16", "ieee", "tf32"), ("fp16", "ieee", "tf32")],
 )
 def test_a_gpu_rounds_as_the_precision_says_and_lstms_do_not_round_by_themselves(precision, in_products, in_lstms):
     backends = torch.backends.cuda.matmul, torch.backends.cudnn.rnn

@@ -26,7 +26,7 @@ def float32(
 ) -> contextlib.AbstractContextManager[str]:
     """Return a context in which float32 products are made the fastest way that is exact enough; it gives that in words.
 
-    `precision` (fp32, tf32, bf16) says what a GPU may do, `onednn` whether a CPU may take oneDNN, which is exact.
+    `precision` (fp32, tf32, bf16, fp16) says what a GPU may do, `onednn` whether a CPU may take oneDNN, which is exact.
     """
     return _on_a_gpu(precision) if device.type == "cuda" else _on_a_cpu(onednn)
 
@@ -46,9 +46,9 @@ def _on_a_cpu(onednn: bool) -> Iterator[str]:
 
 @contextmanager
 def _on_a_gpu(precision: str) -> Iterator[str]:
-    """Let a GPU round operands to TF32 for tf32; for bf16 inside LSTMs, where all others have fewer bits; else nowhere.
+    """Let a GPU round operands to TF32 for tf32; for bf16 and fp16 inside LSTMs only; for fp32 nowhere.
 
-    Torch's own default is to round in LSTMs.
+    Torch's own default is to round in LSTMs. Under bf16 and fp16 all other operands have no more bits.
     """
     backends: Any = torch.backends
     rounds = {backends.cuda.matmul: precision == "tf32", backends.cudnn.rnn: precision != "fp32"}
@@ -56,7 +56,7 @@ def _on_a_gpu(precision: str) -> Iterator[str]:
     try:
         for setting, rounded in rounds.items():
             setting.fp32_precision = "tf32" if rounded else "ieee"
-        yield {"fp32": "exact", "tf32": "in TF32", "bf16": "exact, in LSTMs in TF32"}[precision]
+        yield {"fp32": "exact", "tf32": "in TF32"}.get(precision, "exact, in LSTMs in TF32")
     finally:
         for setting, value in before.items():
             setting.fp32_precision = value
