@@ -37,8 +37,8 @@ ROWS = (
     "checkpoint",
     "logging",
 )
-"""The ranges: core is the recurrence; tail the nets, terms and noise around it. Stages 2 and 3 of ZeRO reduce most
-gradients while they go backward, which counts as backward."""
+"""The ranges: core is the loops over time, the recurrence and LSTMs; tail the nets, terms and noise around them. What
+a library does backward, cuDNN in its LSTMs, ZeRO 2 and 3 in reducing most gradients, counts as tail."""
 
 P = ParamSpec("P")
 R = TypeVar("R")

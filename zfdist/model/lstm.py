@@ -21,6 +21,7 @@ from zfdist.model.cell import GATES, State, no_autocast
 from zfdist.model.compiled import threads_for
 from zfdist.model.distributions import widen
 from zfdist.model.nets import zero_state
+from zfdist.profile import span, spanned
 
 
 class LSTM(nn.LSTM):
@@ -38,7 +39,8 @@ class LSTM(nn.LSTM):
             if _serves(value_TBD):
                 h_TBH, c_BH = _sweep(self, value_TBD, start, None)
                 return h_TBH, State(h_TBH[-1], c_BH)
-            h_TBH, (h_1BH, c_1BH) = super().forward(value_TBD, (start.h_BH[None], start.c_BH[None]))
+            with span("forward core"):
+                h_TBH, (h_1BH, c_1BH) = super().forward(value_TBD, (start.h_BH[None], start.c_BH[None]))
         return h_TBH, State(h_1BH[0], c_1BH[0])
 
 
@@ -59,7 +61,9 @@ class BackwardLSTM(nn.LSTM):
             if _serves(value_TBD):
                 return _sweep(self, value_TBD, start, lengths_B)[0]
             order_N = _reversal(lengths_B, len(value_TBD))
-            return _permuted(super().forward(_permuted(value_TBD, order_N))[0], order_N)
+            with span("forward core"):
+                h_TBH, _ = super().forward(_permuted(value_TBD, order_N))
+            return _permuted(h_TBH, order_N)
 
 
 def _serves(value_TBD: Tensor) -> bool:
@@ -72,7 +76,8 @@ def _serves(value_TBD: Tensor) -> bool:
 def _sweep(lstm: nn.LSTM, value_TBD: Tensor, start: State, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
     w_in_GD, w_GH, b_in_G, b_G = lstm.all_weights[0]
     gx_TBG = F.linear(value_TBD, w_in_GD, b_in_G + b_G)
-    result: tuple[Tensor, Tensor] = _Sweeps.apply(gx_TBG, *start, w_GH, lengths_B, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    with span("forward core"):
+        result: tuple[Tensor, Tensor] = _Sweeps.apply(gx_TBG, *start, w_GH, lengths_B, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return result
 
 
@@ -105,6 +110,7 @@ class _Sweeps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @spanned("backward core")
     def backward(ctx: Any, dh_TBH: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
         act_TBG, h_SBH, c_SBH, w_GH, lengths_B = ctx.saved_tensors
         dg_TBG, dh_BH = torch.empty_like(act_TBG), torch.zeros_like(h_SBH[0])
