@@ -3,7 +3,8 @@
 There the input projection is one product over all steps, the rest is lstm.cpp, and the backward sweep is followed by
 one product for each weight. Steps are read in the order that is asked for, where nn.LSTM needs its input and its result
 reordered. On a GPU cuDNN serves; torch does under torch.compile and for a single step, whose weights would be packed
-to be used once. In float32 under autocast too: a 16-bit cell state costs accuracy and, in nn.LSTM, time.
+to be used once. In float32 under autocast too: a 16-bit cell state costs accuracy and, in nn.LSTM, time; but in fp16 on
+a GPU zfdist.model.persistent serves where it can.
 
 Shapes: T time, S = T + 1, N = T * B, B batch, D inputs, H hidden, G = 4 H gates in torch's order i, f, u, o.
 """
@@ -16,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zfdist.model import native
-from zfdist.model.cell import GATES, State, no_autocast
+from zfdist.model import native, persistent
+from zfdist.model.cell import GATES, State, no_autocast, operand_dtype
 from zfdist.model.compiled import threads_for
 from zfdist.model.distributions import widen
 from zfdist.model.nets import zero_state
@@ -34,14 +35,12 @@ class LSTM(nn.LSTM):
         """Read from h = c = 0 or `state`: [T, B, D] -> [T, B, H] and the last state."""
         value_TBD = widen(value_TBD)
         start = zero_state(value_TBD.shape[1], self.hidden_size, value_TBD) if state is None else state
-        start = State(widen(start.h_BH), widen(start.c_BH))
+        start, operand = State(widen(start.h_BH), widen(start.c_BH)), operand_dtype(value_TBD)
         with no_autocast(value_TBD):
             if _serves(value_TBD):
                 h_TBH, c_BH = _sweep(self, value_TBD, start, None)
                 return h_TBH, State(h_TBH[-1], c_BH)
-            with span("forward core"):
-                h_TBH, (h_1BH, c_1BH) = super().forward(value_TBD, (start.h_BH[None], start.c_BH[None]))
-        return h_TBH, State(h_1BH[0], c_1BH[0])
+            return _by_torch(self, value_TBD, start, operand)
 
 
 class BackwardLSTM(nn.LSTM):
@@ -56,14 +55,12 @@ class BackwardLSTM(nn.LSTM):
         `lengths_B` is int64, 0 .. T; steps beyond a row's length mean nothing.
         """
         value_TBD = widen(value_TBD)
-        start = zero_state(len(lengths_B), self.hidden_size, value_TBD)
+        start, operand = zero_state(len(lengths_B), self.hidden_size, value_TBD), operand_dtype(value_TBD)
         with no_autocast(value_TBD):
             if _serves(value_TBD):
                 return _sweep(self, value_TBD, start, lengths_B)[0]
             order_N = _reversal(lengths_B, len(value_TBD))
-            with span("forward core"):
-                h_TBH, _ = super().forward(_permuted(value_TBD, order_N))
-            return _permuted(h_TBH, order_N)
+            return _permuted(_by_torch(self, _permuted(value_TBD, order_N), start, operand)[0], order_N)
 
 
 def _serves(value_TBD: Tensor) -> bool:
@@ -71,6 +68,14 @@ def _serves(value_TBD: Tensor) -> bool:
     if len(value_TBD) < 2 or torch.compiler.is_compiling():
         return False
     return not native.unfit(value_TBD.device, value_TBD.dtype, value_TBD.dtype)
+
+
+def _by_torch(lstm: nn.LSTM, value_TBD: Tensor, start: State, operand: torch.dtype) -> tuple[Tensor, State]:
+    with span("forward core"):
+        if persistent.serves(value_TBD, lstm.hidden_size, operand):
+            return persistent.run(value_TBD, start, lstm.all_weights[0], operand)
+        h_TBH, (h_1BH, c_1BH) = nn.LSTM.forward(lstm, value_TBD, (start.h_BH[None], start.c_BH[None]))
+    return h_TBH, State(h_1BH[0], c_1BH[0])
 
 
 def _sweep(lstm: nn.LSTM, value_TBD: Tensor, start: State, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
