@@ -197,14 +197,14 @@ def test_float32_is_as_near_to_float64_as_autograd_is():
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_under_autocast_only_operands_are_narrow(implementation):
-    case = Case(20, 4, 8, 16, scale=0.5, dtype=torch.float32)
+    case = Case(4, 2, 8, 16, scale=0.5, dtype=torch.float32, seed=1)  # here no leaky ReLU falls on its other side
     exact = case.outputs_and_gradients(implementation)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = case.run(implementation)
     narrow = [*outputs, *torch.autograd.grad(mixed(outputs), case.leaves())]
     assert all(value.dtype == torch.float32 for value in narrow)
     assert not torch.equal(exact[0], narrow[0])
-    assert_close(exact, narrow, 0.02)
+    assert_close(exact, narrow, 0.004)
 
 
 def taken(case, implementation):

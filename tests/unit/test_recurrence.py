@@ -275,7 +275,7 @@ def test_under_autocast_only_operands_are_narrow(implementation):
     assert all(g.dtype == torch.float32 for g in gradients)
     assert not torch.equal(outputs[0], exact_outputs[0])
     for expected, actual in zip(exact_gradients, gradients, strict=True):
-        assert (expected - actual).norm() < 0.02 * expected.norm()
+        assert (expected - actual).norm() < 0.007 * expected.norm()  # 0.009 if results of products were rounded too
 
 
 def test_narrow_inputs_are_widened():

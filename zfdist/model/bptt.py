@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zfdist.model.cell import CLIP, GATES, SLOPE, clipped_leaky_relu_slope, inside, no_autocast
-from zfdist.model.distributions import widen
+from zfdist.model.operands import product, product_into, rounded
 from zfdist.profile import spanned
 
 
@@ -45,12 +45,12 @@ class BPTT(torch.autograd.Function):
 
         Operands of matrix products are rounded to `operand`; all else is in the type of the inputs.
         """
-        w_p_PH = torch.cat([w_h_GH, w_a_MH]).to(operand)
-        w_z_GZ, w_q_QM = w_z_GZ.to(operand), w_q_QM.to(operand)
+        w_p_PH = rounded(torch.cat([w_h_GH, w_a_MH]), operand)
+        w_z_GZ, w_q_QM = rounded(w_z_GZ, operand), rounded(w_q_QM, operand)
         slabs = _allocate(gx_TBG, qb_TBM, eps_TBZ, h_BH, c_BH)
-        _forward_sweep(slabs, gx_TBG, qb_TBM, eps_TBZ, w_p_PH, w_z_GZ, w_q_QM, b_q_Q, bound)
+        _forward_sweep(slabs, gx_TBG, qb_TBM, eps_TBZ, w_p_PH, w_z_GZ, w_q_QM, b_q_Q, bound, operand)
         ctx.save_for_backward(*slabs, w_p_PH, w_z_GZ, w_q_QM)
-        ctx.bound = bound
+        ctx.bound, ctx.operand = bound, operand
         return slabs.h_SBH[1:], slabs.z_TBZ, slabs.q_TBQ, slabs.c_SBH[-1]
 
     @staticmethod
@@ -59,18 +59,19 @@ class BPTT(torch.autograd.Function):
     def backward(ctx: Any, dh_TBH: Tensor, dz_TBZ: Tensor, dq_TBQ: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of `forward`'s tensors; the noise gets none."""
         *saved, w_p_PH, w_z_GZ, w_q_QM = ctx.saved_tensors
-        slabs, operand = _Slabs(*saved), w_p_PH.dtype
+        slabs, operand = _Slabs(*saved), ctx.operand
         gates, wide = slabs.act_TBG.shape[2], slabs.h_SBH.dtype
         with no_autocast(dh_TBH):
             d_TBP, through_TBH = _local_derivatives(slabs)
             dq_TBQ, jacobian_TBQ = _latent_derivatives(slabs, dz_TBZ, dq_TBQ, ctx.bound)
             dh_BH, dc_BH = _backward_sweep(
-                slabs, d_TBP, through_TBH, dq_TBQ, jacobian_TBQ, dh_TBH, dc_BH, w_p_PH, w_z_GZ, w_q_QM
+                slabs, d_TBP, through_TBH, dq_TBQ, jacobian_TBQ, dh_TBH, dc_BH, w_p_PH, w_z_GZ, w_q_QM, operand
             )
-            d_NP, dq_NQ = d_TBP.flatten(0, 1).to(operand), dq_TBQ.flatten(0, 1).to(operand)
-            dw_p_PH = (d_NP.t() @ slabs.h_SBH[:-1].flatten(0, 1).to(operand)).to(wide)
-            dw_z_GZ = (d_NP[:, :gates].t() @ slabs.z_TBZ.flatten(0, 1).to(operand)).to(wide)
-            dw_q_QM = (dq_NQ.t() @ slabs.a_TBM.flatten(0, 1).to(operand)).to(wide)
+            read = (d_TBP, dq_TBQ, slabs.h_SBH[:-1], slabs.z_TBZ, slabs.a_TBM)
+            d_NP, dq_NQ, h_NH, z_NZ, a_NM = (rounded(value.flatten(0, 1), operand) for value in read)
+            dw_p_PH = product(d_NP.t(), h_NH, wide)
+            dw_z_GZ = product(d_NP[:, :gates].t(), z_NZ, wide)
+            dw_q_QM = product(dq_NQ.t(), a_NM, wide)
             db_q_Q = dq_TBQ.sum((0, 1))
         dgx_TBG, dqb_TBM = d_TBP[..., :gates], d_TBP[..., gates:]
         dweights = (dw_p_PH[:gates], dw_z_GZ, dw_p_PH[gates:], dw_q_QM, db_q_Q)
@@ -96,31 +97,31 @@ def _allocate(gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor, h_BH: Tensor, c_B
 
 def _forward_sweep(
     slabs: _Slabs, gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor,
-    w_p_PH: Tensor, w_z_GZ: Tensor, w_q_QM: Tensor, b_q_Q: Tensor, bound: float,
+    w_p_PH: Tensor, w_z_GZ: Tensor, w_q_QM: Tensor, b_q_Q: Tensor, bound: float, operand: torch.dtype,
 ) -> None:  # fmt: skip
     """Fill the slabs, with every product and sum written where it stays."""
-    operand, z_dim = w_p_PH.dtype, eps_TBZ.shape[2]
+    z_dim = eps_TBZ.shape[2]
     batch, gates = gx_TBG.shape[1:]
     hidden = gates // GATES
-    p_BP = w_p_PH.new_empty(batch, w_p_PH.shape[0])
-    g_BG, r_BQ = w_p_PH.new_empty(batch, gates), w_p_PH.new_empty(batch, 2 * z_dim)
+    p_BP = gx_TBG.new_empty(batch, w_p_PH.shape[0])
+    g_BG, r_BQ = gx_TBG.new_empty(batch, gates), gx_TBG.new_empty(batch, 2 * z_dim)
     h_S, c_S = slabs.h_SBH.unbind(), slabs.c_SBH.unbind()
     rows = zip(
         gx_TBG.unbind(), qb_TBM.unbind(), eps_TBZ.unbind(), slabs.act_TBG.unbind(), slabs.tanh_c_TBH.unbind(),
         slabs.a_TBM.unbind(), slabs.q_TBQ.unbind(), slabs.noise_TBZ.unbind(), slabs.z_TBZ.unbind(), strict=True,
     )  # fmt: skip
     for t, (gx, qb, eps, act, tanh_c, a, q, noise, z) in enumerate(rows):
-        torch.mm(h_S[t].to(operand), w_p_PH.t(), out=p_BP)
+        product_into(p_BP, rounded(h_S[t], operand), w_p_PH.t())
         torch.add(p_BP[:, gates:], qb, out=a)
         F.leaky_relu_(a, SLOPE).clamp_(-CLIP, CLIP)
-        torch.mm(a.to(operand), w_q_QM.t(), out=r_BQ)
+        product_into(r_BQ, rounded(a, operand), w_q_QM.t())
         torch.add(r_BQ, b_q_Q, out=q)
         if bound > 0:
             q.clamp_(-bound, bound)
         torch.mul(q[:, z_dim:], 0.5, out=noise)
         noise.exp_().mul_(eps)
         torch.add(q[:, :z_dim], noise, out=z)
-        torch.mm(z.to(operand), w_z_GZ.t(), out=g_BG)
+        product_into(g_BG, rounded(z, operand), w_z_GZ.t())
         torch.add(p_BP[:, :gates], gx, out=act)
         act.add_(g_BG)
         act[:, : 3 * hidden].sigmoid_()
@@ -155,11 +156,10 @@ def _latent_derivatives(slabs: _Slabs, dz_TBZ: Tensor, dq_TBQ: Tensor, bound: fl
 
 def _backward_sweep(
     slabs: _Slabs, d_TBP: Tensor, through_TBH: Tensor, dq_TBQ: Tensor, jacobian_TBQ: Tensor,
-    dh_TBH: Tensor, dc_BH: Tensor, w_p_PH: Tensor, w_z_GZ: Tensor, w_q_QM: Tensor,
+    dh_TBH: Tensor, dc_BH: Tensor, w_p_PH: Tensor, w_z_GZ: Tensor, w_q_QM: Tensor, operand: torch.dtype,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run the recursion from the last step to the first, turning d_TBP and dq_TBQ into gradients in place."""
-    operand = w_p_PH.dtype
-    gates = slabs.act_TBG.shape[2]
+    gates, wide = slabs.act_TBG.shape[2], d_TBP.dtype
     hidden, z_dim = gates // GATES, slabs.z_TBZ.shape[2]
     dh_BH, dc_BH = torch.zeros_like(dc_BH), dc_BH.clone()
     through, forget = through_TBH.unbind(), slabs.act_TBG[..., 2 * hidden : 3 * hidden].unbind()
@@ -171,8 +171,8 @@ def _backward_sweep(
         d[:, :hidden].mul_(dh_BH)
         d[:, hidden:gates].view(-1, 3, hidden).mul_(dc_BH[:, None])
         dc_BH.mul_(forget[t])
-        dz_BZ = d[:, :gates].to(operand) @ w_z_GZ
+        dz_BZ = product(rounded(d[:, :gates], operand), w_z_GZ, wide)
         dq.view(-1, 2, z_dim).addcmul_(dz_BZ[:, None], jacobian_T[t].view(-1, 2, z_dim))
-        d[:, gates:].mul_(dq.to(operand) @ w_q_QM)
-        dh_BH = d.to(operand) @ w_p_PH
-    return widen(dh_BH), dc_BH
+        d[:, gates:].mul_(product(rounded(dq, operand), w_q_QM, wide))
+        dh_BH = product(rounded(d, operand), w_p_PH, wide)
+    return dh_BH, dc_BH

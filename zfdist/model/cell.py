@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zfdist.model.distributions import widen
-
 SLOPE = 1.0 / 3.0
 CLIP = 3.0
 GATES = 4
@@ -53,11 +51,6 @@ def cell(g_BG: Tensor, c_BH: Tensor) -> State:
     o_BH, i_BH, f_BH, u_BH = g_BG.chunk(GATES, dim=-1)
     c_BH = torch.sigmoid(f_BH) * c_BH + torch.sigmoid(i_BH) * torch.tanh(u_BH)
     return State(torch.sigmoid(o_BH) * torch.tanh(c_BH), c_BH)
-
-
-def linear(value: Tensor, weight: Tensor, operand: torch.dtype) -> Tensor:
-    """Multiply with operands rounded to `operand`, the result widened again; weight gradients add up wide."""
-    return widen(F.linear(value.to(operand), weight.to(operand)))
 
 
 def operand_dtype(like: Tensor) -> torch.dtype:

@@ -34,11 +34,11 @@ from zfdist.model.cell import (
     clipped_leaky_relu,
     clipped_leaky_relu_slope,
     inside,
-    linear,
     no_autocast,
     operand_dtype,
 )
 from zfdist.model.distributions import Gaussian, latent_gaussian, widen
+from zfdist.model.operands import linear, product, product_into, rounded
 from zfdist.model.recurrence import Implementation, choose, in_words
 from zfdist.profile import span, spanned
 
@@ -89,16 +89,16 @@ class ByHand(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Return what `reference` returns."""
         steps, batch, z_dim = eps_TBZ.shape
-        w_z_PZ, empty = w_z_PZ.to(operand), pq_TBP.new_empty
+        w_z_PZ, empty = rounded(w_z_PZ, operand), pq_TBP.new_empty
         slabs = _Slabs(
             a_TBP=empty(pq_TBP.shape),
             q_T2BQ=empty(steps, 2, batch, 2 * z_dim),
             noise_TBZ=empty(eps_TBZ.shape),
             z_TBZ=empty(eps_TBZ.shape),
         )
-        _forward_sweep(slabs, pq_TBP, eps_TBZ, z_BZ, w_z_PZ, w_q_2QM, b_q_2Q, bound)
+        _forward_sweep(slabs, pq_TBP, eps_TBZ, z_BZ, w_z_PZ, w_q_2QM, b_q_2Q, bound, operand)
         ctx.save_for_backward(*slabs, z_BZ, w_z_PZ, w_q_2QM)
-        ctx.bound = bound
+        ctx.bound, ctx.operand = bound, operand
         return slabs.z_TBZ, slabs.q_T2BQ
 
     @staticmethod
@@ -107,13 +107,13 @@ class ByHand(torch.autograd.Function):
     def backward(ctx: Any, dz_TBZ: Tensor, dq_T2BQ: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of `forward`'s tensors; the noise gets none."""
         *saved, z_BZ, w_z_PZ, w_q_2QM = ctx.saved_tensors
-        slabs, operand, wide = _Slabs(*saved), w_z_PZ.dtype, w_q_2QM.dtype
+        slabs, operand, wide = _Slabs(*saved), ctx.operand, w_q_2QM.dtype
         with no_autocast(dz_TBZ):
             d_TBP = clipped_leaky_relu_slope(slabs.a_TBP)
             dq_T2BQ, jacobian_T2BQ = _latent_derivatives(slabs, dq_T2BQ, ctx.bound)
-            dz_BZ = _backward_sweep(d_TBP, dq_T2BQ, jacobian_T2BQ, dz_TBZ, w_z_PZ, w_q_2QM)
+            dz_BZ = _backward_sweep(d_TBP, dq_T2BQ, jacobian_T2BQ, dz_TBZ, w_z_PZ, w_q_2QM, operand)
             d_NP, before_NZ = d_TBP.flatten(0, 1), torch.cat([z_BZ, *slabs.z_TBZ[:-1]])
-            dw_z_PZ = (d_NP.to(operand).t() @ before_NZ.to(operand)).to(wide)
+            dw_z_PZ = product(rounded(d_NP, operand).t(), rounded(before_NZ, operand), wide)
             dw_q_2QM = dq_T2BQ.transpose(0, 1).flatten(1, 2).mT @ _nets(slabs.a_TBP.flatten(0, 1))
             db_q_2Q = dq_T2BQ.sum((0, 2))
         return d_TBP, None, dz_BZ, dw_z_PZ, dw_q_2QM, db_q_2Q, None, None
@@ -193,11 +193,10 @@ def _nets(both_BP: Tensor) -> Tensor:
 
 def _forward_sweep(
     slabs: _Slabs, pq_TBP: Tensor, eps_TBZ: Tensor, z_BZ: Tensor,
-    w_z_PZ: Tensor, w_q_2QM: Tensor, b_q_2Q: Tensor, bound: float,
+    w_z_PZ: Tensor, w_q_2QM: Tensor, b_q_2Q: Tensor, bound: float, operand: torch.dtype,
 ) -> None:  # fmt: skip
     """Fill the slabs, with every product and sum written where it stays."""
-    operand, z_dim = w_z_PZ.dtype, eps_TBZ.shape[2]
-    p_BP = w_z_PZ.new_empty(pq_TBP.shape[1:])
+    z_dim, p_BP = eps_TBZ.shape[2], pq_TBP.new_empty(pq_TBP.shape[1:])
     prior_TBQ, posterior_TBQ = slabs.q_T2BQ.unbind(1)
     rows = zip(
         pq_TBP.unbind(), eps_TBZ.unbind(), slabs.a_TBP.unbind(), _nets(slabs.a_TBP).unbind(1), slabs.q_T2BQ.unbind(),
@@ -205,7 +204,7 @@ def _forward_sweep(
         slabs.noise_TBZ.unbind(), slabs.z_TBZ.unbind(), strict=True,
     )  # fmt: skip
     for pq, eps, a, a_2, q, m, r, s, noise, z in rows:
-        torch.mm(z_BZ.to(operand), w_z_PZ.t(), out=p_BP)
+        product_into(p_BP, rounded(z_BZ, operand), w_z_PZ.t())
         torch.add(p_BP, pq, out=a)
         F.leaky_relu_(a, SLOPE).clamp_(-CLIP, CLIP)
         torch.baddbmm(b_q_2Q[:, None], a_2, w_q_2QM.mT, out=q)
@@ -226,10 +225,11 @@ def _latent_derivatives(slabs: _Slabs, dq_T2BQ: Tensor, bound: float) -> tuple[T
 
 
 def _backward_sweep(
-    d_TBP: Tensor, dq_T2BQ: Tensor, jacobian_T2BQ: Tensor, dz_TBZ: Tensor, w_z_PZ: Tensor, w_q_2QM: Tensor
-) -> Tensor:
+    d_TBP: Tensor, dq_T2BQ: Tensor, jacobian_T2BQ: Tensor, dz_TBZ: Tensor, w_z_PZ: Tensor, w_q_2QM: Tensor,
+    operand: torch.dtype,
+) -> Tensor:  # fmt: skip
     """Run the recursion from the last step to the first, turning d_TBP and dq_T2BQ into gradients in place."""
-    operand, parts = w_z_PZ.dtype, (2, -1, 2, dz_TBZ.shape[2])
+    parts = (2, -1, 2, dz_TBZ.shape[2])
     dz_BZ = torch.zeros_like(dz_TBZ[0])
     rows = zip(
         d_TBP.unbind(), _nets(d_TBP).unbind(1), dq_T2BQ.unbind(), jacobian_T2BQ.unbind(), dz_TBZ.unbind(), strict=True
@@ -238,5 +238,5 @@ def _backward_sweep(
         dz_BZ = dz_BZ + direct
         dq.view(parts).addcmul_(dz_BZ[None, :, None], jacobian.view(parts))
         d_2.mul_(torch.bmm(dq, w_q_2QM))
-        dz_BZ = widen(d.to(operand) @ w_z_PZ)
+        dz_BZ = product(rounded(d, operand), w_z_PZ, d.dtype)
     return dz_BZ

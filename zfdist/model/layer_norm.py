@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zfdist.model.cell import CLIP, GATES, State, cell, clamp_latent, clipped_leaky_relu, no_autocast
 from zfdist.model.distributions import widen
+from zfdist.model.operands import WideLinear
 from zfdist.model.recurrence import Unrolled
 
 
@@ -25,11 +26,11 @@ class LayerNormRecurrence(nn.Module):
     def __init__(self, hidden: int, z_dim: int, mlp_dim: int, latent_clamp: float) -> None:
         super().__init__()
         self.latent_clamp = latent_clamp
-        self.recurrent = nn.Linear(hidden, GATES * hidden, bias=False)
-        self.posterior_h = nn.Linear(hidden, mlp_dim, bias=False)
+        self.recurrent = WideLinear(hidden, GATES * hidden, bias=False)
+        self.posterior_h = WideLinear(hidden, mlp_dim, bias=False)
         self.posterior = nn.Linear(mlp_dim, 2 * z_dim)
         self.condition = nn.Linear(z_dim, mlp_dim)
-        self.gain_and_shift = nn.Linear(mlp_dim, 2 * GATES * hidden)
+        self.gain_and_shift = WideLinear(mlp_dim, 2 * GATES * hidden)
         for gate_HH in self.recurrent.weight.detach().chunk(GATES):
             nn.init.orthogonal_(gate_HH)
 
@@ -37,7 +38,7 @@ class LayerNormRecurrence(nn.Module):
         """Run all steps with z from the posterior."""
         h_TBH, z_TBZ, q_TBQ = [], [], []
         for gx_BG, qb_BM, eps_BZ in zip(gx_TBG, qb_TBM, eps_TBZ, strict=True):
-            a_BM = clipped_leaky_relu(widen(self.posterior_h(state.h_BH)) + widen(qb_BM))
+            a_BM = clipped_leaky_relu(self.posterior_h(state.h_BH) + widen(qb_BM))
             with no_autocast(a_BM):
                 q_BQ = clamp_latent(self.posterior(a_BM), self.latent_clamp)
             mu_BZ, logvar_BZ = q_BQ.chunk(2, dim=-1)
@@ -52,8 +53,8 @@ class LayerNormRecurrence(nn.Module):
     def step(self, gx_BG: Tensor, z_BZ: Tensor, state: State) -> State:
         """Run the cell once with a given z."""
         condition_BM = clipped_leaky_relu(self.condition(z_BZ))
-        gain_BG, shift_BG = widen(self.gain_and_shift(condition_BM)).clamp(-CLIP, CLIP).chunk(2, dim=-1)
-        product_BG = widen(self.recurrent(state.h_BH))
+        gain_BG, shift_BG = self.gain_and_shift(condition_BM).clamp(-CLIP, CLIP).chunk(2, dim=-1)
+        product_BG = self.recurrent(state.h_BH)
         with no_autocast(product_BG):
             normed_BG = F.layer_norm(product_BG, product_BG.shape[-1:])
             return cell(widen(gx_BG) + (1.0 + gain_BG) * normed_BG + shift_BG, state.c_BH)

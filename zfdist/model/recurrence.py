@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 from zfdist.model import graph, native, triton_sweep
 from zfdist.model.bptt import BPTT
-from zfdist.model.cell import GATES, State, cell, clamp_latent, clipped_leaky_relu, linear, no_autocast, operand_dtype
+from zfdist.model.cell import GATES, State, cell, clamp_latent, clipped_leaky_relu, no_autocast, operand_dtype
 from zfdist.model.distributions import widen
+from zfdist.model.operands import linear
 from zfdist.profile import span
 
 Implementation = Literal["auto", "reference", "bptt", "native", "graph", "triton"]

@@ -31,6 +31,7 @@ from zfdist.model.nets import (
     label_head,
     many,
 )
+from zfdist.model.operands import WideLinear
 from zfdist.model.terms import Generated, Inferred, Terms, latent_terms
 
 
@@ -53,8 +54,8 @@ class Srnn(nn.Module):
         self.embed_inference = inference_embedding(config, x_dim)
         self.deterministic = LSTM(embedded, hidden)
         self.smoother = BackwardLSTM(hidden + embedded, hidden)
-        self.prior_d = nn.Linear(hidden, config.mlp_dim)
-        self.posterior_a = nn.Linear(hidden, config.mlp_dim)
+        self.prior_d = WideLinear(hidden, config.mlp_dim)
+        self.posterior_a = WideLinear(hidden, config.mlp_dim)
         self.chain = LatentChain(config.z_dim, config.mlp_dim, config.latent_clamp, config.recurrence)
         self.output = Output(config, hidden + config.z_dim, x_dim)
         self.label = label_head(config)

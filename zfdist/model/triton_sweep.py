@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zfdist.model.cell import CLIP, GATES, SLOPE, no_autocast
+from zfdist.model.operands import product, product_into
 from zfdist.profile import spanned
 
 _BLOCK = 256  # columns of a program: at B 32 and H 1024, a program for each multiprocessor
@@ -108,20 +109,6 @@ class TritonBPTT(torch.autograd.Function):
         return d_TBP[..., :gates], d_TBP[..., gates:], None, dh_BH, dc_BH, *dweights, None, None
 
 
-def product(left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
-    """Return left @ right in the type `wide`; what the product itself adds up in, it is rounded to no less on a GPU."""
-    if left.dtype == wide:
-        return left @ right
-    return torch.mm(left, right, out_dtype=wide) if left.is_cuda else (left @ right).to(wide)
-
-
-def _product_into(out: Tensor, left: Tensor, right: Tensor) -> None:
-    if out.dtype == left.dtype:
-        torch.mm(left, right, out=out)
-    else:  # on a GPU alone
-        torch.mm(left, right, out_dtype=out.dtype, out=out)
-
-
 def _narrow(wide: Tensor, operand: torch.dtype) -> Tensor:
     """Return a tensor for the rounded copy of `wide`, or itself if there is nothing to round."""
     return wide if wide.dtype == operand else torch.empty_like(wide, dtype=operand)
@@ -175,11 +162,11 @@ def _forward_sweep(
         operands.z_TBZ.unbind(), strict=True,
     )  # fmt: skip
     for t, (gx, qb, eps, act, a, narrow_a, q, noise, z, narrow_z) in enumerate(rows):
-        _product_into(p_BP, narrow_h_S[t], operands.w_p_PH.t())
+        product_into(p_BP, narrow_h_S[t], operands.w_p_PH.t())
         hidden_layer(p_BP, qb, a, narrow_a, gates, mlp_dim, SLOPE=SLOPE, CLIP=CLIP)
-        _product_into(r_BQ, narrow_a, operands.w_q_QM.t())
+        product_into(r_BQ, narrow_a, operands.w_q_QM.t())
         latent(r_BQ, b_q_Q, eps, q, noise, z, narrow_z, z_dim, BOUND=bound)
-        _product_into(g_BG, narrow_z, operands.w_z_GZ.t())
+        product_into(g_BG, narrow_z, operands.w_z_GZ.t())
         cell(p_BP, gx, g_BG, c_S[t], act, c_S[t + 1], h_S[t + 1], narrow_h_S[t + 1], hidden, gates + mlp_dim)
 
 
@@ -206,9 +193,9 @@ def _backward_sweep(
     for t in range(len(d_T) - 1, -1, -1):
         d, narrow_d = d_T[t], narrow_d_T[t]
         cell(carried_dh_BH, dh_T[t], dc_BH, act_T[t], c_S[t], c_S[t + 1], d, narrow_d, hidden, gates + mlp_dim)
-        _product_into(dz_BZ, narrow_d[:, :gates], operands.w_z_GZ)
+        product_into(dz_BZ, narrow_d[:, :gates], operands.w_z_GZ)
         latent(dz_BZ, dz_T[t], direct_T[t], q_T[t], noise_T[t], dq_T[t], narrow_dq_T[t], z_dim, BOUND=bound)
-        _product_into(da_BM, narrow_dq_T[t], operands.w_q_QM)
+        product_into(da_BM, narrow_dq_T[t], operands.w_q_QM)
         hidden_layer(da_BM, a_T[t], d, narrow_d, gates, mlp_dim, SLOPE=SLOPE, CLIP=CLIP)
-        _product_into(carried_dh_BH, narrow_d, operands.w_p_PH)
+        product_into(carried_dh_BH, narrow_d, operands.w_p_PH)
     return carried_dh_BH.to(dc_BH.dtype), dc_BH

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from zfdist.config import ModelConfig
 from zfdist.model.cell import GATES, State, cell
 from zfdist.model.densities import Density
-from zfdist.model.distributions import Gaussian, latent_gaussian, standard_gaussian, widen
+from zfdist.model.distributions import Gaussian, latent_gaussian, standard_gaussian
 from zfdist.model.nets import (
     Head,
     Output,
@@ -32,6 +32,7 @@ from zfdist.model.nets import (
     many,
     zero_state,
 )
+from zfdist.model.operands import WideLinear
 from zfdist.model.recurrence import Recurrence, Unrolled
 from zfdist.model.terms import Generated, Inferred, Terms, latent_terms
 
@@ -54,8 +55,8 @@ class Vrnn(nn.Module):
         embedded = embedded_size(config, x_dim)
         self.embed = embedding(config, x_dim)
         self.embed_inference = inference_embedding(config, x_dim)
-        self.input = nn.Linear(embedded, GATES * hidden)
-        self.posterior_y = nn.Linear(embedded, mlp_dim)
+        self.input = WideLinear(embedded, GATES * hidden)
+        self.posterior_y = WideLinear(embedded, mlp_dim)
         self.recurrence = Recurrence(hidden, z_dim, mlp_dim, config.latent_clamp, config.recurrence)
         self.prior = Head(hidden, mlp_dim, 2 * z_dim) if config.vrnn_prior == "learned" else None
         self.output = Output(config, hidden + z_dim, x_dim)
@@ -107,7 +108,7 @@ class Vrnn(nn.Module):
 
     def _begin(self, x_BX: Tensor) -> State:
         """Return h_0, which has read x_1 and a latent of 0."""
-        g_BG = widen(self.input(self.embed(x_BX)))
+        g_BG = self.input(self.embed(x_BX))
         return cell(g_BG, zero_state(len(x_BX), self.config.hidden, g_BG).c_BH)
 
     def _walk(self, x_TBX: Tensor, y_TBX: Tensor, eps_TNZ: Tensor) -> _Walk:

@@ -33,6 +33,7 @@ from zfdist.model.nets import (
     many,
     zero_state,
 )
+from zfdist.model.operands import WideLinear
 from zfdist.model.recurrence import Recurrence, Unrolled
 from zfdist.model.terms import Generated, Inferred, Terms, latent_terms
 
@@ -48,10 +49,10 @@ class ZForcing(nn.Module):
         embedded = embedded_size(config, x_dim)
         self.embed = embedding(config, x_dim)
         self.embed_backward = inference_embedding(config, x_dim)
-        self.input = nn.Linear(embedded, GATES * hidden)
+        self.input = WideLinear(embedded, GATES * hidden)
         self.backward_net = BackwardLSTM(embedded, hidden)
-        self.posterior_b = nn.Linear(hidden, mlp_dim)
-        self.posterior_x = nn.Linear(embedded, mlp_dim, bias=False) if config.latent_sees_x else None
+        self.posterior_b = WideLinear(hidden, mlp_dim)
+        self.posterior_x = WideLinear(embedded, mlp_dim, bias=False) if config.latent_sees_x else None
         self.recurrence: Recurrence | LayerNormRecurrence
         if config.layer_norm_z:
             self.recurrence = LayerNormRecurrence(hidden, z_dim, mlp_dim, config.latent_clamp)
