@@ -16,7 +16,7 @@ class LossScale(NamedTuple):
     def after(self, *, skipped: bool) -> "LossScale":
         """Return what follows an update, which is skipped if its gradient was not finite."""
         if skipped:
-            return LossScale(max(self.value / 2, 1.0))
+            return LossScale(self.value / 2)
         if self.updates + 1 == GROW_AFTER:
             return LossScale(self.value * 2)
         return self._replace(updates=self.updates + 1)

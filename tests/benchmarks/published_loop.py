@@ -66,5 +66,7 @@ def log_normal(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 def observation_log_prob(model: ZForcing, parameters: Tensor, value: Tensor) -> Tensor:
     if model.config.density == "categorical":
         return F.log_softmax(parameters, dim=-1).gather(-1, value[..., None]).squeeze(-1)
+    if model.config.density == "bernoulli":
+        return -F.binary_cross_entropy_with_logits(parameters, value, reduction="none").sum(-1)
     mean, raw = parameters.chunk(2, dim=-1)
     return log_normal(value, mean, torch.log(model.config.sigma_floor + torch.exp(raw)))

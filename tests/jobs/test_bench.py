@@ -1,11 +1,13 @@
 """The benchmark's front door, and that the rivals it times compute the same numbers; no time is asserted."""
 
+import importlib
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +22,22 @@ def test_core_compares_all_implementations_with_the_published_loop():
     assert out.returncode == 0, out.stderr
     for row in ("naive loop, as published", "hoisted loop", "bptt", "native", "nn.LSTM without latents", "floor"):
         assert row in out.stdout
+
+
+def test_the_rows_for_a_gpu_compute_gradients_as_good_as_their_precision(monkeypatch):
+    """On a CPU, where products of narrow operands are the same, TF32 is exact and nothing is recorded."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
+    bench_core, core_case = (importlib.import_module(name) for name in ("bench_core", "core_case"))
+    case = core_case.Case(core_case.SIZES["hidden16"](), torch.device("cpu"))
+    exact, errors = case.exact_gradient(), {}
+    for candidate in core_case.candidates(torch.device("cuda")):
+        passes = bench_core._passes(case, candidate._replace(recorded=False))
+        errors[candidate.name] = case.error(candidate, passes.both, exact)
+    assert errors["graph, fp32"] < errors["graph, fp16"] < errors["graph, bf16"]
+    half = next(c for c in core_case.candidates(torch.device("cuda")) if c.name == "graph, fp16")
+    passes = bench_core._passes(case, half)
+    with pytest.raises(AssertionError, match="graph, fp16: gradient off by"):
+        case.error(half, passes.both, 1.1 * exact)
 
 
 def test_systems_are_compared_at_an_equal_number_of_parameters():

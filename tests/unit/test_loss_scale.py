@@ -14,10 +14,8 @@ def after(updates: list[bool], start: LossScale) -> LossScale:
 
 
 @given(st.lists(st.booleans(), max_size=60))
-def test_is_a_power_of_two_of_at_least_one(updates):
-    value = after(updates, LossScale()).value
-    assert value >= 1.0
-    assert math.log2(value).is_integer()
+def test_is_a_power_of_two(updates):
+    assert math.log2(after(updates, LossScale()).value).is_integer()
 
 
 @given(st.integers(0, GROW_AFTER - 1))
@@ -32,7 +30,7 @@ def test_doubles_after_so_many_updates_without_an_overflow():
     assert after([False] * (3 * GROW_AFTER), LossScale(64.0)).value == 512.0
 
 
-def test_falls_to_one_within_fewer_updates_than_end_a_run():
+def test_falls_below_one_within_fewer_updates_than_end_a_run():
     from zfdist.config import EngineConfig
 
-    assert after([True] * (EngineConfig().max_nonfinite_steps - 1), LossScale()).value == 1.0
+    assert after([True] * (EngineConfig().max_nonfinite_steps - 1), LossScale()).value < 1.0
