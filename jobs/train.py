@@ -134,7 +134,8 @@ class Console:
         elif "checkpoint/save_s" in record:
             command.say(f"{step}  checkpoint saved in {record['checkpoint/save_s']:.2f} s")
         elif "skipped/terms" in record:
-            command.say(f"{step}  update skipped: not finite: {', '.join(record['skipped/terms'])}")
+            scale = f" (fp16: loss scale now {record['optim/loss_scale']:g})" if "optim/loss_scale" in record else ""
+            command.say(f"{step}  update skipped: not finite: {', '.join(record['skipped/terms'])}{scale}")
 
 
 def _nats(value: float | None) -> str:

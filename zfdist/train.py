@@ -153,7 +153,8 @@ def _skipped(run: Run, micro_batches: list[Batch], losses: list[Loss]) -> None:
     everyone = run.world.gather((sorted(bad_terms), sorted(bad_ids)))
     terms = sorted({term for worker_terms, _ in everyone for term in worker_terms}) or ["gradient"]
     ids = sorted({i for _, worker_ids in everyone for i in worker_ids})
-    _write(run, {"skipped/terms": terms, "skipped/sequence_ids": ids, "skipped/in_a_row": run.skipped_in_a_row})
+    line = {"skipped/terms": terms, "skipped/sequence_ids": ids, "skipped/in_a_row": run.skipped_in_a_row}
+    _write(run, line | _loss_scale(run))
     if run.skipped_in_a_row >= run.config.engine.max_nonfinite_steps:
         raise NonFiniteError(
             f"step {run.step + 1}: {run.skipped_in_a_row} updates in a row had a non-finite {', '.join(terms)}"
@@ -257,13 +258,17 @@ def _weights(run: Run) -> dict[str, float]:
     """The weights of the update that was just made."""
     now = schedule.weights(run.config.loss, run.step - 1)
     rate = schedule.learning_rate(run.config.optim, run.step - 1)
-    scale = {"optim/loss_scale": run.engine.loss_scale} if run.engine.precision == "fp16" else {}
-    return scale | {
+    return _loss_scale(run) | {
         "weights/kl": now.kl,
         "weights/alpha": now.alpha,
         "weights/beta": now.beta,
         "optim/learning_rate": rate,
     }
+
+
+def _loss_scale(run: Run) -> dict[str, float]:
+    """That of the next update, under fp16."""
+    return {"optim/loss_scale": run.engine.loss_scale} if run.engine.precision == "fp16" else {}
 
 
 def _write(run: Run, line: dict[str, object] | dict[str, float]) -> None:
