@@ -12,10 +12,9 @@ Shapes: T time, B batch, X values of a frame, Z latent, N noise of an observatio
 """
 
 import copy
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Concatenate, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,27 +25,14 @@ from zfdist import seeding
 from zfdist.data.loader import Batch
 from zfdist.model import products
 from zfdist.model.systems import System
+from zfdist.model.terms import Inferred
 
 Waveforms = NDArray[np.float32]
 
 _FULL_SCALE = 32768.0
 
-P = ParamSpec("P")
 
-
-def _drawing(function: Callable[Concatenate[System, P], Tensor]) -> Callable[Concatenate[System, P], Tensor]:
-    """Run without gradients, and with the fastest products if the network is large enough for them step by step."""
-
-    @functools.wraps(function)
-    def run(model: System, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        large = sum(parameter.numel() for parameter in model.parameters()) >= products.FROM_WEIGHTS
-        with torch.no_grad(), products.float32(_device(model), onednn=large):
-            return function(model, *args, **kwargs)
-
-    return run
-
-
-@_drawing
+@torch.no_grad()
 def samples(
     model: System,
     *,
@@ -63,11 +49,10 @@ def samples(
     The default input is the mean frame or bits of 0; tokens have none.
     """
     eps_TBZ, eps_TBN = _noise(model, torch.arange(sequences, device=_device(model)), steps, seed)
-    spoken = _without(model, never)
-    return spoken.generate(temperature * eps_TBZ, eps_TBN, temperature=x_temperature, x_BX=first_B).x_TBX
+    return _generated(model, never, temperature * eps_TBZ, eps_TBN, temperature=x_temperature, x_BX=first_B)
 
 
-@_drawing
+@torch.no_grad()
 def continued(
     model: System,
     batch: Batch,
@@ -84,26 +69,25 @@ def continued(
     """
     if bool((batch.lengths_B != batch.x_TBX.shape[0]).any()):
         raise ValueError("continuations need sequences of one length: cut them to the shortest first")
-    inferred = model.infer(batch.x_TBX, batch.y_TBX, batch.lengths_B, _posterior_noise(model, batch, None))
+    state = _inferred(model, batch, _posterior_noise(model, batch, None)).state
     eps_TBZ, eps_TBN = _noise(model, batch.positions_B, steps, seed)
-    drawn = _without(model, never).generate(
-        temperature * eps_TBZ, eps_TBN, temperature=x_temperature, state=inferred.state, x_BX=batch.y_TBX[-1]
-    )
-    return drawn.x_TBX
+    drawn = {"temperature": x_temperature, "state": state, "x_BX": batch.y_TBX[-1]}
+    return _generated(model, never, temperature * eps_TBZ, eps_TBN, **drawn)
 
 
-@_drawing
+@torch.no_grad()
 def rebuilt(model: System, batch: Batch, *, seed: int | None = None, never: Sequence[int] = ()) -> Tensor:
     """Return the likeliest observations given latents from the posterior and the true observations before them.
 
     Latents are posterior means, or with a `seed` posterior samples.
     """
     eps_TBZ = _posterior_noise(model, batch, seed)
-    density = _without(model, never).reconstruct(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
+    with products.float32(_device(model)):
+        density = _without(model, never).reconstruct(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
     return density.sample(eps_TBZ.new_zeros(*eps_TBZ.shape[:2], model.output.noise_dim), temperature=0.0)
 
 
-@_drawing
+@torch.no_grad()
 def interpolated(
     model: System,
     batch: Batch,
@@ -121,7 +105,7 @@ def interpolated(
     if len(batch.lengths_B) != 2:
         raise ValueError(f"an interpolation needs two sequences, got {len(batch.lengths_B)}")
     eps_TBZ = _posterior_noise(model, batch, seed)
-    z_T2Z = model.infer(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ).z_TBZ[: int(batch.lengths_B.max())]
+    z_T2Z = _inferred(model, batch, eps_TBZ).z_TBZ[: int(batch.lengths_B.max())]
     first_TZ, second_TZ = z_T2Z.unbind(1)
     ended_T2 = torch.arange(len(z_T2Z), device=z_T2Z.device)[:, None] >= batch.lengths_B
     share_W = torch.tensor(weights, dtype=z_T2Z.dtype, device=z_T2Z.device)
@@ -132,8 +116,7 @@ def interpolated(
     eps_TBN = seeding.normals(key, torch.zeros_like(batch.positions_B[:1]), len(z_TWZ), model.output.noise_dim)
     first_WX = batch.x_TBX[0, :1].expand(len(weights), *batch.x_TBX.shape[2:])
     eps_TWN = eps_TBN.expand(-1, len(weights), -1)
-    spoken = _without(model, never)
-    return spoken.generate(z_TWZ, eps_TWN, z_TBZ=z_TWZ, temperature=x_temperature, x_BX=first_WX).x_TBX
+    return _generated(model, never, z_TWZ, eps_TWN, z_TBZ=z_TWZ, temperature=x_temperature, x_BX=first_WX)
 
 
 def speech(
@@ -188,6 +171,18 @@ def waveforms(x_TBX: Tensor, normalisation: Mapping[str, float]) -> Waveforms:
     pcm_BTX = x_TBX.transpose(0, 1).double() * normalisation["std"] + normalisation["mean"]
     full = pcm_BTX.clamp(-_FULL_SCALE, _FULL_SCALE - 1) / _FULL_SCALE
     return np.asarray(full.flatten(1).float().cpu().numpy(), dtype=np.float32)
+
+
+def _inferred(model: System, batch: Batch, eps_TBZ: Tensor) -> Inferred:
+    with products.float32(_device(model)):
+        return model.infer(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
+
+
+def _generated(model: System, never: Sequence[int], eps_TBZ: Tensor, eps_TBN: Tensor, **options: Any) -> Tensor:
+    """Run `System.generate`, with the products that are fastest step by step."""
+    multiplications = eps_TBN.shape[1] * sum(parameter.numel() for parameter in model.parameters())
+    with products.float32(_device(model), onednn=multiplications >= products.FROM_MULTIPLICATIONS):
+        return _without(model, never).generate(eps_TBZ, eps_TBN, **options).x_TBX
 
 
 def _without(model: System, never: Sequence[int]) -> System:

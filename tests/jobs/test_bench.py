@@ -49,13 +49,20 @@ def test_systems_are_compared_at_an_equal_number_of_parameters():
     assert max(sizes.values()) <= 1.1 * min(sizes.values()), sizes
 
 
+def test_generation_by_every_kind_of_product_gives_the_same():
+    out = bench("generate", "--size", "hidden64", "--repeats", "1")
+    assert out.returncode == 0, out.stderr
+    for row in ("torch, 1 at a time", "torch, products by oneDNN, 32 at a time", "cell in C++, 32 at a time"):
+        assert row in out.stdout
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
         (
             ["corr"],
-            "'corr' is not a benchmark; there are checkpoint, core, evaluate, loader, scaling, startup, systems "
-            "and all",
+            "'corr' is not a benchmark; there are checkpoint, core, evaluate, generate, loader, scaling, startup, "
+            "systems and all",
         ),
         (["core", "--size", "huge"], "--size huge: must be one of timit, imdb"),
         (["core", "--repeats", "0"], "--repeats 0: must be 1 or more"),

@@ -6,6 +6,7 @@ from small_systems import DENSITIES, SYSTEMS, T, X, data, make
 
 from zfdist import generate, seeding
 from zfdist.data.loader import Batch
+from zfdist.model import products
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_density = pytest.mark.parametrize("density", DENSITIES)
@@ -105,3 +106,20 @@ def test_words_that_are_never_to_be_written_are_not(system):
     for drawn in everything(never).values():
         assert not any(token in drawn for token in never)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_products_of_a_loop_go_to_onednn_where_a_step_has_enough_of_them(monkeypatch):
+    model, asked, original = make("rnn", "gaussian", torch.float32), [], products.float32
+
+    def float32(device, *, onednn=True):
+        asked.append(onednn)
+        return original(device, onednn=onednn)
+
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    monkeypatch.setattr(products, "float32", float32)
+    monkeypatch.setattr(products, "FROM_MULTIPLICATIONS", 3 * weights)
+    generate.samples(model, sequences=2, steps=2, seed=0)
+    generate.samples(model, sequences=3, steps=2, seed=0)
+    generate.continued(model, batch_of("gaussian", [T, T]), steps=2, seed=0)
+    generate.rebuilt(model, batch_of("gaussian", [T, T]))
+    assert asked == [False, True, True, False, True]

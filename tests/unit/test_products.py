@@ -74,12 +74,12 @@ def test_tf32_is_refused_without_a_gpu():
     assert resolve_precision(EngineConfig(precision="tf32"), torch.device("cuda")) == "tf32"
 
 
-@pytest.mark.parametrize(("hidden", "routed"), [(8, False), (520, True)])
-def test_generation_takes_them_for_large_networks(hidden, routed, monkeypatch, setting):
+@pytest.mark.parametrize(("hidden", "sequences", "routed"), [(8, 40, False), (520, 2, False), (520, 40, True)])
+def test_generation_takes_them_for_large_networks_and_many_sequences(hidden, sequences, routed, monkeypatch, setting):
     monkeypatch.setattr(products, "onednn_error", lambda: 3e-7)
     model, seen = build(ModelConfig(hidden=hidden, z_dim=4, mlp_dim=8), 6, seed=0), []
     model.input.register_forward_hook(lambda *_: seen.append(setting.fp32_precision))
-    generate.samples(model, sequences=2, steps=3, seed=0)
+    generate.samples(model, sequences=sequences, steps=3, seed=0)
     assert [precision == "bf16" for precision in seen] == [routed] * 3
 
 

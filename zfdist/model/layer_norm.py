@@ -10,6 +10,8 @@ where norm() takes mean and variance over all gates of a row. By autograd only.
 Shapes: T time, B batch, H hidden, Z latent, M hidden units of the nets, G = 4 H gates in the order o, i, f, u.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,3 +60,7 @@ class LayerNormRecurrence(nn.Module):
         with no_autocast(product_BG):
             normed_BG = F.layer_norm(product_BG, product_BG.shape[-1:])
             return cell(widen(gx_BG) + (1.0 + gain_BG) * normed_BG + shift_BG, state.c_BH)
+
+    def stepping(self, steps: int) -> Callable[[Tensor, Tensor, State], State]:
+        """Return `step`, which serves loops of any length."""
+        return self.step

@@ -3,13 +3,15 @@
 There the input projection is one product over all steps, the rest is lstm.cpp, and the backward sweep is followed by
 one product for each weight. Steps are read in the order that is asked for, where nn.LSTM needs its input and its result
 reordered. On a GPU cuDNN serves; torch does under torch.compile and for a single step, whose weights would be packed
-to be used once. In float32 under autocast too: a 16-bit cell state costs accuracy and, in nn.LSTM, time; but in fp16 on
-a GPU zfdist.model.persistent serves where it can.
+to be used once: for a loop where each input comes from the state before, `stepping` keeps them. In float32 under
+autocast too: a 16-bit cell state costs accuracy and, in nn.LSTM, time; but in fp16 on a GPU zfdist.model.persistent
+serves where it can.
 
 Shapes: T time, S = T + 1, N = T * B, B batch, D inputs, H hidden, G = 4 H gates in torch's order i, f, u, o.
 """
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zfdist.model import native, persistent
+from zfdist.model import native, native_steps, persistent
 from zfdist.model.cell import GATES, State, no_autocast, operand_dtype
 from zfdist.model.compiled import threads_for
 from zfdist.model.distributions import widen
@@ -41,6 +43,29 @@ class LSTM(nn.LSTM):
                 h_TBH, c_BH = _sweep(self, value_TBD, start, None)
                 return h_TBH, State(h_TBH[-1], c_BH)
             return _by_torch(self, value_TBD, start, operand)
+
+    def step(self, value_BD: Tensor, state: State | None) -> State:
+        """Read one step, from h = c = 0 or `state`: a loop where each input comes from the state before."""
+        last: State = self(value_BD[None], state)[1]
+        return last
+
+    def stepping(self, steps: int) -> Callable[[Tensor, State | None], State]:
+        """Return `step` for a loop of so many: in C++ where that serves, and pays.
+
+        Reads the weights outside `forward`: for a whole module, not for one that ZeRO 3 has partitioned.
+        """
+        w_in_GD, w_GH, b_in_G, b_G = self.all_weights[0]
+        if not native_steps.pays(steps) or native.unfit(w_GH.device, w_GH.dtype, w_GH.dtype):
+            return self.step
+        following, bias_G = native_steps.Stepper(w_GH, None, native_steps.TORCH), b_in_G + b_G
+
+        def step(value_BD: Tensor, state: State | None) -> State:
+            with no_autocast(value_BD):
+                gx_BG = F.linear(widen(value_BD), w_in_GD, bias_G)
+            start = zero_state(len(gx_BG), self.hidden_size, gx_BG) if state is None else state
+            return following(gx_BG, None, start)
+
+        return step
 
 
 class BackwardLSTM(nn.LSTM):

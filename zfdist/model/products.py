@@ -17,8 +17,8 @@ from torch import Tensor
 
 TOLERANCE = 2e-6
 """Largest relative error against float64: some 3e-7 in true float32, 3e-4 in TF32, 3e-3 with operands of 16 bits."""
-FROM_WEIGHTS = 2**20
-"""Run step by step, as to generate, smaller networks spend their time on the calls, and those of oneDNN cost more."""
+FROM_MULTIPLICATIONS = 2**26
+"""Of a step of a loop (weights times sequences): oneDNN's calls cost more, which fewer do not make up for."""
 
 
 def float32(

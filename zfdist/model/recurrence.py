@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zfdist.model import graph, native, triton_sweep
+from zfdist.model import graph, native, native_steps, triton_sweep
 from zfdist.model.bptt import BPTT
 from zfdist.model.cell import GATES, State, cell, clamp_latent, clipped_leaky_relu, no_autocast, operand_dtype
 from zfdist.model.distributions import widen
@@ -155,6 +155,14 @@ class Recurrence(nn.Module):
         with no_autocast(gx_BG):
             g_BG = widen(gx_BG) + linear(state.h_BH, self.w_h_GH, narrow) + linear(z_BZ, self.w_z_GZ, narrow)
             return cell(g_BG, state.c_BH)
+
+    def stepping(self, steps: int) -> Callable[[Tensor, Tensor, State], State]:
+        """Return `step` for a loop of so many: the C++ of `native` where that is to serve, and pays."""
+        weight = self.w_h_GH
+        serving = choose(self.implementation, weight.device, weight.dtype, operand_dtype(weight))
+        if serving != "native" or not native_steps.pays(steps):
+            return self.step
+        return native_steps.Stepper(weight, self.w_z_GZ, native_steps.OURS)
 
     def in_words(self, operand: torch.dtype) -> str:
         """Return what training on this machine takes, and why that is not `native` where it might have been."""

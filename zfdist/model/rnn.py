@@ -54,9 +54,9 @@ class Rnn(nn.Module):
     ) -> Generated:
         """Draw T observations, each fed back as the next input; as `ZForcing.generate`, without latents."""
         x_BX = first_input(self.config, self.x_dim, eps_TBN) if x_BX is None else x_BX
-        drawn = []
+        drawn, step = [], self.lstm.stepping(len(eps_TBN))
         for eps_BN in eps_TBN:
-            h_1BH, state = self.lstm(self.embed(x_BX)[None], state)
-            x_BX = self.output.density(h_1BH[0]).sample(eps_BN, temperature)
+            state = step(self.embed(x_BX), state)
+            x_BX = self.output.density(state.h_BH).sample(eps_BN, temperature)
             drawn.append(x_BX)
         return Generated(torch.stack(drawn), state)

@@ -98,12 +98,12 @@ class Srnn(nn.Module):
         """Draw T observations, with z from the prior or given; as `ZForcing.generate`."""
         x_BX = first_input(self.config, self.x_dim, eps_TBN) if x_BX is None else x_BX
         state = SrnnState(None, torch.zeros_like(eps_TBZ[0])) if state is None else state
-        drawn = []
+        drawn, step = [], self.deterministic.stepping(len(eps_TBN))
         for t, eps_BN in enumerate(eps_TBN):
-            d_1BH, d = self.deterministic(self.embed(x_BX)[None], state.d)
-            prior = self.chain.step(self.prior_d(d_1BH[0]), state.z_BZ)
+            d = step(self.embed(x_BX), state.d)
+            prior = self.chain.step(self.prior_d(d.h_BH), state.z_BZ)
             state = SrnnState(d, prior.sample(eps_TBZ[t]) if z_TBZ is None else z_TBZ[t])
-            x_BX = self.output.density(torch.cat([d_1BH[0], state.z_BZ], dim=-1)).sample(eps_BN, temperature)
+            x_BX = self.output.density(torch.cat([d.h_BH, state.z_BZ], dim=-1)).sample(eps_BN, temperature)
             drawn.append(x_BX)
         return Generated(torch.stack(drawn), state)
 

@@ -85,10 +85,10 @@ class Storn(nn.Module):
         """Draw T observations, with z from N(0, I) or given; as `ZForcing.generate`."""
         x_BX = first_input(self.config, self.x_dim, eps_TBN) if x_BX is None else x_BX
         z_TBZ = eps_TBZ if z_TBZ is None else z_TBZ
-        drawn = []
+        drawn, step = [], self.lstm.stepping(len(eps_TBN))
         for z_BZ, eps_BN in zip(z_TBZ, eps_TBN, strict=True):
-            h_1BH, state = self._unroll(x_BX[None], z_BZ[None], state)
-            x_BX = self.output.density(h_1BH[0]).sample(eps_BN, temperature)
+            state = step(self._read(x_BX, z_BZ), state)
+            x_BX = self.output.density(state.h_BH).sample(eps_BN, temperature)
             drawn.append(x_BX)
         return Generated(torch.stack(drawn), state)
 
@@ -98,5 +98,8 @@ class Storn(nn.Module):
         return clamped_gaussian(self.posterior(g_TBH), self.config.latent_clamp)
 
     def _unroll(self, x_TBX: Tensor, z_TBZ: Tensor, state: State | None) -> tuple[Tensor, State]:
-        read: tuple[Tensor, State] = self.lstm(torch.cat([self.embed(x_TBX), z_TBZ], dim=-1), state)
+        read: tuple[Tensor, State] = self.lstm(self._read(x_TBX, z_TBZ), state)
         return read
+
+    def _read(self, x_TBX: Tensor, z_TBZ: Tensor) -> Tensor:
+        return torch.cat([self.embed(x_TBX), z_TBZ], dim=-1)

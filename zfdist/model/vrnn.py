@@ -98,11 +98,11 @@ class Vrnn(nn.Module):
         """Draw T observations as `ZForcing.generate`; a given `state` has read the last observation already."""
         if state is None:
             state = self._begin(first_input(self.config, self.x_dim, eps_TBN) if x_BX is None else x_BX)
-        drawn = []
+        drawn, step = [], self.recurrence.stepping(len(eps_TBN))
         for t, eps_BN in enumerate(eps_TBN):
             z_BZ = self._prior(state.h_BH, eps_TBZ[t]).sample(eps_TBZ[t]) if z_TBZ is None else z_TBZ[t]
             x_BX = self.output.density(torch.cat([state.h_BH, z_BZ], dim=-1)).sample(eps_BN, temperature)
-            state = self.recurrence.step(self.input(self.embed(x_BX)), z_BZ, state)
+            state = step(self.input(self.embed(x_BX)), z_BZ, state)
             drawn.append(x_BX)
         return Generated(torch.stack(drawn), state)
 

@@ -126,11 +126,11 @@ class ZForcing(nn.Module):
         """
         state = self.initial_state(eps_TBN.shape[1]) if state is None else state
         x_BX = first_input(self.config, self.x_dim, eps_TBN) if x_BX is None else x_BX
-        drawn = []
+        drawn, step = [], self.recurrence.stepping(len(eps_TBN))
         for t, eps_BN in enumerate(eps_TBN):
             e_BE = self.embed(x_BX)
             z_BZ = self._prior(state.h_BH, e_BE).sample(eps_TBZ[t]) if z_TBZ is None else z_TBZ[t]
-            state = self.recurrence.step(self.input(e_BE), z_BZ, state)
+            state = step(self.input(e_BE), z_BZ, state)
             x_BX = self.output.density(self._seen(state.h_BH, e_BE, z_BZ)).sample(eps_BN, temperature)
             drawn.append(x_BX)
         return Generated(torch.stack(drawn), state)
