@@ -60,8 +60,8 @@ class ModelConfig(Section):
     label_classes: CountOrZero = 0
     """Classes that a head on the latents tells apart, trained jointly; 0 for no such head."""
     recurrence: Literal["auto", "reference", "bptt", "native", "graph", "triton"] = "auto"
-    """Implementation of the time loop (zforcing, vrnn, srnn, which takes graph and triton for auto); all give the same
-    numbers to rounding."""
+    """Implementation of the time loop (zforcing, vrnn, srnn, which takes triton for graph); all give the same numbers
+    to rounding. graph and triton are for a GPU; on a CPU they stand for auto."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

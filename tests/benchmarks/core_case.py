@@ -57,6 +57,7 @@ def candidates(device: torch.device) -> tuple[Candidate, ...]:
             Candidate("native", "native"),
             Candidate("native, products by oneDNN", "native", onednn=True),
             Candidate("the same, freed memory kept", "native", onednn=True, kept=True),
+            *(Candidate(f"bptt, {narrow}", "bptt", onednn=True, precision=narrow) for narrow in AUTOCAST),
         )
     narrow = [
         Candidate(f"{name}, {precision}", implementation, precision=precision, recorded=implementation == "reference")

@@ -7,10 +7,12 @@ import torch
 import unrolls
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_latent_chain import Case
 
 from zfdist.model import graph
 from zfdist.model.bptt import BPTT
-from zfdist.model.graph import Graphs, padded
+from zfdist.model.graph import Graphs, Loop, idle_row, padded
+from zfdist.model.latent_chain import ByHand
 from zfdist.model.recurrence import choose, reference
 
 
@@ -34,7 +36,7 @@ class Recorder:
 
 def recorded(limit=8):
     recorder = Recorder()
-    return Graphs(BPTT, recorder, limit), recorder
+    return Graphs(Loop(BPTT, timed=3, idle=idle_row), recorder, limit), recorder
 
 
 def test_lengths_are_rounded_up_by_a_sixteenth_at_most():
@@ -58,6 +60,23 @@ def test_replays_equal_what_was_recorded_at_every_length(steps, batch, hidden, z
         given = unrolls.arguments(length, batch, hidden, z_dim, mlp_dim, bound=bound, scale=scale, seed=i)
         unrolls.assert_close(unrolls.results(BPTT.apply, given), unrolls.results(run, given), 1e-13)
     assert recorder.made == 2 * len({padded(n) for n in steps}), "a forward and a backward pass for each length"
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    steps=st.lists(st.integers(1, 40), min_size=1, max_size=5), batch=st.integers(1, 3), z_dim=st.integers(1, 4),
+    mlp_dim=st.integers(1, 5), clamp=st.sampled_from([0.7, 8.0]),
+)  # fmt: skip
+def test_the_chain_of_srnn_is_recorded_too(steps, batch, z_dim, mlp_dim, clamp):
+    recorder = Recorder()
+    run = Graphs(Loop(ByHand, timed=2), recorder)
+    for i, length in enumerate([*steps, *steps]):
+        case = Case(length, batch, z_dim, mlp_dim, clamp, 0.5, seed=i)
+        weights = (case.module.w_z_PZ, case.module.w_q_2QM, case.module.b_q_2Q)
+        pq = torch.cat([case.pd, case.qa], dim=-1).detach().requires_grad_()
+        given = [pq, case.eps, case.z, *weights, clamp, torch.float64]
+        unrolls.assert_close(unrolls.results(ByHand.apply, given), unrolls.results(run, given), 1e-12)
+    assert recorder.made == 2 * len({padded(n) for n in steps})
 
 
 def test_steps_beyond_the_end_change_no_bit_of_what_comes_out():

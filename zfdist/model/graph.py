@@ -1,14 +1,15 @@
-"""The recurrence recorded once and replayed: CUDA graphs of its forward and backward pass, inside one autograd node.
+"""A loop over time recorded once and replayed: CUDA graphs of its forward and backward pass, inside one autograd node.
 
 A sweep over T steps launches dozens of small kernels a step, and at the batches of this model the processor that
 launches them is slower than the GPU that runs them. A graph is launched once. What is recorded is the body of another
-implementation (`bptt.BPTT`, or the fused kernels of `triton_sweep`), on buffers of its own: inputs, weights too, are
-copied in and results copied out, so that ZeRO may point parameters elsewhere and nobody outside holds a buffer that the
-next replay overwrites. Nothing waits for the GPU. To autograd and DeepSpeed it is an ordinary operation.
+implementation (`bptt.BPTT`, the fused kernels of `triton_sweep`, srnn's chain by hand), on buffers of its own: inputs,
+weights too, are copied in and results copied out, so that ZeRO may point parameters elsewhere and nobody outside holds
+a buffer that the next replay overwrites. Nothing waits for the GPU. To autograd and DeepSpeed it is an ordinary
+operation.
 
-Lengths are rounded up, so that few graphs serve many. A step beyond the end is made to change nothing: its input
-gate and output gate are shut and its forget gate open to the last bit, so it hands c on as it is, and every gradient
-of it is exactly 0.
+Lengths are rounded up, so that few graphs serve many. A step beyond the end changes nothing that comes out, and every
+gradient of it is exactly 0. In the recurrence it hands on the state as well: its input gate and output gate are shut
+and its forget gate open to the last bit.
 
 Shapes: T time, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the posterior, G = 4 H gates (o, i, f, u).
 """
@@ -16,7 +17,7 @@ Shapes: T time, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the post
 import functools
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,8 +33,7 @@ Capture = Callable[[Callable[[], Outputs]], tuple[Callable[[], None], Outputs]]
 LIMIT = 8
 """Graphs that are kept: each holds the activations of a whole batch."""
 _SHUT = -1e4  # a pre-activation whose sigmoid is 0, and with the other sign 1, whatever is added to it
-_TIMED = 3  # the first arguments, gx, qb and eps, have a time axis; all are tensors but the last two
-_SETTINGS = 2
+_SETTINGS = 2  # the last arguments; all others are tensors
 
 
 def serves(device: torch.device) -> bool:
@@ -43,12 +43,14 @@ def serves(device: torch.device) -> bool:
 
 def unroll(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run `bptt` as a graph: arguments and results of `bptt.BPTT.apply`, differentiable once."""
-    return _plain()(*arguments)
+    h_TBH, z_TBZ, q_TBQ, c_BH = _plain()(*arguments)
+    return h_TBH, z_TBZ, q_TBQ, c_BH
 
 
 def unroll_fused(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run `triton_sweep` as a graph: arguments and results of `bptt.BPTT.apply`, differentiable once."""
-    return _fused()(*arguments)
+    h_TBH, z_TBZ, q_TBQ, c_BH = _fused()(*arguments)
+    return h_TBH, z_TBZ, q_TBQ, c_BH
 
 
 def padded(steps: int) -> int:
@@ -74,28 +76,37 @@ def cuda_capture(function: Callable[[], Outputs]) -> tuple[Callable[[], None], O
     return graph.replay, outputs
 
 
-class Graphs:
-    """An implementation of the recurrence, recorded for the shapes that come again; at most `limit` recordings."""
+class Loop(NamedTuple):
+    """What is to be recorded: an autograd function whose last two arguments, a number and a type, are settings."""
 
-    def __init__(self, function: type[torch.autograd.Function], capture: Capture, limit: int = LIMIT) -> None:
-        """Record the `forward` and `backward` of `function`, which takes and gives what `bptt.BPTT` does."""
-        self._function = function
+    function: type[torch.autograd.Function]
+    timed: int
+    """So many of the first arguments, and of the first results, have a time axis; of the others none."""
+    idle: Callable[[Tensor], Tensor] = lambda first: first.new_zeros(first.shape[2:])
+    """Gives the row of the first argument for a step beyond the end, where all others are 0."""
+
+
+class Graphs:
+    """A loop over time, recorded for the shapes that come again; at most `limit` recordings."""
+
+    def __init__(self, loop: "Loop", capture: Capture, limit: int = LIMIT) -> None:
+        self._loop = loop
         self._capture = capture
         self._limit = limit
         self._recordings: list[_Recording] = []  # the last used comes last
         self._seen: set[_Key] = set()
 
-    def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __call__(self, *arguments: Any) -> tuple[Tensor, ...]:
         """Run all steps, recorded or, for a shape that is new or where all recordings are in use, as it comes."""
         with torch.no_grad():
             recording = self._idle(arguments)
-        run: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = self._function.apply
+        run: Callable[..., tuple[Tensor, ...]] = self._loop.function.apply
         if recording is not None:
             run = functools.partial(_Replayed.apply, recording, torch.is_grad_enabled())
         return run(*arguments)
 
     def _idle(self, arguments: Sequence[Any]) -> "_Recording | None":
-        key, idle = _key(arguments), [r for r in self._recordings if r.is_idle()]
+        key, idle = _key(arguments, self._loop.timed), [r for r in self._recordings if r.is_idle()]
         found = next((r for r in idle if r.key == key), None)
         if found is not None:
             self._recordings.remove(found)
@@ -108,31 +119,31 @@ class Graphs:
                     return None
                 self._recordings.remove(idle[0])
                 self._seen.discard(idle[0].key)
-            found = _Recording(key, self._function, self._capture, arguments)
+            found = _Recording(key, self._loop, self._capture, arguments)
         self._recordings.append(found)
         return found
 
 
 @functools.cache
 def _plain() -> Graphs:
-    return Graphs(BPTT, cuda_capture)
+    return Graphs(Loop(BPTT, timed=3, idle=idle_row), cuda_capture)
 
 
 @functools.cache
 def _fused() -> Graphs:
     from zfdist.model.triton_sweep import TritonBPTT
 
-    return Graphs(TritonBPTT, cuda_capture)
+    return Graphs(Loop(TritonBPTT, timed=3, idle=idle_row), cuda_capture)
 
 
 _Key = tuple[Any, ...]
 
 
-def _key(arguments: Sequence[Any]) -> _Key:
-    """Return all that a recording is made for: shapes, types, device, the clamp and the type of operands."""
-    gx_TBG, qb_TBM, eps_TBZ = arguments[:_TIMED]
-    shapes = (padded(len(gx_TBG)), *gx_TBG.shape[1:], qb_TBM.shape[2], eps_TBZ.shape[2])
-    return (*shapes, gx_TBG.dtype, gx_TBG.device, *arguments[-_SETTINGS:])
+def _key(arguments: Sequence[Any], timed: int) -> _Key:
+    """Return all that a recording is made for: length, shapes, types, device, the clamp and the type of operands."""
+    first = arguments[0]
+    shapes = tuple(a.shape[1:] for a in arguments[:timed])
+    return (padded(len(first)), *shapes, first.dtype, first.device, *arguments[-_SETTINGS:])
 
 
 class _Tape:
@@ -153,21 +164,19 @@ class _Ticket:
 class _Recording:
     """Both passes on fixed buffers. Between a forward replay and its backward nobody else may use it."""
 
-    def __init__(
-        self, key: _Key, function: type[torch.autograd.Function], capture: Capture, arguments: Sequence[Any]
-    ) -> None:
+    def __init__(self, key: _Key, loop: Loop, capture: Capture, arguments: Sequence[Any]) -> None:
         self.key = key
-        self._function, self._capture, self._tape = function, capture, _Tape()
+        self._function, self._timed, self._capture, self._tape = loop.function, loop.timed, capture, _Tape()
         self._ticket: weakref.ref[_Ticket] | None = None
         steps = key[0]
         self._inputs = [
-            torch.zeros((steps, *a.shape[1:]) if i < _TIMED else a.shape, dtype=a.dtype, device=a.device)
+            torch.zeros((steps, *a.shape[1:]) if i < loop.timed else a.shape, dtype=a.dtype, device=a.device)
             for i, a in enumerate(arguments[:-_SETTINGS])
         ]
-        self._idle_row_G = _idle_row(self._inputs[0])
+        self._idle_row = loop.idle(self._inputs[0])
         self._fill(arguments)
         self._replay_forward, self._outputs = capture(
-            lambda: function.forward(self._tape, *self._inputs, *arguments[-_SETTINGS:])
+            lambda: loop.function.forward(self._tape, *self._inputs, *arguments[-_SETTINGS:])
         )
         self._given: list[Tensor] = []
         self._replay_backward: Callable[[], None] | None = None
@@ -190,7 +199,7 @@ class _Recording:
             self._replay_backward, self._gradients = self._capture(
                 lambda: self._function.backward(self._tape, *self._given)
             )
-        return _copies(self._outputs, len(arguments[0]), timed=range(_TIMED)), ticket
+        return _copies(self._outputs, len(arguments[0]), self._timed), ticket
 
     def backward(self, ticket: _Ticket, gradients: Sequence[Tensor]) -> list[Tensor | None]:
         """Run the backward pass of the forward pass that gave `ticket`; return copies of its results."""
@@ -201,35 +210,35 @@ class _Recording:
             )
         steps = len(gradients[0])
         for i, (buffer, gradient) in enumerate(zip(self._given, gradients, strict=True)):
-            if i < _TIMED:
+            if i < self._timed:
                 buffer[:steps].copy_(gradient)
                 buffer[steps:].zero_()
             else:
                 buffer.copy_(gradient)
         self._replay_backward()
         ticket.spent = True
-        return _copies(self._gradients, steps, timed=range(_TIMED))
+        return _copies(self._gradients, steps, self._timed)
 
     def _fill(self, arguments: Sequence[Any]) -> None:
         steps = len(arguments[0])
         for i, (buffer, argument) in enumerate(zip(self._inputs, arguments[:-_SETTINGS], strict=True)):
-            if i < _TIMED:
+            if i < self._timed:
                 buffer[:steps].copy_(argument)
                 buffer[steps:].zero_()
             else:
                 buffer.copy_(argument)
-        self._inputs[0][steps:] = self._idle_row_G
+        self._inputs[0][steps:] = self._idle_row
 
 
-def _idle_row(gx_TBG: Tensor) -> Tensor:
-    """Return the input of a step that hands on the state: o and i shut, f open, u anything."""
+def idle_row(gx_TBG: Tensor) -> Tensor:
+    """Return the input of a step of the recurrence that hands on the state: o and i shut, f open, u anything."""
     shut = gx_TBG.new_full((gx_TBG.shape[2] // GATES,), _SHUT)
     return torch.cat([shut, shut, -shut, torch.zeros_like(shut)])
 
 
-def _copies(buffers: Outputs, steps: int, timed: Sequence[int]) -> list[Any]:
-    """Return copies of what is in the buffers, cut to the steps that are real."""
-    cut = [b[:steps] if b is not None and i in timed else b for i, b in enumerate(buffers)]
+def _copies(buffers: Outputs, steps: int, timed: int) -> list[Any]:
+    """Return copies of what is in the buffers, those with a time axis cut to the steps that are real."""
+    cut = [b[:steps] if b is not None and i < timed else b for i, b in enumerate(buffers)]
     return [None if b is None else b.detach().clone(memory_format=torch.contiguous_format) for b in cut]
 
 

@@ -11,13 +11,14 @@ ready for all steps, side by side as pq. Inside, for t = 1 .. T, with the prior'
 `reference` is this text under autograd: the definition. `ByHand`, called bptt, is one autograd function with the same
 arguments and results, and the same numbers to rounding: each weight's gradient is one product over all steps instead of
 T small ones added up, and what the backward recursion does not change is computed for all steps at once, before it.
-`native` (zfdist.model.native_chain) is that in C++ for a CPU. Under autocast only the operands of the products with z
-are rounded to 16 bits.
+`native` (zfdist.model.native_chain) is that in C++ for a CPU, `graph` that recorded on a GPU. Under autocast only the
+operands of the products with z are rounded to 16 bits.
 
 Shapes: T time, N = T * B, B batch, Z latent, Q = 2 Z, M hidden units of a net, P = 2 M those of both, and
 a dimension of 2: the prior's net, the posterior's.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from zfdist.model.cell import (
     operand_dtype,
 )
 from zfdist.model.distributions import Gaussian, latent_gaussian, widen
+from zfdist.model.graph import Graphs, Loop, cuda_capture
 from zfdist.model.operands import linear, product, product_into, rounded
 from zfdist.model.recurrence import Implementation, choose, in_words
 from zfdist.profile import span, spanned
@@ -162,8 +164,8 @@ class LatentChain(nn.Module):
 
     @property
     def _wanted(self) -> Implementation:
-        """What is asked for; graph and triton, which are not for this loop, stand for auto."""
-        return self.implementation if self.implementation in ("reference", "bptt", "native") else "auto"
+        """What is asked for; there are no fused kernels for this loop, but it can be recorded."""
+        return "graph" if self.implementation == "triton" else self.implementation
 
     def _serving(self, pq_TBP: Tensor, eps_TBZ: Tensor, operand: torch.dtype) -> Implementation:
         if torch.compiler.is_compiling():  # which cannot look into C++
@@ -176,14 +178,21 @@ class LatentChain(nn.Module):
         return "reference" if spares else chosen
 
 
-def _unroll(name: Implementation) -> Callable[..., tuple[Tensor, Tensor]]:
+def _unroll(name: Implementation) -> Callable[..., tuple[Tensor, ...]]:
     match name:
         case "native":
             return native_chain.unroll
         case "bptt":
             return ByHand.apply
+        case "graph":
+            return _recorded()
         case _:
             return reference
+
+
+@functools.cache
+def _recorded() -> Graphs:
+    return Graphs(Loop(ByHand, timed=2), cuda_capture)
 
 
 def _nets(both_BP: Tensor) -> Tensor:
