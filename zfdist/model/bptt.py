@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zfdist.model.cell import CLIP, GATES, SLOPE, clipped_leaky_relu_slope, inside, no_autocast
-from zfdist.model.operands import product, product_into, rounded
+from zfdist.model.operands import product, rounded
 from zfdist.profile import spanned
 
 
@@ -100,7 +100,7 @@ def _forward_sweep(
     w_p_PH: Tensor, w_z_GZ: Tensor, w_q_QM: Tensor, b_q_Q: Tensor, bound: float, operand: torch.dtype,
 ) -> None:  # fmt: skip
     """Fill the slabs, with every product and sum written where it stays."""
-    z_dim = eps_TBZ.shape[2]
+    z_dim, wide = eps_TBZ.shape[2], gx_TBG.dtype
     batch, gates = gx_TBG.shape[1:]
     hidden = gates // GATES
     p_BP = gx_TBG.new_empty(batch, w_p_PH.shape[0])
@@ -111,17 +111,17 @@ def _forward_sweep(
         slabs.a_TBM.unbind(), slabs.q_TBQ.unbind(), slabs.noise_TBZ.unbind(), slabs.z_TBZ.unbind(), strict=True,
     )  # fmt: skip
     for t, (gx, qb, eps, act, tanh_c, a, q, noise, z) in enumerate(rows):
-        product_into(p_BP, rounded(h_S[t], operand), w_p_PH.t())
+        p_BP = product(rounded(h_S[t], operand), w_p_PH.t(), wide, p_BP)
         torch.add(p_BP[:, gates:], qb, out=a)
         F.leaky_relu_(a, SLOPE).clamp_(-CLIP, CLIP)
-        product_into(r_BQ, rounded(a, operand), w_q_QM.t())
+        r_BQ = product(rounded(a, operand), w_q_QM.t(), wide, r_BQ)
         torch.add(r_BQ, b_q_Q, out=q)
         if bound > 0:
             q.clamp_(-bound, bound)
         torch.mul(q[:, z_dim:], 0.5, out=noise)
         noise.exp_().mul_(eps)
         torch.add(q[:, :z_dim], noise, out=z)
-        product_into(g_BG, rounded(z, operand), w_z_GZ.t())
+        g_BG = product(rounded(z, operand), w_z_GZ.t(), wide, g_BG)
         torch.add(p_BP[:, :gates], gx, out=act)
         act.add_(g_BG)
         act[:, : 3 * hidden].sigmoid_()

@@ -40,7 +40,7 @@ from zfdist.model.cell import (
 )
 from zfdist.model.distributions import Gaussian, latent_gaussian, widen
 from zfdist.model.graph import Graphs, Loop, cuda_capture
-from zfdist.model.operands import linear, product, product_into, rounded
+from zfdist.model.operands import linear, product, rounded
 from zfdist.model.recurrence import Implementation, choose, in_words
 from zfdist.profile import span, spanned
 
@@ -213,7 +213,7 @@ def _forward_sweep(
         slabs.noise_TBZ.unbind(), slabs.z_TBZ.unbind(), strict=True,
     )  # fmt: skip
     for pq, eps, a, a_2, q, m, r, s, noise, z in rows:
-        product_into(p_BP, rounded(z_BZ, operand), w_z_PZ.t())
+        p_BP = product(rounded(z_BZ, operand), w_z_PZ.t(), pq_TBP.dtype, p_BP)
         torch.add(p_BP, pq, out=a)
         F.leaky_relu_(a, SLOPE).clamp_(-CLIP, CLIP)
         torch.baddbmm(b_q_2Q[:, None], a_2, w_q_2QM.mT, out=q)

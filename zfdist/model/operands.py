@@ -24,21 +24,16 @@ def rounded(value: Tensor, operand: torch.dtype) -> Tensor:
     return narrow if value.is_cuda else narrow.to(value.dtype)
 
 
-def product(left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
-    """Return left @ right in the type `wide`, which the product adds up in too: only its operands may be narrow."""
+def product(left: Tensor, right: Tensor, wide: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """Return left @ right in the type `wide`, which it adds up in too: only its operands may be narrow.
+
+    `out`, of that type, may be used for the result.
+    """
     if left.dtype == wide:
-        return left @ right
-    return torch.mm(left, right, out_dtype=wide) if left.is_cuda else left.to(wide) @ right.to(wide)
-
-
-def product_into(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """Write `product` of the type of `out` there."""
-    if out.dtype == left.dtype:
-        torch.mm(left, right, out=out)
-    elif left.is_cuda:
-        torch.mm(left, right, out_dtype=out.dtype, out=out)
-    else:
-        torch.mm(left.to(out.dtype), right.to(out.dtype), out=out)
+        return torch.mm(left, right, out=out)
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=wide)
+    return torch.mm(left.to(wide), right.to(wide), out=out)
 
 
 def linear(value: Tensor, weight: Tensor, operand: torch.dtype) -> Tensor:
@@ -77,5 +72,5 @@ class WideLinear(nn.Linear):
         if operand == self.weight.dtype:
             return super().forward(value)
         with no_autocast(self.weight):
-            product = linear(widen(value), self.weight, operand)
-            return product if self.bias is None else product + self.bias
+            result = linear(widen(value), self.weight, operand)
+            return result if self.bias is None else result + self.bias

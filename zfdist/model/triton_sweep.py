@@ -2,8 +2,8 @@
 
 The contract, letters and results are those of zfdist.model.bptt; what differs is that all that stands between two
 products of a step is one kernel (zfdist.model.triton_kernels), which also rounds the operand of the next product, and
-that nothing is computed for all steps beforehand. On a GPU the products add up in float32 also where their operands
-have 16 bits. zfdist.model.graph may record these sweeps as it records those of `bptt`.
+that nothing is computed for all steps beforehand. zfdist.model.graph may record these sweeps as it records those of
+`bptt`.
 
 Shapes: T time, S = T + 1, N = T * B, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the posterior,
 G = 4 H gates in the order o, i, f, u, P = G + M all that is computed from h_{t-1}.
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zfdist.model.cell import CLIP, GATES, SLOPE, no_autocast
-from zfdist.model.operands import product, product_into
+from zfdist.model.operands import product
 from zfdist.profile import spanned
 
 _BLOCK = 256  # columns of a program: at B 32 and H 1024, a program for each multiprocessor
@@ -147,10 +147,9 @@ def _forward_sweep(
 
     batch, gates = gx_TBG.shape[1:]
     hidden, mlp_dim, z_dim = gates // GATES, qb_TBM.shape[2], eps_TBZ.shape[2]
-    narrow = operands.w_p_PH.dtype != gx_TBG.dtype
-    sums = gx_TBG if gx_TBG.is_cuda else operands.w_p_PH  # whose type products come out in
-    p_BP, g_BG = sums.new_empty(batch, gates + mlp_dim), sums.new_empty(batch, gates)
-    r_BQ = sums.new_empty(batch, 2 * z_dim)
+    wide, empty = gx_TBG.dtype, gx_TBG.new_empty
+    narrow = operands.w_p_PH.dtype != wide
+    p_BP, g_BG, r_BQ = empty(batch, gates + mlp_dim), empty(batch, gates), empty(batch, 2 * z_dim)
     hidden_layer = _over(kernels.hidden_layer, batch, mlp_dim, narrow)
     latent, cell = _over(kernels.latent, batch, z_dim, narrow), _over(kernels.cell, batch, hidden, narrow)
     if narrow:
@@ -162,11 +161,11 @@ def _forward_sweep(
         operands.z_TBZ.unbind(), strict=True,
     )  # fmt: skip
     for t, (gx, qb, eps, act, a, narrow_a, q, noise, z, narrow_z) in enumerate(rows):
-        product_into(p_BP, narrow_h_S[t], operands.w_p_PH.t())
+        p_BP = product(narrow_h_S[t], operands.w_p_PH.t(), wide, p_BP)
         hidden_layer(p_BP, qb, a, narrow_a, gates, mlp_dim, SLOPE=SLOPE, CLIP=CLIP)
-        product_into(r_BQ, narrow_a, operands.w_q_QM.t())
+        r_BQ = product(narrow_a, operands.w_q_QM.t(), wide, r_BQ)
         latent(r_BQ, b_q_Q, eps, q, noise, z, narrow_z, z_dim, BOUND=bound)
-        product_into(g_BG, narrow_z, operands.w_z_GZ.t())
+        g_BG = product(narrow_z, operands.w_z_GZ.t(), wide, g_BG)
         cell(p_BP, gx, g_BG, c_S[t], act, c_S[t + 1], h_S[t + 1], narrow_h_S[t + 1], hidden, gates + mlp_dim)
 
 
@@ -183,19 +182,19 @@ def _backward_sweep(
     q_T, noise_T = slabs.q_TBQ.unbind(), slabs.noise_TBZ.unbind()
     batch, gates = act_T[0].shape
     hidden, mlp_dim, z_dim = gates // GATES, a_T[0].shape[1], noise_T[0].shape[1]
-    narrow = operands.w_p_PH.dtype != dc_BH.dtype
-    sums = dc_BH if dc_BH.is_cuda else operands.w_p_PH
-    carried_dh_BH, dc_BH = sums.new_zeros(batch, hidden), dc_BH.clone(memory_format=torch.contiguous_format)
-    dz_BZ, da_BM = sums.new_empty(batch, z_dim), sums.new_empty(batch, mlp_dim)
+    wide, empty = dc_BH.dtype, dc_BH.new_empty
+    narrow = operands.w_p_PH.dtype != wide
+    carried_dh_BH, dc_BH = dc_BH.new_zeros(batch, hidden), dc_BH.clone(memory_format=torch.contiguous_format)
+    dz_BZ, da_BM = empty(batch, z_dim), empty(batch, mlp_dim)
     cell = _over(kernels.cell_backward, batch, hidden, narrow)
     latent = _over(kernels.latent_backward, batch, z_dim, narrow)
     hidden_layer = _over(kernels.hidden_layer_backward, batch, mlp_dim, narrow)
     for t in range(len(d_T) - 1, -1, -1):
         d, narrow_d = d_T[t], narrow_d_T[t]
         cell(carried_dh_BH, dh_T[t], dc_BH, act_T[t], c_S[t], c_S[t + 1], d, narrow_d, hidden, gates + mlp_dim)
-        product_into(dz_BZ, narrow_d[:, :gates], operands.w_z_GZ)
+        dz_BZ = product(narrow_d[:, :gates], operands.w_z_GZ, wide, dz_BZ)
         latent(dz_BZ, dz_T[t], direct_T[t], q_T[t], noise_T[t], dq_T[t], narrow_dq_T[t], z_dim, BOUND=bound)
-        product_into(da_BM, narrow_dq_T[t], operands.w_q_QM)
+        da_BM = product(narrow_dq_T[t], operands.w_q_QM, wide, da_BM)
         hidden_layer(da_BM, a_T[t], d, narrow_d, gates, mlp_dim, SLOPE=SLOPE, CLIP=CLIP)
-        product_into(carried_dh_BH, narrow_d, operands.w_p_PH)
-    return carried_dh_BH.to(dc_BH.dtype), dc_BH
+        carried_dh_BH = product(narrow_d, operands.w_p_PH, wide, carried_dh_BH)
+    return carried_dh_BH, dc_BH
