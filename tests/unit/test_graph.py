@@ -91,6 +91,15 @@ def test_steps_beyond_the_end_change_no_bit_of_what_comes_out():
     unrolls.assert_close(expected, actual, 1e-14)
 
 
+@pytest.mark.parametrize("steps", [5, 8, 41])
+def test_whether_it_was_recorded_changes_no_bit(steps):
+    run, recorder = recorded()
+    given = unrolls.arguments(steps, 2, 4, 3, 4)
+    once, again = unrolls.results(run, given), unrolls.results(run, given)
+    assert recorder.made == 2
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
 def test_float32_and_narrow_operands():
     for operand, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 1e-6)):
         run, recorder = recorded()

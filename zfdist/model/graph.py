@@ -100,10 +100,19 @@ class Graphs:
         """Run all steps, recorded or, for a shape that is new or where all recordings are in use, as it comes."""
         with torch.no_grad():
             recording = self._idle(arguments)
-        run: Callable[..., tuple[Tensor, ...]] = self._loop.function.apply
-        if recording is not None:
-            run = functools.partial(_Replayed.apply, recording, torch.is_grad_enabled())
-        return run(*arguments)
+        if recording is None:
+            return self._as_it_comes(arguments)
+        results: tuple[Tensor, ...] = _Replayed.apply(recording, torch.is_grad_enabled(), *arguments)  # type: ignore[no-untyped-call]
+        return results
+
+    def _as_it_comes(self, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Run at the length of a recording: a run that is resumed has not recorded yet, and must find the same bits."""
+        steps, timed = len(arguments[0]), list(arguments[: self._loop.timed])
+        beyond = padded(steps) - steps
+        rows = [self._loop.idle(timed[0]), *(t.new_zeros(t.shape[2:]) for t in timed[1:])]
+        filled = [torch.cat([t, row.expand(beyond, t.shape[1], -1)]) for t, row in zip(timed, rows, strict=True)]
+        results = self._loop.function.apply(*filled, *arguments[self._loop.timed :])  # type: ignore[no-untyped-call]
+        return tuple(r[:steps] if i < self._loop.timed else r for i, r in enumerate(results))
 
     def _idle(self, arguments: Sequence[Any]) -> "_Recording | None":
         key, idle = _key(arguments, self._loop.timed), [r for r in self._recordings if r.is_idle()]
