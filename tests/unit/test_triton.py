@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zfdist.model import triton_sweep
+from zfdist.model.cell import State, cell
+from zfdist.model.operands import linear
 from zfdist.model.recurrence import reference
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install the version that torch names")
@@ -50,6 +52,22 @@ def arguments(*sizes, **options):
 def test_equals_the_reference_in_float64(steps, batch, hidden, z_dim, mlp_dim, bound, scale, seed):
     given = arguments(steps, batch, hidden, z_dim, mlp_dim, bound=bound, scale=scale, seed=seed)
     unrolls.assert_close(unrolls.results(reference, given), unrolls.results(triton_sweep.unroll, given), 1e-11)
+
+
+@pytest.mark.parametrize("operand", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 9, 5), (2, 300, 7)])
+def test_a_step_of_generation_equals_that_of_the_reference(operand, sizes):
+    batch, hidden, z_dim = sizes
+    gx, _, z, h, c, w_h, w_z, *_ = arguments(1, batch, hidden, z_dim, 2, scale=0.5, dtype=torch.float32)
+    wide, given = State(h, c), [t.clone() for t in (gx, z, h, c)]
+    with torch.no_grad():
+        step = triton_sweep.stepping(w_h, w_z, operand)
+        got = step(gx[0], z[0], step(gx[0], z[0], wide))
+        for _ in range(2):
+            wide = cell(gx[0] + linear(wide.h_BH, w_h, operand) + linear(z[0], w_z, operand), wide.c_BH)
+    for a, b in zip(got, wide, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2 if operand == torch.bfloat16 else 1e-5, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(given, (gx, z, h, c), strict=True))
 
 
 def test_rows_wider_than_one_block():

@@ -157,12 +157,14 @@ class Recurrence(nn.Module):
             return cell(g_BG, state.c_BH)
 
     def stepping(self, steps: int) -> Callable[[Tensor, Tensor, State], State]:
-        """Return `step` for a loop of so many: the C++ of `native` where that is to serve, and pays."""
-        weight = self.w_h_GH
-        serving = choose(self.implementation, weight.device, weight.dtype, operand_dtype(weight))
-        if serving != "native" or not native_steps.pays(steps):
-            return self.step
-        return native_steps.Stepper(weight, self.w_z_GZ, native_steps.OURS)
+        """Return `step` for a loop of so many: by the C++ of `native` or the kernels of `triton` where these serve."""
+        weight, operand = self.w_h_GH, operand_dtype(self.w_h_GH)
+        serving = choose(self.implementation, weight.device, weight.dtype, operand)
+        if serving == "native" and native_steps.pays(steps):
+            return native_steps.Stepper(weight, self.w_z_GZ, native_steps.OURS)
+        if serving == "triton" and not torch.is_grad_enabled():
+            return triton_sweep.stepping(weight, self.w_z_GZ, operand)
+        return self.step
 
     def in_words(self, operand: torch.dtype) -> str:
         """Return what training on this machine takes, and why that is not `native` where it might have been."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zfdist.model.cell import CLIP, GATES, SLOPE, no_autocast
+from zfdist.model.cell import CLIP, GATES, SLOPE, State, no_autocast
 from zfdist.model.operands import product
 from zfdist.profile import spanned
 
@@ -35,6 +35,24 @@ def unroll(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run all steps: arguments and results of `bptt.BPTT.apply`, differentiable once."""
     results: tuple[Tensor, Tensor, Tensor, Tensor] = TritonBPTT.apply(*arguments)  # type: ignore[no-untyped-call]
     return results
+
+
+def stepping(w_h_GH: Tensor, w_z_GZ: Tensor, operand: torch.dtype) -> Callable[[Tensor, Tensor, State], State]:
+    """Return the cell for one step after another with given z, to generate: from gx [B, G], z [B, Z] and a state."""
+    from zfdist.model import triton_kernels as kernels
+
+    w_h_HG, w_z_ZG, wide = w_h_GH.to(operand).t(), w_z_GZ.to(operand).t(), w_h_GH.dtype
+
+    def step(gx_BG: Tensor, z_BZ: Tensor, state: State) -> State:
+        batch, hidden = state.h_BH.shape
+        from_h_BG = product(state.h_BH.to(operand), w_h_HG, wide)
+        from_z_BG = product(z_BZ.to(operand), w_z_ZG, wide)
+        (h_BH, c_BH), act_BG = from_h_BG.new_empty(2, batch, hidden), torch.empty_like(from_h_BG)
+        given = (from_h_BG, gx_BG.to(wide).contiguous(), from_z_BG, state.c_BH.contiguous())
+        _over(kernels.cell, batch, hidden, narrow=False)(*given, act_BG, c_BH, h_BH, h_BH, hidden, GATES * hidden)
+        return State(h_BH, c_BH)
+
+    return step
 
 
 class _Slabs(NamedTuple):
