@@ -25,7 +25,7 @@ demo: $(READY)
 test: $(READY) lint
 	$(TEST_ENV) $(BIN)/python -m pytest tests/unit tests/jobs tests/distributed -n auto --maxprocesses 4 --dist loadfile --durations=10
 	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster --ignore tests/cluster/test_drills.py -m 'not drill' -n 2 --dist loadfile --durations=10
-	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster/test_drills.py --durations=5
+	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster/test_drills.py -m 'not drill' --durations=5
 
 unit: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest tests/unit -n auto --maxprocesses 4 --dist loadfile
