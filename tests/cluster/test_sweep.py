@@ -19,8 +19,9 @@ SPACE = Space(grid={"optim.learning_rate": (1e-2, 1e-7), "loss.alpha": (0.0, 0.0
 
 @pytest.fixture(scope="module")
 def config(store: Path) -> Config:
+    """So long that what is to be stopped at its first validation has not finished until it hears of it."""
     return harness.tiny_config(
-        store, train__steps=90, train__log_every=10, train__validate_every=10, checkpoint__every_steps=30
+        store, train__steps=400, train__log_every=20, train__validate_every=20, checkpoint__every_steps=100
     )
 
 
@@ -45,7 +46,7 @@ def test_sweep_stops_laggards_frees_everything_and_is_not_repeated(
     results, _ = swept(tmp_path, config, grace_steps=20, reduction_factor=2, profile=True)
     assert [r["state"] for r in results].count("stopped") >= 1
     assert all((tmp_path / f"trials/{r['id']}/profile/rank-0-breakdown.json").is_file() for r in results)
-    assert results[0]["state"] == "finished" and results[0]["step"] == 90
+    assert results[0]["state"] == "finished" and results[0]["step"] == 400
     assert results[0]["values"]["optim.learning_rate"] == 1e-2
     assert results == sorted(results, key=lambda r: -r["objective"])
     assert results == json.loads((tmp_path / "results.json").read_text())
