@@ -120,6 +120,7 @@ class _Clock:
         self._started_s = 0.0
         self._step_s = 0.0
         self._range_s = dict.fromkeys(ROWS, 0.0)
+        self._this_step_s = dict.fromkeys(ROWS, 0.0)  # what follows the last step, as the loader's end, is of none
         self._open: list[float] = []  # seconds of the ranges within each range that is open
         self._closed = False  # within a range that counts as a whole
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * self._on_gpu
@@ -142,8 +143,7 @@ class _Clock:
             elapsed_s = time.perf_counter() - started_s
             inner_s = self._open.pop()
             self._closed = False
-            if self._counts():
-                self._range_s[name] += elapsed_s - inner_s
+            self._this_step_s[name] += elapsed_s - inner_s
             if self._open:
                 self._open[-1] += elapsed_s
 
@@ -153,6 +153,8 @@ class _Clock:
         now_s = time.perf_counter()
         if self._counts():
             self._step_s += now_s - self._started_s
+            self._range_s = {name: seconds + self._this_step_s[name] for name, seconds in self._range_s.items()}
+        self._this_step_s = dict.fromkeys(ROWS, 0.0)
         self._steps += 1
         self.tracer.step()
         self._started_s = time.perf_counter()

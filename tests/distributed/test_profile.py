@@ -92,6 +92,8 @@ def test_a_breakdown_counts_every_moment_once(tmp_path: Path, monkeypatch: pytes
                     now_s += 16 * (step > LEFT_OUT)
             now_s += 32
             close_step()
+        with profile.span("data wait"):  # the loader says that there is no more
+            now_s += 64
     found = json.loads((tmp_path / "profile/rank-3-breakdown.json").read_text())
     assert found["steps"] == 2 and found["step_s"] == 47 + 8
     assert {name: s for name, s in found["range_s"].items() if s} == {
