@@ -63,26 +63,34 @@ def as_written(case):
     return [*outputs, *torch.autograd.grad(mixed(outputs), case.leaves())]
 
 
-# Wide weights only under a tight clamp: elsewhere gradients explode over the steps (to 3e7), and rounding with them.
-CLAMPS_AND_SCALES = [(0.0, 0.3), (0.0, 1.0), (0.7, 0.3), (0.7, 1.0), (0.7, 2.0), (8.0, 0.3), (8.0, 1.0)]
+# Clamp, scale and the most steps: with wide weights and no tight clamp gradients, and rounding, soon explode (to 3e7).
+REGIMES = [
+    (0.0, 0.3, 12), (0.0, 1.0, 12), (0.7, 0.3, 12), (0.7, 1.0, 12), (0.7, 2.0, 12), (8.0, 0.3, 12), (8.0, 1.0, 12),
+    (8.0, 2.0, 3),
+]  # fmt: skip
 SHAPES = {
     "steps": st.integers(1, 12), "batch": st.integers(1, 21), "z_dim": st.integers(1, 12),
-    "mlp_dim": st.integers(1, 20), "clamp_and_scale": st.sampled_from(CLAMPS_AND_SCALES), "seed": st.integers(0, 1000),
+    "mlp_dim": st.integers(1, 20), "regime": st.sampled_from(REGIMES), "seed": st.integers(0, 1000),
 }  # fmt: skip
+
+
+def case_of(steps, batch, z_dim, mlp_dim, regime, seed):
+    clamp, scale, most = regime
+    return Case(min(steps, most), batch, z_dim, mlp_dim, clamp, scale, seed=seed)
 
 
 @settings(max_examples=30, deadline=None)
 @given(**SHAPES)
-def test_reference_is_the_chain_as_it_is_written(steps, batch, z_dim, mlp_dim, clamp_and_scale, seed):
-    case = Case(steps, batch, z_dim, mlp_dim, *clamp_and_scale, seed=seed)
+def test_reference_is_the_chain_as_it_is_written(**shape):
+    case = case_of(**shape)
     assert_close(as_written(case), case.outputs_and_gradients("reference"), 1e-9)
 
 
 @pytest.mark.parametrize("implementation", BY_HAND)
 @settings(max_examples=60, deadline=None)
 @given(**SHAPES)
-def test_by_hand_equals_reference(implementation, steps, batch, z_dim, mlp_dim, clamp_and_scale, seed):
-    case = Case(steps, batch, z_dim, mlp_dim, *clamp_and_scale, seed=seed)
+def test_by_hand_equals_reference(implementation, **shape):
+    case = case_of(**shape)
     assert_close(case.outputs_and_gradients("reference"), case.outputs_and_gradients(implementation), 1e-9)
 
 
@@ -197,7 +205,7 @@ def test_float32_is_as_near_to_float64_as_autograd_is():
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_under_autocast_only_operands_are_narrow(implementation):
-    case = Case(4, 2, 8, 16, scale=0.5, dtype=torch.float32, seed=1)  # here no leaky ReLU falls on its other side
+    case = Case(20, 4, 8, 16, scale=0.5, dtype=torch.float32, seed=36)  # here no leaky ReLU falls on its other side
     exact = case.outputs_and_gradients(implementation)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = case.run(implementation)
