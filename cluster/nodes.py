@@ -25,7 +25,7 @@ class Node(NamedTuple):
     """When it will be taken away, in seconds since 1970; 0 if it does not say. None if it stays."""
 
 
-class Share(NamedTuple):
+class WorkerResources(NamedTuple):
     """What one worker of a run holds."""
 
     cpus: int
@@ -78,27 +78,30 @@ def _node(entry: dict[str, Any], resources: dict[str, float], draining_until_ms:
     return Node(entry["NodeManagerAddress"], cpus, gpus, entry["NodeID"], entry["NodeManagerPort"], until_s)
 
 
-def room_for(nodes: Sequence[Node], share: Share) -> int:
+def room_for(nodes: Sequence[Node], resources: WorkerResources) -> int:
     """Return how many such shares the machines hold, each share on one machine."""
     return sum(
-        min(n.cpus // share.cpus if share.cpus else 10**6, n.gpus * on_a_gpu(share) if share.gpus else 10**6)
+        min(
+            n.cpus // resources.cpus if resources.cpus else 10**6,
+            n.gpus * on_a_gpu(resources) if resources.gpus else 10**6,
+        )
         for n in nodes
     )
 
 
-def on_a_gpu(share: Share) -> int:
+def on_a_gpu(resources: WorkerResources) -> int:
     """Return how many such shares one GPU holds: 3 of 0.33, but 2 of 0.34."""
-    return int(1 / share.gpus + 1e-9)
+    return int(1 / resources.gpus + 1e-9)
 
 
-def share_of(
+def resources_per_worker(
     nodes: Sequence[Node],
     *,
     workers: int,
     cpus_per_worker: int | None,
     use_gpu: bool | None,
     gpu_part: float | None = None,
-) -> Share:
+) -> WorkerResources:
     """Return what each of `workers` gets: a GPU where there are any, and an even part of the CPUs if not told.
 
     With `gpu_part`, in (0, 1], it is so much of one GPU, where `use_gpu` is not False.
@@ -115,9 +118,9 @@ def share_of(
     gpus = (gpu_part or 1) * wanted
     most = max((n.cpus for n in nodes), default=0)
     for cpus in [cpus_per_worker] if cpus_per_worker else range(most, 0, -1):
-        if room_for(nodes, Share(cpus, gpus)) >= workers:
-            return Share(cpus, gpus)
-    smallest = Share(cpus_per_worker or 1, gpus)
+        if room_for(nodes, WorkerResources(cpus, gpus)) >= workers:
+            return WorkerResources(cpus, gpus)
+    smallest = WorkerResources(cpus_per_worker or 1, gpus)
     need = _plural(smallest.cpus, "CPU") + (f" and {'a' if gpus == 1 else format(gpus, 'g')} GPU" if gpus else "")
     raise ClusterError(
         f"--workers {workers} of {need} each do not fit: the cluster has {describe(nodes)}, "

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jobs import command, scores
+from jobs.cli import command
+from jobs.reporting import evaluation_table
 
 if TYPE_CHECKING:
     from zfdist.config import Config
-    from zfdist.evaluate import Loaded
-    from zfdist.scores import Question, Result
+    from zfdist.evaluation.evaluate import Loaded
+    from zfdist.evaluation.results import Question, Result
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ def _refuse_mistakes(arguments: Arguments) -> None:
 
 
 def _evaluate(arguments: Arguments) -> None:
-    from zfdist import checkpoint
-    from zfdist.evaluate import load_model
-    from zfdist.reading import local, with_weights
+    from zfdist.checkpoint import folder as checkpoint
+    from zfdist.checkpoint.fetch import local, with_weights
+    from zfdist.evaluation.evaluate import load_model
 
     folder = checkpoint.resolve(with_weights(local(arguments.model)))
     given = {"data.root": arguments.data, "data.eval_view": arguments.view, "train.seed": arguments.seed}
@@ -106,13 +107,13 @@ def _evaluate(arguments: Arguments) -> None:
         config = checkpoint.read_manifest(folder).config.with_values(settings)
         result = _on_ray(arguments, folder, config)
     print(f"{folder} on {config.data.root}\n")
-    names_and_values = scores.rows(result)
+    names_and_values = evaluation_table.rows(result)
     width = max(len(name) for name, _ in names_and_values)
     for name, value in names_and_values:
         print(f"  {name:<{width}}  {value}")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(scores.to_json(result, checkpoint=str(folder), data=config.data.root))
+        arguments.json.write_text(evaluation_table.to_json(result, checkpoint=str(folder), data=config.data.root))
         print(f"\nwritten to {arguments.json}")
     if arguments.export:
         checkpoint.export(folder, arguments.export)
@@ -120,8 +121,8 @@ def _evaluate(arguments: Arguments) -> None:
 
 
 def _question(arguments: Arguments, config: "Config") -> "Question":
-    from zfdist.bounds import Importance
-    from zfdist.scores import Question
+    from zfdist.evaluation.bounds import Importance
+    from zfdist.evaluation.results import Question
 
     first = config.train.seed
     return Question(
@@ -140,7 +141,7 @@ def _on_ray(arguments: Arguments, folder: Path, config: "Config") -> "Result":
     from cluster import session
 
     with session.connect(arguments.address, say=command.say):
-        from cluster.measure import measure
+        from cluster.evaluate import measure
 
         assert arguments.workers is not None
         return measure(folder, config, _question(arguments, config), workers=arguments.workers, say=command.say)
@@ -158,7 +159,7 @@ def on_split(loaded: "Loaded", question: "Question") -> "Result":
 
     from zfdist.data.loader import sequences_of
     from zfdist.data.store import Store
-    from zfdist.evaluate import evaluate_split
+    from zfdist.evaluation.evaluate import evaluate_split
 
     data = loaded.config.data
     store = Store.open(data.root, verify=data.verify, cache=data.cache)

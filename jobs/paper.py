@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jobs import command, paper_rows
+from jobs.cli import command
 from jobs.recipes import RECIPES
+from jobs.reporting import paper_rows
 from zfdist.config import Config, ConfigError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> int:
         command.refuse("give --name to train the table's rows, or --runs to take trained ones")
     if arguments.runs and arguments.out is None:
         command.refuse("--runs: needs --out, the folder for the table")
-    from jobs.history import HistoryError
+    from jobs.reporting.run_history import HistoryError
 
     try:
         if arguments.name is not None:
@@ -123,19 +124,19 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
     rows = paper_rows.rows(arguments.table, base, arguments.alpha)
     points = paper_rows.points(base, rows, arguments.seeds, x_dim, arguments.parameters)
 
-    from cluster.space import prepare_list
+    from cluster.sweep.search_space import prepare_list
 
     trials = prepare_list(folder, base, points)
     if all((folder / "trials" / trial.id / "result.json").is_file() for trial in trials):
         return True
 
     from cluster import session
-    from jobs.board import Board
+    from jobs.cli.sweep_table import Board
 
     with session.connect(arguments.address, say=command.say), Board(list(points[0]), base.train.steps) as board:
-        from cluster.sweep import Plan, sweep
+        from cluster.sweep.driver import SweepPlan, sweep
 
-        plan = Plan(asha=False, workers=arguments.workers_per_trial, max_concurrent=arguments.max_concurrent)
+        plan = SweepPlan(asha=False, workers=arguments.workers_per_trial, max_concurrent=arguments.max_concurrent)
         results = sweep(folder, base, trials, plan, show=board.show, say=board.say)
     unfinished = len(trials) - sum(result["state"] != "unfinished" for result in results)
     if unfinished:
@@ -151,7 +152,7 @@ def _refuse_other_kind(table: str, store: "Store", base: Config) -> None:
 
 
 def _write(arguments: Arguments, runs: "list[Path] | tuple[Path, ...]", out: Path) -> None:
-    from jobs import paper_figures, paper_tables
+    from jobs.reporting import paper_figures, paper_tables
 
     samples = arguments.num_samples
     if samples is None:

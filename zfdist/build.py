@@ -8,20 +8,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from zfdist import checkpoint, metrics, reading
-from zfdist.checkpoint import CheckpointError, Manifest
+from zfdist import metrics
+from zfdist.checkpoint import fetch
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.checkpointer import Checkpointer
+from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
+from zfdist.checkpoint.remote_checkpointer import RemoteCheckpointer
+from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config, ConfigError
 from zfdist.data.loader import TrainLoader, sequences_of
 from zfdist.data.store import Store
 from zfdist.engine import OPERANDS, Engine, EngineError
-from zfdist.home import Home
 from zfdist.model import systems
-from zfdist.model.latent_chain import LatentChain
 from zfdist.model.objective import LABEL_SUMS, SUMS
-from zfdist.model.recurrence import Recurrence
-from zfdist.outcome import RESULT
-from zfdist.remote import RemoteHome
-from zfdist.working_copy import WorkingCopy
+from zfdist.model.recurrent.latent_chain import LatentChain
+from zfdist.model.recurrent.recurrence import Recurrence
+from zfdist.run_protocol import RESULT
 from zfdist.world import World
 
 _FIXED = ("data.frame_samples", "data.segment_frames", "data.train_view", "data.global_batch", "data.window_batches")
@@ -36,7 +38,7 @@ class Run:
 
     config: Config
     folder: Path
-    home: Home
+    checkpointer: Checkpointer
     world: World
     store: Store
     loader: TrainLoader
@@ -56,8 +58,12 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
         ConfigError: if the model does not go with the data.
         StorageError: if the run lives in a store that cannot be used.
     """
-    home = Home(folder, world, config.checkpoint) if copy is None else RemoteHome(copy, world, config.checkpoint)
-    newest = home.newest(say=lambda line: print(line, flush=True))
+    checkpointer = (
+        Checkpointer(folder, world, config.checkpoint)
+        if copy is None
+        else RemoteCheckpointer(copy, world, config.checkpoint)
+    )
+    newest = checkpointer.newest(say=lambda line: print(line, flush=True))
     if world.rank == 0:
         (folder / RESULT).unlink(missing_ok=True)  # written again when this run has finished
     store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
@@ -87,7 +93,7 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
     run = Run(
         config=config,
         folder=folder,
-        home=home,
+        checkpointer=checkpointer,
         world=world,
         store=store,
         loader=loader,
@@ -131,7 +137,7 @@ def _implementations(module: systems.System, engine: Engine) -> str:
     """Say what computes the loop over time and float32 products on this machine."""
     operand = OPERANDS[engine.precision]
     loops = [
-        f"loop by {part.in_words(operand)}" for part in module.modules() if isinstance(part, LatentChain | Recurrence)
+        f"loop by {part.describe(operand)}" for part in module.modules() if isinstance(part, LatentChain | Recurrence)
     ]
     return ", ".join([*loops, f"float32 products {engine.products}, CPU threads {torch.get_num_threads()}"])
 
@@ -147,7 +153,7 @@ def _restore(run: Run, folder: Path) -> None:
             saved_world_size=manifest.world_size,
             saved_zero_stage=manifest.config.engine.zero_stage,
             scratch=scratch,
-            converts=run.home.leads,
+            converts=run.checkpointer.leads,
         )
     except EngineError as error:
         raise CheckpointError(f"{folder}: {error}") from None
@@ -161,11 +167,11 @@ def _restore(run: Run, folder: Path) -> None:
 def _remove(scratch: Path, run: Run) -> None:
     """Remove a folder once no worker reads it any more."""
     run.world.barrier()
-    if run.home.leads:
+    if run.checkpointer.leads:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _refuse_other_run(run: Run, manifest: Manifest) -> None:
+def _refuse_other_run(run: Run, manifest: CheckpointManifest) -> None:
     """Raise CheckpointError where going on would not be the same run: model, data, precision, order or seed."""
     old, new = manifest.config.flat(), run.config.flat()
     fixed = [n for n in new if n.startswith("model.") and n != "model.recurrence"] + [*_FIXED, "train.seed"]
@@ -181,7 +187,7 @@ def _refuse_other_run(run: Run, manifest: Manifest) -> None:
 
 
 def _load_weights(module: torch.nn.Module, config: Config, start_from: str) -> None:
-    folder = checkpoint.resolve(reading.with_weights(reading.local(start_from, Path(config.data.cache))))
+    folder = checkpoint.resolve(fetch.with_weights(fetch.local(start_from, Path(config.data.cache))))
     manifest = checkpoint.verify(folder, only=checkpoint.WEIGHTS)
     if manifest.config.model != config.model:
         old, new = manifest.config.flat(), config.flat()

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zfdist import memory
+from zfdist import malloc
 from zfdist.config import ConfigError, EngineConfig, OptimConfig
 from zfdist.loss_scale import LossScale
-from zfdist.model import products
+from zfdist.model.kernels import matmul_backend
 from zfdist.profile import spanned
 from zfdist.world import World
 
@@ -72,8 +72,8 @@ class Engine:
         self._engine.allreduce_gradients = spanned("gradient reduction")(self._engine.allreduce_gradients)
         self._scale_loss_by(LossScale() if self.precision == "fp16" else LossScale(1.0))
         if world.device.type == "cpu":
-            self._settings.enter_context(memory.freed_is_kept())
-        how = products.float32(world.device, self.precision, onednn=config.matmul == "auto")
+            self._settings.enter_context(malloc.freed_is_kept())
+        how = matmul_backend.float32(world.device, self.precision, onednn=config.matmul == "auto")
         self.products = self._settings.enter_context(how)
 
     def forward(self, *inputs: Tensor) -> Any:
@@ -230,7 +230,7 @@ def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, we
         "train_batch_size": config.accumulation_steps * world.size,
         "gradient_clipping": optim.clip_norm if config.zero_stage else 0.0,
         "steps_per_print": None,
-        # The bucket is allocated at every step: at its default of 2 GB more than zfdist.memory can keep.
+        # The bucket is allocated at every step: at its default of 2 GB more than zfdist.malloc can keep.
         "zero_optimization": {"stage": config.zero_stage, "reduce_bucket_size": min(weights, _MOST_IN_A_BUCKET)},
         "zero_allow_untested_optimizer": True,
         "optimizer": {

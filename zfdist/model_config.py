@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from zfdist.knobs import Between, ConfigError, Section
+from zfdist.config_base import Between, ConfigError, Section
 
 Count = Annotated[int, Between(1, 2**31)]
 CountOrZero = Annotated[int, Between(0, 2**31)]

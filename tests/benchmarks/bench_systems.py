@@ -14,8 +14,8 @@ from peak import Peak
 
 from jobs.recipes import RECIPES
 from zfdist.config import Config, ModelConfig
+from zfdist.model.kernels.matmul_backend import float32
 from zfdist.model.objective import objective
-from zfdist.model.products import float32
 from zfdist.model.systems import build, parameter_counts, sized
 from zfdist.schedule import Weights
 

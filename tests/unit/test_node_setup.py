@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster import files
+from cluster.provision import cluster_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +59,7 @@ def test_ray_starts_an_on_demand_head_and_spot_workers_on_aws(tmp_path: Path, mo
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("HOME", str(tmp_path))  # where the launcher puts the key that it makes
     (tmp_path / ".ssh").mkdir()
-    config = files.read(ROOT / "ray-cluster.yaml")
+    config = cluster_file.read(ROOT / "ray-cluster.yaml")
     region = config["provider"]["region"]
     with moto.mock_aws():
         boto3.client("iam", region_name=region).create_instance_profile(InstanceProfileName="zfdist-node")

@@ -16,7 +16,7 @@ from pathlib import Path
 import xxhash
 
 from zfdist.data.manifest import NAME, ShardCorrupt, ShardEntry, StoreError
-from zfdist.storage import CACHE, Missing, Place, without_options
+from zfdist.object_store import CACHE, Missing, ObjectFolder, without_options
 
 _ATTEMPTS = 2
 
@@ -31,7 +31,7 @@ class Cache:
             StoreError: if there is no manifest.
             StorageError: if the store cannot be used.
         """
-        self._place = Place(uri)
+        self._place = ObjectFolder(uri)
         self.shown = without_options(uri)
         try:
             content = self._place.read(NAME)

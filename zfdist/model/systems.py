@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from zfdist.config import ConfigError, ModelConfig
-from zfdist.model.rnn import Rnn
-from zfdist.model.srnn import Srnn
-from zfdist.model.storn import Storn
-from zfdist.model.vrnn import Vrnn
-from zfdist.model.zforcing import ZForcing
+from zfdist.model.networks.rnn import Rnn
+from zfdist.model.networks.srnn import Srnn
+from zfdist.model.networks.storn import Storn
+from zfdist.model.networks.vrnn import Vrnn
+from zfdist.model.networks.zforcing import ZForcing
 from zfdist.seeding import torch_seed
 
 System = ZForcing | Storn | Vrnn | Srnn | Rnn

@@ -9,7 +9,7 @@ from typing import Any
 
 from zfdist.data import manifest as manifests
 from zfdist.data.kinds import PCM16, Kind
-from zfdist.data.manifest import Manifest
+from zfdist.data.manifest import StoreManifest
 from zfdist.data.sources.inputs import SourceError
 from zfdist.data.store import Store, StoreError
 from zfdist.data.store_writer import FinishedShard, Recording, clean, finished_shard, publish, write_shard, writing
@@ -49,7 +49,7 @@ class PlannedShard:
 class Outcome:
     """What a converter left behind."""
 
-    manifest: Manifest
+    manifest: StoreManifest
     was_there: bool
     """The store had been finished before from the same input."""
     bad: dict[str, str]
@@ -62,7 +62,7 @@ def existing(out: Path, source: Mapping[str, Any]) -> Outcome | None:
     """Return the finished store in `out`, None if there is none; raises StoreError if it was made from other input."""
     if not (out / manifests.NAME).exists():
         return None
-    manifest = Manifest.read(out)
+    manifest = StoreManifest.read(out)
     differing = [name for name in source if manifest.source.get(name) != source[name]]
     if differing:
         raise StoreError(

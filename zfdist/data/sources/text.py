@@ -10,7 +10,7 @@ import numpy as np
 
 from zfdist.data.kinds import TOKENS, UNKNOWN
 from zfdist.data.manifest import SPLITS
-from zfdist.data.sources import texts
+from zfdist.data.sources import text_readers
 from zfdist.data.sources.convert import (
     Outcome,
     PlannedShard,
@@ -24,7 +24,7 @@ from zfdist.data.sources.convert import (
     too_many_bad,
 )
 from zfdist.data.sources.inputs import SourceError, content_sha256, split_of_key
-from zfdist.data.sources.texts import Fields, File
+from zfdist.data.sources.text_readers import Fields, File
 from zfdist.data.sources.words import MOST_WORDS, SENTENCES, TOKENIZERS, Vocabulary, sentences, tokenised
 from zfdist.data.store import Store
 from zfdist.data.store_writer import Recording
@@ -99,7 +99,7 @@ def prepare(options: Text, out: Path, progress: Progress = silent) -> Outcome:
     The text is read once to count words and once for each split, a line at a time; words and names of sentences are
     held in memory. Raises SourceError for unusable input, StoreError if `out` holds something else.
     """
-    files = texts.find(options.sources)
+    files = text_readers.find(options.sources)
     source = _source(options, files)
     outcome = existing(out, source)
     if outcome is not None:
@@ -178,7 +178,7 @@ def count(options: Text, files: list[File], progress: Progress = silent) -> Cens
 
 def kept(options: Text, files: list[File], census: Census) -> Iterator[Sentence]:
     """Yield the sentences of a wanted length in the order of the text; notes in `census` what is odd or bad."""
-    for line in texts.lines(files, options.fields, census.bad, options.max_bad + HOPELESS):
+    for line in text_readers.lines(files, options.fields, census.bad, options.max_bad + HOPELESS):
         census.latin1 += line.is_latin1
         parts = sentences(line.text, options.sentences)
         for number, part in enumerate(parts, start=1):

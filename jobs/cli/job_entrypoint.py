@@ -1,0 +1,69 @@
+"""What a submitted job runs on the cluster: one of our commands, noted where its run is kept.
+
+    python -m jobs.cli.job_entrypoint run NAME STORAGE train demo --name NAME ...     note the command, then run it
+    python -m jobs.cli.job_entrypoint again NAME STORAGE                              run what was noted
+
+So a run that was submitted once can be gone on with by its name alone, on any cluster that reaches the storage.
+"""
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.cli import command
+
+NOTE = "submission.json"
+JOBS = ("train", "sweep")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line `argv`; return the exit code."""
+    words: list[str] = []
+    refused = command.exit_code(lambda: words.extend(_command(*argv)))
+    if refused:
+        return refused
+    print(f"python -m jobs.{' '.join(words)}", flush=True)
+    code: int = importlib.import_module(f"jobs.{words[0]}").main(words[1:])
+    return code
+
+
+def _command(verb: str, name: str, storage: str, *words: str) -> Sequence[str]:
+    """Return the command to run: the one that was noted, or this one, which is noted first."""
+    if verb != "again":
+        record = {"command": words, "submitted": time.strftime("%F %T")}
+        _write(storage, name, json.dumps(record, indent=2) + "\n")
+        return words
+    try:
+        noted: list[str] = json.loads(_read(storage, name))["command"]
+    except FileNotFoundError:
+        command.refuse(f"{storage}/{name}: no such run was submitted; look for its name in {storage}")
+    return noted
+
+
+def _read(storage: str, name: str) -> str:
+    """Return the note of a run; raises FileNotFoundError if there is none."""
+    from zfdist import object_store as remote
+
+    if not remote.is_remote(storage):
+        return (Path(storage) / name / NOTE).read_text()
+    try:
+        return remote.ObjectFolder(remote.join(storage, name)).read(NOTE).decode()
+    except remote.Missing:
+        raise FileNotFoundError(NOTE) from None
+
+
+def _write(storage: str, name: str, text: str) -> None:
+    from zfdist import object_store as remote
+
+    if remote.is_remote(storage):
+        remote.ObjectFolder(remote.join(storage, name)).write(NOTE, text.encode())
+    else:
+        (Path(storage) / name).mkdir(parents=True, exist_ok=True)
+        (Path(storage) / name / NOTE).write_text(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

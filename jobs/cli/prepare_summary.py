@@ -1,0 +1,66 @@
+"""What `jobs.prepare` says of a finished data set: a line for each split, in the terms of its kind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from zfdist.data.kinds import SPECIALS
+from zfdist.data.manifest import StoreManifest
+from zfdist.data.sources import text, timit
+from zfdist.data.store import Store
+
+
+def lines(out: Path, manifest: StoreManifest) -> Iterator[str]:
+    """Yield the table of a data set."""
+    if manifest.kind == "tokens":
+        yield from _sentences(Store.open(out, "size"))
+    elif manifest.kind == "bits":
+        yield from _images(manifest)
+    else:
+        yield from _recordings(manifest)
+        if manifest.source["converter"] == "timit":
+            yield from _speakers(Store.open(out, "size"))
+
+
+def _recordings(manifest: StoreManifest) -> Iterator[str]:
+    yield f"{'split':<8}{'recordings':>11}{'minutes':>10}{'samples':>14}{'mean':>9}{'std':>10}{'shards':>8}"
+    for name, split in manifest.splits.items():
+        minutes = split.samples / manifest.sample_rate / 60
+        yield (
+            f"{name:<8}{split.recordings:>11,}{minutes:>10.2f}{split.samples:>14,}{split.statistics.mean:>9.3f}"
+            f"{split.statistics.std:>10.2f}{len(split.shards):>8}"
+        )
+    normalisation = manifest.normalisation
+    yield f"normalised by mean {normalisation.mean:.6g} and std {normalisation.std:.6g} of {normalisation.split}"
+
+
+def _speakers(store: Store) -> Iterator[str]:
+    for split in store.splits:
+        names = store.names(split)
+        yield f"{split}: {len({timit.speaker(name) for name in names})} speakers, {len(names):,} utterances"
+    twins = store.manifest.source["twins"]
+    if twins:
+        yield f"{twins:,} RIFF twins of SPHERE files passed over"
+
+
+def _images(manifest: StoreManifest) -> Iterator[str]:
+    yield f"{'split':<8}{'images':>9}{'pixels':>14}{'mean':>10}"
+    for name, split in manifest.splits.items():
+        yield f"{name:<8}{split.recordings:>9,}{split.samples:>14,}{split.statistics.mean:>10.6f}"
+    yield f"pixels are 0 or 1 and not normalised; binarised: {manifest.source['binarised']}"
+
+
+def _sentences(store: Store) -> Iterator[str]:
+    manifest, known = store.manifest, len(store.vocabulary())
+    yield f"{'split':<8}{'sentences':>11}{'tokens':>12}{'covered':>10}{'<unk>':>9}{'labels':>9}"
+    for name, split in manifest.splits.items():
+        unknown = 100 * text.unknown_words(store, name) / split.samples
+        labels = store.labels(name)
+        labelled = 0 if labels is None else int((labels >= 0).sum())
+        counts = f"{name:<8}{split.recordings:>11,}{split.samples:>12,}"
+        yield f"{counts}{100 - unknown:>8.2f} %{unknown:>7.2f} %{labelled:>9,}"
+    yield (
+        f"vocabulary of {known:,}: {known - len(SPECIALS):,} of the {manifest.source['distinct_words']:,} different "
+        f"words of train, and {' '.join(SPECIALS)}"
+    )
+    if manifest.source["latin1_lines"]:
+        yield f"{manifest.source['latin1_lines']:,} lines are not UTF-8 and were read as Latin-1"

@@ -1,0 +1,131 @@
+"""A claim on a run in an object store: an object that its holder renews, and that others may take once it is not.
+
+A store has no locks that die with their holder, so a claim that has not changed for `STALE_S` of the observer's own
+clock counts as left behind. A holder that was cut off and comes back reads another name there, and must stop. Two who
+take a stale claim in the same moment both look again after a pause, and only the one who wrote last goes on; even if
+both slipped through, neither could mix its files with the other's (see `zfdist.checkpoint.remote_checkpointer`).
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from zfdist.object_store import Missing, ObjectFolder, StorageError, without_options
+
+NAME = "lock.json"
+RENEW_S = 4.0
+STALE_S = 20.0
+_SETTLE_S = 1.0
+_READS = 10
+
+
+class BusyError(StorageError):
+    """Another process trains the run, or has taken it over."""
+
+
+@dataclass
+class Lease:
+    """One holder's claim; renewed in a thread while `held` lasts."""
+
+    place: ObjectFolder
+    owner: str
+    """Who wants the run: the same for all launches of one command, which take it over from each other at once."""
+    launch: int
+    """Which of the owner's launches this is; an older one gives way."""
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _lost_to: str | None = None
+
+    def acquire(self, wait_s: float) -> None:
+        """Write the claim once nobody else holds it.
+
+        Raises:
+            BusyError: if another process still renews its claim after `wait_s`.
+        """
+        deadline = time.monotonic() + wait_s
+        seen, since = None, time.monotonic()
+        while True:
+            found = self._read()
+            if found != seen:
+                seen, since = found, time.monotonic()
+            is_stale = time.monotonic() - since > STALE_S
+            if found is None or is_stale or (found["owner"] == self.owner and found["launch"] <= self.launch):
+                self._write()
+                if found is None or is_stale:
+                    time.sleep(_SETTLE_S)
+                if self._is_mine(self._read()):
+                    return
+            if time.monotonic() > deadline:
+                raise BusyError(f"{self._run} is being trained by another process ({(found or {}).get('who')})")
+            time.sleep(0.5)
+
+    def check(self, *, now: bool = False) -> None:
+        """Raise BusyError if another has taken over; asks the store if it must be known `now`."""
+        if now:
+            self._look()
+        if self._lost_to is not None:
+            raise BusyError(f"{self._run} was taken over by another process ({self._lost_to}); this one ends")
+
+    def release(self) -> None:
+        """Give the run free, if it is still ours."""
+        self._ended.set()
+        with contextlib.suppress(StorageError):
+            if self._is_mine(self._read()):
+                self.place.delete([NAME])
+
+    def renew(self) -> None:
+        """Renew until released or lost; a store that does not answer is asked again."""
+        while not self._ended.wait(RENEW_S) and self._lost_to is None:
+            with contextlib.suppress(StorageError):
+                self._look()
+                if self._lost_to is None and not self._ended.is_set():
+                    self._write()
+
+    @property
+    def _run(self) -> str:
+        return without_options(self.place.uri)
+
+    def _look(self) -> None:
+        found = self._read()
+        if found is not None and not self._is_mine(found):
+            self._lost_to = str(found["who"])
+
+    def _is_mine(self, found: dict[str, Any] | None) -> bool:
+        return found is not None and (found["owner"], found["launch"]) == (self.owner, self.launch)
+
+    def _read(self) -> dict[str, Any] | None:
+        for _ in range(_READS):
+            try:
+                found: dict[str, Any] = json.loads(self.place.read(NAME))
+                return found
+            except Missing:
+                return None
+            except json.JSONDecodeError:
+                time.sleep(0.1)  # replaced while it was read: size and content come by two requests
+        raise StorageError(f"{self._run}/{NAME}: is no claim; remove it if nobody trains this run")
+
+    def _write(self) -> None:
+        who = f"process {os.getpid()} on {socket.gethostname()}"
+        claim = {"owner": self.owner, "launch": self.launch, "who": who, "renewed_s": time.time()}
+        self.place.write(NAME, json.dumps(claim).encode())
+
+
+@contextlib.contextmanager
+def held(place: ObjectFolder, owner: str, launch: int, *, wait_s: float) -> Iterator[Lease]:
+    """Hold the claim on a run within the block.
+
+    Raises:
+        BusyError: if another process holds it and renews it.
+    """
+    lease = Lease(place, owner, launch)
+    lease.acquire(wait_s)
+    threading.Thread(target=lease.renew, daemon=True).start()
+    try:
+        yield lease
+    finally:
+        lease.release()

@@ -1,0 +1,126 @@
+"""VRNN (Chung et al., 2015): latents that see the frame they explain and no further future.
+
+    h_0 = LSTM([x_1, 0], 0)            p(z_t | h_{t-1}), or N(0, I)       q(z_t | x_{t+1}, h_{t-1})
+    p(x_{t+1} | z_t, h_{t-1})          h_t = LSTM([x_{t+1}, z_t], h_{t-1})
+
+so h_{t-1} has read x_1 .. x_t. Given x_{t+1} in the place of both x_t and b_t this is the loop of Z-Forcing, and
+zfdist.model.recurrent.recurrence runs it.
+
+Shapes: T time, B batch, X values of a frame (tokens have none), N noise of an observation, E embedded observation,
+H hidden, Z latent, M hidden units of the nets, G = 4 H gates.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zfdist.config import ModelConfig
+from zfdist.model.densities import Density
+from zfdist.model.distributions import Gaussian, latent_gaussian, standard_gaussian
+from zfdist.model.kernels.lstm_cell import GATES, State, cell
+from zfdist.model.kernels.mixed_precision import WideLinear
+from zfdist.model.layers import (
+    Head,
+    Output,
+    clamped_gaussian,
+    embedded_size,
+    embedding,
+    first_input,
+    inference_embedding,
+    initialise,
+    label_head,
+    repeat_batch,
+    zero_state,
+)
+from zfdist.model.recurrent.recurrence import Recurrence, Unrolled
+from zfdist.model.terms import Generated, Inferred, Terms, latent_terms
+
+
+class _Walk(NamedTuple):
+    """One pass over a batch: the loop's results, and h_{t-1} at every step."""
+
+    unrolled: Unrolled
+    h_before_TBH: Tensor
+
+
+class Vrnn(nn.Module):
+    """VRNN over frames of `x_dim` values, or over `x_dim` words; called like `ZForcing`."""
+
+    def __init__(self, config: ModelConfig, x_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.x_dim = x_dim
+        hidden, z_dim, mlp_dim = config.hidden, config.z_dim, config.mlp_dim
+        embedded = embedded_size(config, x_dim)
+        self.embed = embedding(config, x_dim)
+        self.embed_inference = inference_embedding(config, x_dim)
+        self.input = WideLinear(embedded, GATES * hidden)
+        self.posterior_y = WideLinear(embedded, mlp_dim)
+        self.recurrence = Recurrence(hidden, z_dim, mlp_dim, config.latent_clamp, config.recurrence)
+        self.prior = Head(hidden, mlp_dim, 2 * z_dim) if config.vrnn_prior == "learned" else None
+        self.output = Output(config, hidden + z_dim, x_dim)
+        self.label = label_head(config)
+        initialise(self)
+
+    def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Terms:
+        """Return the terms of the bound; shapes as in `ZForcing.forward`."""
+        unrolled, h_before_TBH = self._walk(x_TBX, y_TBX, eps_TNZ)
+        is_many = eps_TNZ.shape[1] != len(lengths_B)
+        return latent_terms(
+            self.output(torch.cat([h_before_TBH, unrolled.z_TBZ], dim=-1), repeat_batch(y_TBX, eps_TNZ)),
+            self._prior(h_before_TBH, unrolled.z_TBZ),
+            latent_gaussian(unrolled.mu_TBZ, unrolled.logvar_TBZ),
+            unrolled.z_TBZ,
+            label_logits_BC=None if self.label is None or is_many else self.label(unrolled.mu_TBZ, lengths_B),
+        )
+
+    def infer(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Inferred:
+        """Return states and latents under the posterior; `eps_TBZ` = 0 gives the posterior mean at every step."""
+        unrolled, h_before_TBH = self._walk(x_TBX, y_TBX, eps_TBZ)
+        features_TBH = torch.cat([h_before_TBH, unrolled.z_TBZ], dim=-1)
+        return Inferred(unrolled.z_TBZ, unrolled.mu_TBZ, features_TBH, unrolled.state)
+
+    def reconstruct(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TBZ: Tensor) -> Density:
+        """Return p(x_{t+1} | z_t, h_{t-1}) for all steps, with z from the posterior."""
+        return self.output.density(self.infer(x_TBX, y_TBX, lengths_B, eps_TBZ).features_TBH)
+
+    def generate(
+        self,
+        eps_TBZ: Tensor,
+        eps_TBN: Tensor,
+        *,
+        z_TBZ: Tensor | None = None,
+        temperature: float = 1.0,
+        state: State | None = None,
+        x_BX: Tensor | None = None,
+    ) -> Generated:
+        """Draw T observations as `ZForcing.generate`; a given `state` has read the last observation already."""
+        if state is None:
+            state = self._begin(first_input(self.config, self.x_dim, eps_TBN) if x_BX is None else x_BX)
+        drawn, step = [], self.recurrence.stepping(len(eps_TBN))
+        for t, eps_BN in enumerate(eps_TBN):
+            z_BZ = self._prior(state.h_BH, eps_TBZ[t]).sample(eps_TBZ[t]) if z_TBZ is None else z_TBZ[t]
+            x_BX = self.output.density(torch.cat([state.h_BH, z_BZ], dim=-1)).sample(eps_BN, temperature)
+            state = step(self.input(self.embed(x_BX)), z_BZ, state)
+            drawn.append(x_BX)
+        return Generated(torch.stack(drawn), state)
+
+    def _begin(self, x_BX: Tensor) -> State:
+        """Return h_0, which has read x_1 and a latent of 0."""
+        g_BG = self.input(self.embed(x_BX))
+        return cell(g_BG, zero_state(len(x_BX), self.config.hidden, g_BG).c_BH)
+
+    def _walk(self, x_TBX: Tensor, y_TBX: Tensor, eps_TNZ: Tensor) -> _Walk:
+        start = self._begin(repeat_batch(x_TBX[:1], eps_TNZ)[0])
+        embed = self.embed if self.embed_inference is None else self.embed_inference
+        gx_TNG, qy_TNM = (
+            repeat_batch(part, eps_TNZ) for part in (self.input(self.embed(y_TBX)), self.posterior_y(embed(y_TBX)))
+        )
+        unrolled = self.recurrence(gx_TNG, qy_TNM, eps_TNZ, start)
+        return _Walk(unrolled, torch.cat([start.h_BH[None], unrolled.h_TBH[:-1]]))
+
+    def _prior(self, h_TBH: Tensor, like_TBZ: Tensor) -> Gaussian:
+        if self.prior is None:
+            return standard_gaussian(like_TBZ)
+        return clamped_gaussian(self.prior(h_TBH), self.config.latent_clamp)
