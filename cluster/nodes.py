@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ray
-import ray._private.state
 
+from cluster import ray_internals
 from cluster.session import ClusterError
 
 _KNOCK_S = 2.0
@@ -35,13 +35,13 @@ class WorkerResources(NamedTuple):
 
 def alive() -> list[Node]:
     """Return the machines that are up, also those that are about to be taken away."""
-    draining = ray._private.state.state.get_draining_nodes()  # what Ray's own preemption watcher asks
+    draining = ray_internals.draining_nodes()
     return [_node(n, n["Resources"], draining.get(n["NodeID"])) for n in ray.nodes() if n["Alive"]]
 
 
 def free(nodes: Sequence[Node]) -> list[Node]:
     """Return the machines with only what nobody holds."""
-    available = ray._private.state.available_resources_per_node()
+    available = ray_internals.free_resources()
     return [
         n._replace(cpus=int(available.get(n.id, {}).get("CPU", 0)), gpus=int(available.get(n.id, {}).get("GPU", 0)))
         for n in nodes
@@ -68,18 +68,16 @@ def staying(nodes: Sequence[Node]) -> list[Node]:
 
 def leaves_at_s(node_id: str) -> float | None:
     """Return when a machine will be taken away, in seconds since 1970 (0 if that is not known); None if it stays."""
-    until_ms: int | None = ray._private.state.state.get_draining_nodes().get(node_id)
-    return None if until_ms is None else until_ms / 1000
+    return ray_internals.draining_nodes().get(node_id)
 
 
-def _node(entry: dict[str, Any], resources: dict[str, float], draining_until_ms: int | None) -> Node:
-    until_s = None if draining_until_ms is None else draining_until_ms / 1000
+def _node(entry: dict[str, Any], resources: dict[str, float], draining_until_s: float | None) -> Node:
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    return Node(entry["NodeManagerAddress"], cpus, gpus, entry["NodeID"], entry["NodeManagerPort"], until_s)
+    return Node(entry["NodeManagerAddress"], cpus, gpus, entry["NodeID"], entry["NodeManagerPort"], draining_until_s)
 
 
 def room_for(nodes: Sequence[Node], resources: WorkerResources) -> int:
-    """Return how many such shares the machines hold, each share on one machine."""
+    """Return how many workers with such resources the machines hold, each worker on one machine."""
     return sum(
         min(
             n.cpus // resources.cpus if resources.cpus else 10**6,
@@ -90,7 +88,7 @@ def room_for(nodes: Sequence[Node], resources: WorkerResources) -> int:
 
 
 def on_a_gpu(resources: WorkerResources) -> int:
-    """Return how many such shares one GPU holds: 3 of 0.33, but 2 of 0.34."""
+    """Return how many workers with such a part of a GPU one GPU holds: 3 of 0.33, but 2 of 0.34."""
     return int(1 / resources.gpus + 1e-9)
 
 

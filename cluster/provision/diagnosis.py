@@ -1,4 +1,4 @@
-"""What is wrong with a cluster, before a run costs money on it: judgement of the facts that `cluster.provision.doctor` collects.
+"""What is wrong with a cluster, before a run costs money on it: judgement of the facts that `doctor` collects.
 
 Facts are plain data, so that tests can feed every illness.
 """

@@ -1,4 +1,4 @@
-"""Ask every node of a cluster for the facts that `cluster.provision.diagnosis` judges, by an actor each, which takes no CPU."""
+"""Ask every node of a cluster for the facts that `diagnosis` judges, by an actor each, which takes no CPU."""
 
 import contextlib
 import hashlib

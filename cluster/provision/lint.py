@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from cluster import ray_internals
 from cluster.session import ClusterError
 
 Tree = Mapping[str, Any]
@@ -79,17 +80,12 @@ def pins(root: Path) -> dict[str, str]:
 
 
 def _schema(config: Tree) -> Iterator[str]:
-    """Ray's own check, twice over, as `ray up` and then the head run it."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    tree = copy.deepcopy(dict(config))
+    """Ray's own check, which `ray up` and the head make too."""
     said = io.StringIO()
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            for _ in range(2):
-                tree = prepare_config(tree)
-                validate_config(tree)
+            ray_internals.check_cluster_file(copy.deepcopy(dict(config)))
     except (Exception, SystemExit) as error:
         field = ".".join(map(str, getattr(error, "absolute_path", ())))
         reason = getattr(error, "message", None) or str(error) or said.getvalue()

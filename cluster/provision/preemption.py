@@ -1,10 +1,11 @@
 """Watch for the cloud's notice that it takes this machine away, and drain its Ray node with the deadline.
 
-    python -m cluster.provision.preemption --cloud aws|gcp|azure [--endpoint URL] [--address GCS] [--node-id ID] [--every SECONDS]
+    python -m cluster.provision.preemption --cloud aws|gcp|azure [--endpoint URL] [--address GCS] [--node-id ID]
+        [--every SECONDS]
 
 Runs on every worker machine beside Ray, until the notice came or the machine's Ray has ended. Ray's own launcher does
-not look for these notices. A drained node gets no new work, and `cluster.run.fit` saves and goes on elsewhere. This file
-imports nothing else of ours, as it may stand alone on a machine.
+not look for these notices. A drained node gets no new work, and `cluster.run.fit` saves and goes on elsewhere. Of ours
+it imports `cluster.ray_internals` alone, as these two files may stand alone on a machine.
 
 Sources: docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html,
 cloud.google.com/compute/docs/instances/spot, cloud.google.com/compute/docs/metadata/getting-live-migration-notice,
@@ -22,6 +23,8 @@ import urllib.request
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
+
+from cluster import ray_internals
 
 ENDPOINTS = {
     "aws": "http://169.254.169.254",
@@ -111,8 +114,8 @@ def fetcher(endpoint: str) -> Fetch:
 
 def nodes_here(client: Any) -> list[str]:
     """Return the ids of the Ray nodes that run on this machine."""
-    infos = client.get_all_node_info(timeout=_GCS_TIMEOUT_S).values()
-    return [info.node_id.hex() for info in infos if info.state == 0 and _is_here(info.node_manager_address)]
+    alive = ray_internals.alive_nodes(client, within_s=_GCS_TIMEOUT_S)
+    return [node_id for node_id, ip in alive.items() if _is_here(ip)]
 
 
 def drain(client: Any, node_id: str, notice: Notice) -> None:
@@ -121,12 +124,8 @@ def drain(client: Any, node_id: str, notice: Notice) -> None:
     Raises:
         SpotError: if Ray refuses.
     """
-    from ray.core.generated import autoscaler_pb2
-
-    accepted, refusal = client.drain_node(
-        node_id, autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION, notice.what, int(notice.at_s * 1000)
-    )
-    if not accepted:
+    refusal = ray_internals.drain_node(client, node_id, notice.what, notice.at_s)
+    if refusal is not None:
         raise SpotError(f"Ray does not drain node {node_id}: {refusal}")
 
 
@@ -180,16 +179,13 @@ def main(argv: list[str]) -> int:
 
 
 def _client(address: str) -> Any:
-    import ray._raylet
-    from ray._private import services
-
     try:
-        found = services.canonicalize_bootstrap_address(None if address == "auto" else address)
+        client = ray_internals.gcs_client(None if address == "auto" else address)
     except (ConnectionError, ValueError) as error:
         raise SpotError(f"no Ray cluster at {address!r}: {error}") from None
-    if not found:
+    if client is None:
         raise SpotError("this machine is in no Ray cluster; start Ray first, or pass --address")
-    return ray._raylet.GcsClient(address=found)
+    return client
 
 
 def _is_here(ip: str) -> bool:

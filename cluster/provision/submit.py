@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cluster import ray_internals
 from cluster.session import ClusterError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +109,7 @@ class Jobs:
 
     def machines(self) -> list[Machine]:
         """Return the machines of the cluster, the head first; one that is lost is remembered for a while."""
-        answer = self._ask(lambda: self._client._do_request("GET", "/nodes?view=summary"))
+        answer = self._ask(lambda: ray_internals.dashboard_nodes(self._client))
         if answer.status_code != 200:
             raise ClusterError(f"{self._address}: the dashboard answers {answer.status_code} to a question for nodes")
         found = [_machine(node) for node in answer.json()["data"]["summary"]]

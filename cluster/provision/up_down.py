@@ -6,7 +6,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cluster import ray_internals
 from cluster.provision.cluster_file import Cluster
 from cluster.session import ClusterError
 
@@ -98,7 +98,7 @@ def tunnel(cluster: Cluster) -> Iterator[str]:
     """
     port = _free_port()
     forward = subprocess.Popen(
-        [*_command(), "dashboard", str(cluster.file), "--port", str(port)],
+        [*ray_internals.launcher_command(), "dashboard", str(cluster.file), "--port", str(port)],
         env=_environment(cluster),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -212,12 +212,12 @@ def _ssh(cluster: Cluster, machine: str, command: str) -> int:
 def _ray(verb: str, *words: str, cluster: Cluster, quiet: bool = False) -> "subprocess.CompletedProcess[str]":
     output = subprocess.PIPE if quiet else None
     return subprocess.run(
-        [*_command(), verb, *words], env=_environment(cluster), stdout=output, stderr=output, text=True
+        [*ray_internals.launcher_command(), verb, *words],
+        env=_environment(cluster),
+        stdout=output,
+        stderr=output,
+        text=True,
     )
-
-
-def _command() -> list[str]:
-    return [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
 
 
 def _environment(cluster: Cluster) -> dict[str, str]:

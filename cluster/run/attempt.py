@@ -19,10 +19,9 @@ from typing import Any, NamedTuple
 import ray
 import ray.exceptions
 import ray.train
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from cluster import nodes
+from cluster import nodes, ray_internals
 from cluster.nodes import Node, WorkerResources
 from cluster.run.heartbeat import WorkerStatus, start_coordinator, worker_statuses
 from cluster.run.policy import End, trouble
@@ -39,7 +38,6 @@ _DYING_S = 60.0
 # Deterministic: the next attempt would end the same way.
 _NON_RETRYABLE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NonFiniteError)
 _BROKEN = ("gloo", "NCCL", "Connection")  # what a worker says whose peer died
-_DIED = (ray.exceptions.RayActorError, WorkerHealthCheckFailedError)
 
 
 class FitError(RuntimeError):
@@ -101,15 +99,14 @@ def launch(
         job: the run.
         workers: how many.
         follow: called a few times a second.
-        resize_reason: called about once a second with all workers, once they train, and the machines; gives the reason why
-            the launch should save and end, if there is one.
+        resize_reason: called about once a second with all workers, once they train, and the machines; gives the reason
+            why the launch should save and end, if there is one.
     """
     scratch = job.run_folder / SCRATCH / f"{time.time_ns():x}-{os.getpid()}"
     scratch.mkdir(parents=True)
     coordinator = start_coordinator()
-    run = Background(
-        _trainer(job, workers, scratch, coordinator).fit
-    )  # in a thread: in the main one Ray takes over SIGINT
+    # In a thread: in the main one Ray takes over SIGINT.
+    run = Background(_trainer(job, workers, scratch, coordinator).fit)
     seen: list[WorkerStatus] = []
     why: str | None = None
     planned: str | None = None
@@ -223,7 +220,7 @@ def _deaths(failures: dict[int, Exception], seen: list[WorkerStatus]) -> str:
     if gone:
         return gone
     named = {s.member.rank: f"worker {s.member.rank} on {s.member.ip}" for s in seen}
-    died = [rank for rank, error in failures.items() if isinstance(error, _DIED)]
+    died = [rank for rank, error in failures.items() if ray_internals.is_lost_worker(error)]
     if died:
         return f"lost {named.get(min(died), f'worker {min(died)}')}: the process died"
     silent = [name for rank, name in named.items() if rank not in failures]

@@ -6,7 +6,7 @@ Three things can go wrong in a process that Ray still counts as alive, and each 
   to hangs/ in the run folder and says where it is; the command ends the launch and names who held up the others;
 - the whole interpreter stands still (a call in C that keeps the lock), or the network to the command is gone: this
   thread cannot run or gets no answer, so nobody renews the lease, and a timer in C writes the stacks and ends it;
-- the process is stopped by a signal: nothing in it runs, so the command misses its beats and kills it.
+- the process is stopped by a signal: nothing in it runs, so the command misses its heartbeats and kills it.
 """
 
 import faulthandler
@@ -21,8 +21,8 @@ from typing import Any
 
 import ray
 import ray.exceptions
-from ray.train.v2._internal.execution.context import get_train_context
 
+from cluster import ray_internals
 from cluster.run.heartbeat import Heartbeat, Member, join
 
 HANG_TIMEOUT_S = 600.0
@@ -68,7 +68,7 @@ class Watchdog:
         context = ray.get_runtime_context()
         group = ray.util.get_current_placement_group()
         ip = ray.util.get_node_ip_address()
-        controller = get_train_context().controller_actor
+        controller = ray_internals.train_controller()
         member = Member(self._rank, ip, context.get_node_id(), os.getpid(), context.current_actor, group, controller)
         join(self._coordinator, member)
         self._renew()

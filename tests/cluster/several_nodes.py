@@ -183,11 +183,11 @@ def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
 
 
 def _drain(cluster: Any, node_id: str, within_s: float) -> None:
-    import ray._raylet
 
+    from cluster import ray_internals
     from cluster.provision.preemption import Notice, drain
 
-    drain(ray._raylet.GcsClient(address=cluster.address), node_id, Notice("a test", time.time() + within_s))
+    drain(ray_internals.gcs_client(cluster.address), node_id, Notice("a test", time.time() + within_s))
 
 
 def left_behind() -> list[str]:
