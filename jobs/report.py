@@ -89,13 +89,12 @@ def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], N
     """Add the best run's bound on the test split, and its speech, or why they cannot be had."""
     import dataclasses
 
-    from jobs import evaluate
     from jobs.reporting import evaluation_table, report_markdown
     from zfdist.checkpoint.fetch import with_weights
     from zfdist.checkpoint.folder import CheckpointError
     from zfdist.config import ConfigError
     from zfdist.data.store import StoreError
-    from zfdist.evaluation.evaluate import EvaluationError, load_model
+    from zfdist.evaluation.evaluate import EvaluationError, load_model, on_split
     from zfdist.evaluation.results import Question
     from zfdist.object_store import StorageError
 
@@ -109,7 +108,7 @@ def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], N
     try:
         say(f"evaluating {history.name} on the test split ...")
         asked = Question(split="test", seeds=[loaded.config.train.seed])
-        bound = evaluation_table.rows(evaluate.on_split(loaded, asked))
+        bound = evaluation_table.rows(on_split(loaded, asked))
         content = dataclasses.replace(content, best=dataclasses.replace(best, bound=bound))
         return _with_speech(content, loaded, out, say) if samples else content
     except (StoreError, StorageError, EvaluationError, ConfigError) as error:

@@ -109,12 +109,11 @@ def _evaluated(task: Task, say: Callable[[str], None]) -> tuple[list[Ours], list
 
 def _numbers(task: Task, run: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Return the evaluation of a run, from the file of an earlier one if its weights are the same."""
-    from jobs import evaluate
     from jobs.reporting import evaluation_table
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.data.store import Store
     from zfdist.evaluation.bounds import Importance
-    from zfdist.evaluation.evaluate import load_model
+    from zfdist.evaluation.evaluate import load_model, on_split
     from zfdist.evaluation.results import Question
 
     folder = checkpoint.resolve(run)
@@ -136,7 +135,7 @@ def _numbers(task: Task, run: Path, say: Callable[[str], None]) -> dict[str, Any
             importance=Importance(samples=task.num_samples) if task.num_samples else None,
             with_legacy_denominator=store.kind.name == "pcm16",
         )
-        fields = json.loads(evaluation_table.to_json(evaluate.on_split(loaded, question)))
+        fields = json.loads(evaluation_table.to_json(on_split(loaded, question)))
         numbers |= {prefix + name: value for name, value in fields.items()}
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(numbers, indent=2) + "\n")

@@ -5,7 +5,10 @@ depends on the seed and its place in the split only, so neither batch size nor w
 Needs neither Ray nor DeepSpeed, and reads no pickles.
 """
 
-from collections.abc import Callable, Iterable
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +19,7 @@ from torch import Tensor
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.config import Config
-from zfdist.data.loader import Batch, evaluation_batches
+from zfdist.data.loader import Batch, evaluation_batches, sequences_of
 from zfdist.data.store import Store
 from zfdist.evaluation.bounds import Model, Sums, add_up
 from zfdist.evaluation.results import Bound, EvaluationError, Question, Result, bound_of, result_fields
@@ -30,6 +33,7 @@ __all__ = [
     "evaluate",
     "evaluate_split",
     "load_model",
+    "on_split",
     "refuse_other_data",
     "result_of",
     "share_of",
@@ -74,6 +78,32 @@ def evaluate_split(loaded: Loaded, store: Store, question: Question, *, device: 
         EvaluationError: if the store has no such split, or has other frames or units than the model was trained with.
     """
     return result_of(loaded, store, question, share_of(loaded, store, question, device=device))
+
+
+def on_split(loaded: Loaded, question: Question) -> Result:
+    """Return what is asked about a loaded model, on the data of its config; shows progress if it takes long.
+
+    Raises:
+        StoreError: if the data is not there or damaged.
+        OrderError: if the config's frames or view do not fit the data.
+        EvaluationError: if model and data do not go together.
+    """
+    data = loaded.config.data
+    store = Store.open(data.root, verify=data.verify, cache=data.cache)
+    frames = 0
+    if question.split in store.splits:  # else `evaluate_split` refuses it
+        frames = int(sequences_of(store, data, question.split, data.eval_view).frames.sum())
+    passes = len(question.seeds) * (1 + (question.importance.samples if question.importance else 0))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with _progress(passes * frames) as advance:
+        # Every call of the network is told the scored frames of each row, and has noise for one trajectory or more.
+        hook = loaded.model.register_forward_hook(
+            lambda _module, given, _terms: advance(int(given[2].sum()) * (given[3].shape[1] // len(given[2])))
+        )
+        try:
+            return evaluate_split(loaded, store, question, device=device)
+        finally:
+            hook.remove()
 
 
 def share_of(
@@ -153,3 +183,26 @@ def refuse_other_data(loaded: Loaded, store: Store, split: str) -> None:
         raise EvaluationError(
             f"data.frame_samples = {frame_samples}: the model has {loaded.manifest.config.data.frame_samples}"
         )
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show, on stderr and not before a second has passed, the share of `total` frames done and the time left."""
+    begun = latest = time.monotonic()
+    done = 0
+    on_terminal = sys.stderr.isatty()
+
+    def advance(frames: int) -> None:
+        nonlocal done, latest
+        done += frames
+        now = time.monotonic()
+        if now - latest < (1 if on_terminal else 10) or done >= total:
+            return
+        latest = now
+        left_s = (now - begun) * (total - done) / done
+        line = f"{done:,} of {total:,} frames, {100 * done / total:.0f} %, {left_s:.0f} s left"
+        print(f"\r{line:<72}" if on_terminal else line, end="" if on_terminal else "\n", file=sys.stderr, flush=True)
+
+    yield advance
+    if on_terminal and latest != begun:
+        print(f"\r{'':<72}\r", end="", file=sys.stderr, flush=True)
