@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zfdist.config import ModelConfig
-from zfdist.model.distributions import HALF_LOG_2PI, Gaussian, latent_gaussian, widen
+from zfdist.model.distributions import HALF_LOG_2PI, Gaussian, latent_gaussian
 from zfdist.model.kernels import cpp_gaussian
 from zfdist.model.kernels.lstm_cell import clamp_latent
+from zfdist.model.kernels.mixed_precision import widen
 
 
 class Density(Protocol):

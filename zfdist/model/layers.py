@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from zfdist.config import ModelConfig
 from zfdist.model.densities import Density, noise_size, output_density, output_log_prob, output_size
-from zfdist.model.distributions import Gaussian, latent_gaussian, widen
+from zfdist.model.distributions import Gaussian, latent_gaussian
 from zfdist.model.kernels.cross_entropy import token_log_prob
-from zfdist.model.kernels.lstm_cell import GATES, State, clamp_latent, clipped_leaky_relu, no_autocast
+from zfdist.model.kernels.lstm_cell import GATES, clamp_latent, clipped_leaky_relu, no_autocast
+from zfdist.model.kernels.mixed_precision import widen
 
 
 def embedding(config: ModelConfig, x_dim: int) -> nn.Module:
@@ -146,12 +147,6 @@ def repeat_batch(value_TBX: Tensor, eps_TNZ: Tensor) -> Tensor:
 def clamped_gaussian(parameters: Tensor, bound: float) -> Gaussian:
     """Return the Gaussian of a latent net's numbers, mean and log-variance, each clamped to [-bound, bound]."""
     return latent_gaussian(*clamp_latent(parameters, bound).chunk(2, dim=-1))
-
-
-def zero_state(batch: int, hidden: int, like: Tensor) -> State:
-    """Return h_0 = c_0 = 0 for `batch` sequences, of the type and on the device of `like`."""
-    zeros_BH = torch.zeros(batch, hidden, dtype=like.dtype, device=like.device)
-    return State(zeros_BH, zeros_BH)
 
 
 @torch.no_grad()

@@ -21,6 +21,12 @@ class State(NamedTuple):
     c_BH: Tensor
 
 
+def zero_state(batch: int, hidden: int, like: Tensor) -> State:
+    """Return h_0 = c_0 = 0 for `batch` sequences, of the type and on the device of `like`."""
+    zeros_BH = torch.zeros(batch, hidden, dtype=like.dtype, device=like.device)
+    return State(zeros_BH, zeros_BH)
+
+
 def clipped_leaky_relu(value: Tensor) -> Tensor:
     """Leaky ReLU of slope 1/3, clipped to [-3, 3]: the activation of all nets beside the LSTMs."""
     return F.hardtanh(F.leaky_relu(value, SLOPE), -CLIP, CLIP, inplace=True)

@@ -12,8 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zfdist.model.distributions import widen
 from zfdist.model.kernels.lstm_cell import no_autocast, operand_dtype
+
+
+def widen(value: Tensor) -> Tensor:
+    """Return 16-bit floats as float32, anything wider as it is."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def rounded(value: Tensor, operand: torch.dtype) -> Tensor:

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from zfdist.config import ModelConfig
 from zfdist.model.densities import Density
-from zfdist.model.distributions import widen
 from zfdist.model.kernels.lstm_cell import State
-from zfdist.model.kernels.mixed_precision import WideLinear
+from zfdist.model.kernels.mixed_precision import WideLinear, widen
 from zfdist.model.layers import (
     Output,
     embedded_size,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from zfdist.config import ModelConfig
 from zfdist.model.densities import Density
 from zfdist.model.distributions import Gaussian, latent_gaussian, standard_gaussian
-from zfdist.model.kernels.lstm_cell import GATES, State, cell
+from zfdist.model.kernels.lstm_cell import GATES, State, cell, zero_state
 from zfdist.model.kernels.mixed_precision import WideLinear
 from zfdist.model.layers import (
     Head,
@@ -31,7 +31,6 @@ from zfdist.model.layers import (
     initialise,
     label_head,
     repeat_batch,
-    zero_state,
 )
 from zfdist.model.recurrent.recurrence import Recurrence, Unrolled
 from zfdist.model.terms import Generated, Inferred, Terms, latent_terms

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zfdist.config import ModelConfig
 from zfdist.model.densities import Density, auxiliary_log_prob
 from zfdist.model.distributions import Gaussian, latent_gaussian
-from zfdist.model.kernels.lstm_cell import GATES, State
+from zfdist.model.kernels.lstm_cell import GATES, State, zero_state
 from zfdist.model.kernels.mixed_precision import WideLinear
 from zfdist.model.layers import (
     Head,
@@ -30,7 +30,6 @@ from zfdist.model.layers import (
     initialise,
     label_head,
     repeat_batch,
-    zero_state,
 )
 from zfdist.model.recurrent.layer_norm import LayerNormRecurrence
 from zfdist.model.recurrent.lstm import BackwardLSTM

@@ -11,8 +11,8 @@ ready for all steps, side by side as pq. Inside, for t = 1 .. T, with the prior'
 `reference` is this text under autograd: the definition. `ByHand`, called bptt, is one autograd function with the same
 arguments and results, and the same numbers to rounding: each weight's gradient is one product over all steps instead of
 T small ones added up, and what the backward recursion does not change is computed for all steps at once, before it.
-`native` (zfdist.model.kernels.cpp_latent_chain) is that in C++ for a CPU, `graph` that recorded on a GPU. Under autocast only the
-operands of the products with z are rounded to 16 bits.
+`native` (kernels.cpp_latent_chain) is that in C++ for a CPU, `graph` that recorded on a GPU. Under autocast only
+the operands of the products with z are rounded to 16 bits.
 
 Shapes: T time, N = T * B, B batch, Z latent, Q = 2 Z, M hidden units of a net, P = 2 M those of both, and
 a dimension of 2: the prior's net, the posterior's.
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zfdist.model.distributions import Gaussian, latent_gaussian, widen
+from zfdist.model.distributions import Gaussian, latent_gaussian
 from zfdist.model.kernels import cpp_latent_chain
 from zfdist.model.kernels.cuda_graphs import Graphs, Loop, cuda_capture
 from zfdist.model.kernels.lstm_cell import (
@@ -40,7 +40,7 @@ from zfdist.model.kernels.lstm_cell import (
     no_autocast,
     operand_dtype,
 )
-from zfdist.model.kernels.mixed_precision import linear, product, rounded
+from zfdist.model.kernels.mixed_precision import linear, product, rounded, widen
 from zfdist.model.recurrent.recurrence import Implementation, choose, describe
 from zfdist.profile import span, spanned
 
@@ -173,7 +173,7 @@ class LatentChain(nn.Module):
         if self.implementation == "auto" and eps_TBZ.requires_grad:
             return "reference"  # the only one that is differentiable in the noise
         chosen = choose(self._wanted, pq_TBP.device, pq_TBP.dtype, operand)
-        # Without a gradient the plain loop keeps nothing and saves the memory of the slabs.
+        # Without a gradient the plain loop keeps nothing and saves the memory of what it would save.
         spares = self.implementation == "auto" and chosen == "bptt" and not torch.is_grad_enabled()
         return "reference" if spares else chosen
 
@@ -204,7 +204,7 @@ def _forward_sweep(
     acts: _SavedActivations, pq_TBP: Tensor, eps_TBZ: Tensor, z_BZ: Tensor,
     w_z_PZ: Tensor, w_q_2QM: Tensor, b_q_2Q: Tensor, bound: float, operand: torch.dtype,
 ) -> None:  # fmt: skip
-    """Fill the slabs, with every product and sum written where it stays."""
+    """Fill the saved activations, with every product and sum written where it stays."""
     z_dim, p_BP = eps_TBZ.shape[2], pq_TBP.new_empty(pq_TBP.shape[1:])
     prior_TBQ, posterior_TBQ = acts.q_T2BQ.unbind(1)
     rows = zip(

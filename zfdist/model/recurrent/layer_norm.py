@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zfdist.model.distributions import widen
 from zfdist.model.kernels.lstm_cell import CLIP, GATES, State, cell, clamp_latent, clipped_leaky_relu, no_autocast
-from zfdist.model.kernels.mixed_precision import WideLinear
+from zfdist.model.kernels.mixed_precision import WideLinear, widen
 from zfdist.model.recurrent.recurrence import Unrolled
 
 

@@ -4,8 +4,8 @@ There the input projection is one product over all steps, the rest is lstm.cpp, 
 one product for each weight. Steps are read in the order that is asked for, where nn.LSTM needs its input and its result
 reordered. On a GPU cuDNN serves; torch does under torch.compile and for a single step, whose weights would be packed
 to be used once: for a loop where each input comes from the state before, `stepping` keeps them. In float32 under
-autocast too: a 16-bit cell state costs accuracy and, in nn.LSTM, time; but in fp16 on a GPU zfdist.model.kernels.cudnn_persistent
-serves where it can.
+autocast too: a 16-bit cell state costs accuracy and, in nn.LSTM, time; but in fp16 on a GPU
+zfdist.model.kernels.cudnn_persistent serves where it can.
 
 Shapes: T time, S = T + 1, N = T * B, B batch, D inputs, H hidden, G = 4 H gates in torch's order i, f, u, o.
 """
@@ -19,11 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zfdist.model.distributions import widen
 from zfdist.model.kernels import cpp_lstm_step, cpp_recurrence, cudnn_persistent
 from zfdist.model.kernels.cpp_library import threads_for
-from zfdist.model.kernels.lstm_cell import GATES, State, no_autocast, operand_dtype
-from zfdist.model.layers import zero_state
+from zfdist.model.kernels.lstm_cell import GATES, State, no_autocast, operand_dtype, zero_state
+from zfdist.model.kernels.mixed_precision import widen
 from zfdist.profile import span, spanned
 
 

@@ -11,10 +11,10 @@ computed afterwards on the stacked results. Inside, for t = 1 .. T, equations (7
     c_t           = f * c_{t-1} + i * u,   h_t = o * tanh(c_t)
 
 `reference` is this text under autograd: the definition. All other implementations are one autograd function with the
-same arguments and results, and the same numbers to rounding: `bptt` (zfdist.model.kernels.manual_backward) writes the backward pass by
-hand; `native` (zfdist.model.kernels.cpp_recurrence) is that in C++ for a CPU; `graph` and `triton` are for a GPU. `choose` says which
-serves. Under autocast only the operands of matrix products are rounded to 16 bits; sums, states, mu and v stay
-float32.
+same arguments and results, and the same numbers to rounding: `bptt` (kernels.manual_backward) writes the backward pass
+by hand; `native` (kernels.cpp_recurrence) is that in C++ for a CPU; `graph` and `triton` (kernels.cuda_graphs,
+kernels.triton_recurrence) are for a GPU. `choose` says which is used. Under autocast only the operands of matrix
+products are rounded to 16 bits; sums, states, mu and v stay float32.
 
 Shapes: T time, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the posterior,
 G = 4 H gates in the order o, i, f, u, P = G + M all that is computed from h_{t-1}.
@@ -27,7 +27,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zfdist.model.distributions import widen
 from zfdist.model.kernels import cpp_lstm_step, cpp_recurrence, cuda_graphs, triton_recurrence
 from zfdist.model.kernels.lstm_cell import (
     GATES,
@@ -39,7 +38,7 @@ from zfdist.model.kernels.lstm_cell import (
     operand_dtype,
 )
 from zfdist.model.kernels.manual_backward import BPTT
-from zfdist.model.kernels.mixed_precision import linear
+from zfdist.model.kernels.mixed_precision import linear, widen
 from zfdist.profile import span
 
 Implementation = Literal["auto", "reference", "bptt", "native", "graph", "triton"]
@@ -184,6 +183,6 @@ class Recurrence(nn.Module):
         if self.implementation == "auto" and eps_TBZ.requires_grad:
             return "reference"  # the only one that is differentiable in the noise
         chosen = choose(self.implementation, gx_TBG.device, gx_TBG.dtype, operand)
-        # Without a gradient the plain loop keeps nothing and saves the memory of the slabs.
+        # Without a gradient the plain loop keeps nothing and saves the memory of what it would save.
         spares = self.implementation == "auto" and chosen == "bptt" and not torch.is_grad_enabled()
         return "reference" if spares else chosen
