@@ -37,7 +37,7 @@ def measure(
     use_gpu: bool | None = None,
     say: Say = print,
 ) -> Result:
-    """Return what `zfdist.evaluation.evaluate.evaluate_split` would, from `workers` processes at a time; needs a connected Ray.
+    """Return what `evaluate_split` would, from `workers` processes at a time; needs a connected Ray.
 
     Args:
         checkpoint: a folder with weights, on a filesystem that all workers share, as the data are.

@@ -213,9 +213,8 @@ def _newest(job: Job) -> int:
     """Return the step of the newest checkpoint, 0 if there is none."""
     if job.store is None:
         return max(checkpoint.steps(job.run_folder), default=0)
-    from zfdist.checkpoint import (
-        remote_checkpointer,  # which imports torch: not in a command that has nothing in a store
-    )
+    # It imports torch: not in a command that has nothing in a store.
+    from zfdist.checkpoint import remote_checkpointer
 
     return max(remote_checkpointer.steps(ObjectFolder(job.store.uri)), default=0)
 

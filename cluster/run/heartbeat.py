@@ -2,10 +2,10 @@
 
 A small actor beside the command. Each worker says once a second how far it is and takes along what is asked of it; a
 worker that gets no answer for as long as its lease has to end by itself, so that a machine that was cut off never
-writes into a run that others have gone on with. The post holds nothing that a run needs.
+writes into a run that others have gone on with. The coordinator holds nothing that a run needs.
 
-Who a worker is passes through as packed bytes: the handles in it would make the post import Ray Train, while workers
-wait.
+Who a worker is passes through as packed bytes: the handles in it would make the coordinator import Ray Train, while
+workers wait.
 """
 
 import pickle
@@ -47,7 +47,7 @@ class WorkerStatus(NamedTuple):
     member: Member
     heartbeat: Heartbeat
     age_s: float
-    """Since its last beat."""
+    """Since its last heartbeat."""
 
 
 class Coordinator:
@@ -64,7 +64,7 @@ class Coordinator:
         self._heartbeats[rank] = (Heartbeat(0, 0.0, "", False), time.monotonic())
 
     def heartbeat(self, rank: int, heartbeat: Heartbeat) -> bool:
-        """Take a worker's beat; return whether the run shall save and end."""
+        """Take a worker's heartbeat; return whether the run shall save and end."""
         self._heartbeats[rank] = (heartbeat, time.monotonic())
         return self._end
 
@@ -87,11 +87,11 @@ def start_coordinator() -> Any:
 
 
 def join(coordinator: Any, member: Member) -> None:
-    """Make a worker known to the post; returns once it is."""
+    """Make a worker known to the coordinator; returns once it is."""
     ray.get(coordinator.join.remote(member.rank, pickle.dumps(member)))
 
 
 def worker_statuses(coordinator: Any, *, within_s: float) -> list[WorkerStatus]:
-    """Return all workers that have joined, by rank; raises RayError if the post does not answer in time."""
+    """Return all workers that have joined, by rank; raises RayError if the coordinator does not answer in time."""
     answer = ray.get(coordinator.seen.remote(), timeout=within_s)
     return [WorkerStatus(pickle.loads(member), heartbeat, age_s) for member, heartbeat, age_s in answer]

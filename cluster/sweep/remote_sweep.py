@@ -1,6 +1,7 @@
 """A sweep in an object store, as the process that drives it sees it: a folder that follows it, and what it sends.
 
-Every trial is a run in the store, see `zfdist.checkpoint.remote_checkpointer`; the machines of a sweep share nothing else.
+Every trial is a run in the store (see `zfdist.checkpoint.remote_checkpointer`); the machines of a sweep share nothing
+else.
 """
 
 import contextlib

@@ -59,7 +59,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     """Ray Tune's process for a trial, and for the trials after it."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin the trial that `config["job"]` tells of: its folder, config, share and number of workers."""
+        """Begin the trial that `config["job"]` tells of: its folder, config, resources and number of workers."""
         self._job = config["job"]
         if Path(self._job["directory"]).is_dir():
             os.chdir(self._job["directory"])  # relative paths mean what they mean to the command

@@ -1,7 +1,7 @@
 """What a submitted job runs on the cluster: one of our commands, noted where its run is kept.
 
-    python -m jobs.cli.job_entrypoint run NAME STORAGE train demo --name NAME ...     note the command, then run it
-    python -m jobs.cli.job_entrypoint again NAME STORAGE                              run what was noted
+    python -m jobs.cli.job_entrypoint run NAME STORAGE train demo --name NAME ...   note the command, then run it
+    python -m jobs.cli.job_entrypoint again NAME STORAGE                            run what was noted
 
 So a run that was submitted once can be gone on with by its name alone, on any cluster that reaches the storage.
 """

@@ -218,7 +218,10 @@ def test_weights_that_are_not_the_configs_are_named(store, model, tmp_path, chan
 
 
 def test_evaluation_needs_neither_ray_nor_deepspeed():
-    code = "import sys, zfdist.evaluation.evaluate, zfdist.evaluation.generate; print(sorted({'ray', 'deepspeed'} & sys.modules.keys()))"
+    code = (
+        "import sys; from zfdist.evaluation import evaluate, generate; "
+        "print(sorted({'ray', 'deepspeed'} & sys.modules.keys()))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

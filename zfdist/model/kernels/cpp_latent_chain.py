@@ -1,7 +1,7 @@
 """The chain of SRNN's latents by the C++ of latent_chain.cpp: both sweeps over time, for a CPU in float32 and float64.
 
-Formulas and letters are those of zfdist.model.recurrent.latent_chain. A sweep is one call; the weight gradients are one product
-each over all steps, by torch.
+Formulas and letters are those of zfdist.model.recurrent.latent_chain. A sweep is one call; the weight gradients are one
+product each over all steps, by torch.
 
 Shapes: T time, S = T + 1, N = T * B, B batch, Z latent, Q = 2 Z, M hidden units of a net, P = 2 M those of both, and
 a dimension of 2: the prior's net, the posterior's.
@@ -35,7 +35,7 @@ def unroll(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run the loop, as `reference` of zfdist.model.recurrent.latent_chain, with all in the type `operand`.
 
-    Without a gradient the slab that only the backward sweep reads is one step long.
+    Without a gradient the activations that only the backward sweep reads are one step long.
     """
     given = (value.to(operand) for value in (pq_TBP, eps_TBZ, z_BZ, w_z_PZ, w_q_2QM, b_q_2Q))
     result: tuple[Tensor, Tensor] = _Native.apply(*given, bound, torch.is_grad_enabled())  # type: ignore[no-untyped-call]

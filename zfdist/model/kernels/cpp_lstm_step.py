@@ -43,7 +43,7 @@ class _Sizes(ctypes.Structure):
 
 
 def is_worthwhile(steps: int) -> bool:
-    """Return whether so many steps are to be run here, given weights that `cpp_recurrence.unsupported_reason` has nothing against."""
+    """Return whether packing the weights pays for a loop of so many steps, where the C++ is supported."""
     return steps >= LEAST_STEPS and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 

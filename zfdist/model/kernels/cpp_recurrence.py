@@ -1,7 +1,7 @@
 """The recurrence by the C++ of recurrence.cpp: both sweeps over time, for a CPU in float32 and float64.
 
-Formulas and letters are those of zfdist.model.recurrent.recurrence and zfdist.model.kernels.manual_backward. A sweep is one call that lets go of
-Python's lock; the weight gradients are one product each over all steps, by torch.
+Formulas and letters are those of zfdist.model.recurrent.recurrence and of `manual_backward` beside this. A sweep is one
+call that lets go of Python's lock; the weight gradients are one product each over all steps, by torch.
 
 Shapes: T time, S = T + 1, N = T * B, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the posterior,
 G = 4 H gates in the order o, i, f, u.
@@ -66,7 +66,7 @@ def unroll(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Run the loop, as `reference` of zfdist.model.recurrent.recurrence; `operand` is the type of all tensors.
 
-    Without a gradient the slabs that only the backward sweep reads are one step long.
+    Without a gradient the activations that only the backward sweep reads are one step long.
     """
     result: tuple[Tensor, Tensor, Tensor, Tensor] = _Native.apply(
         gx_TBG, qb_TBM, eps_TBZ, h_BH, c_BH, w_h_GH, w_z_GZ, w_a_MH, w_q_QM, b_q_Q, bound, torch.is_grad_enabled()

@@ -2,7 +2,7 @@
 
 A sweep over T steps launches dozens of small kernels a step, and at the batches of this model the processor that
 launches them is slower than the GPU that runs them. A graph is launched once. What is recorded is the body of another
-implementation (`bptt.BPTT`, the fused kernels of `triton_sweep`, srnn's chain by hand), on buffers of its own: inputs,
+implementation (`manual_backward.BPTT`, `triton_recurrence`, srnn's chain by hand), on buffers of its own: inputs,
 weights too, are copied in and results copied out, so that ZeRO may point parameters elsewhere and nobody outside holds
 a buffer that the next replay overwrites. Nothing waits for the GPU. To autograd and DeepSpeed it is an ordinary
 operation.
@@ -42,13 +42,13 @@ def is_supported(device: torch.device) -> bool:
 
 
 def unroll(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run `bptt` as a graph: arguments and results of `bptt.BPTT.apply`, differentiable once."""
+    """Run `manual_backward` as a graph: arguments and results of `manual_backward.BPTT.apply`, differentiable once."""
     h_TBH, z_TBZ, q_TBQ, c_BH = _plain()(*arguments)
     return h_TBH, z_TBZ, q_TBQ, c_BH
 
 
 def unroll_fused(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run `triton_sweep` as a graph: arguments and results of `bptt.BPTT.apply`, differentiable once."""
+    """Run `triton_recurrence` as a graph: arguments and results of `unroll`, differentiable once."""
     h_TBH, z_TBZ, q_TBQ, c_BH = _fused()(*arguments)
     return h_TBH, z_TBZ, q_TBQ, c_BH
 

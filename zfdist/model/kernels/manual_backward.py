@@ -99,7 +99,7 @@ def _forward_sweep(
     acts: _SavedActivations, gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor,
     w_p_PH: Tensor, w_z_GZ: Tensor, w_q_QM: Tensor, b_q_Q: Tensor, bound: float, operand: torch.dtype,
 ) -> None:  # fmt: skip
-    """Fill the slabs, with every product and sum written where it stays."""
+    """Fill the saved activations, with every product and sum written where it stays."""
     z_dim, wide = eps_TBZ.shape[2], gx_TBG.dtype
     batch, gates = gx_TBG.shape[1:]
     hidden = gates // GATES

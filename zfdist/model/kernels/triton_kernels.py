@@ -1,9 +1,9 @@
 """What stands between the matrix products of one time step, fused into single kernels: three forward, three backward.
 
-Formulas and letters are those of zfdist.model.recurrent.recurrence. Every kernel computes in the type of the slabs that it
-reads (float32, or float64 in a double model), whatever type the products came out in; where NARROW, it writes its
-result a second time, rounded, as the operand of the next product. A NaN is never clamped away: what is not finite must
-reach the loss. Importing this module imports triton, so zfdist.model.kernels.triton_recurrence does it at first use.
+Formulas and letters are those of zfdist.model.recurrent.recurrence. Every kernel computes in the type of the tensors
+that it reads (float32, or float64 in a double model), whatever type the products came out in; where NARROW, it writes
+its result a second time, rounded, as the operand of the next product. A NaN is never clamped away: what is not finite
+must reach the loss. Importing this module imports triton, so `triton_recurrence` does it at first use.
 
 A program is one row of the batch and one block of columns. All tensors are dense row by row; `stride` arguments are
 the elements from one row to the next where a tensor has more columns than the kernel's own.

@@ -1,9 +1,9 @@
 """The recurrence with fused kernels between its products: 6 products and 6 kernels a step, forward and backward.
 
-The contract, letters and results are those of zfdist.model.kernels.manual_backward; what differs is that all that stands between two
-products of a step is one kernel (zfdist.model.kernels.triton_kernels), which also rounds the operand of the next product, and
-that nothing is computed for all steps beforehand. zfdist.model.kernels.cuda_graphs may record these sweeps as it records those of
-`bptt`.
+The contract, letters and results are those of `manual_backward`; what differs is that all that stands between two
+products of a step is one kernel (of `triton_kernels`), which also rounds the operand of the next product, and that
+nothing is computed for all steps beforehand. `cuda_graphs` may record these sweeps as it records those of
+`manual_backward`.
 
 Shapes: T time, S = T + 1, N = T * B, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the posterior,
 G = 4 H gates in the order o, i, f, u, P = G + M all that is computed from h_{t-1}.
@@ -32,7 +32,7 @@ def is_supported(device: torch.device, wide: torch.dtype, operand: torch.dtype) 
 
 
 def unroll(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run all steps: arguments and results of `bptt.BPTT.apply`, differentiable once."""
+    """Run all steps: arguments and results of `manual_backward.BPTT.apply`, differentiable once."""
     results: tuple[Tensor, Tensor, Tensor, Tensor] = TritonBPTT.apply(*arguments)  # type: ignore[no-untyped-call]
     return results
 
@@ -68,7 +68,7 @@ class _SavedActivations(NamedTuple):
 
 
 class _Operands(NamedTuple):
-    """What products read, in their type: slabs of their own if that is narrower, else the same memory."""
+    """What products read, in their type: tensors of their own if that is narrower, else the same memory."""
 
     h_SBH: Tensor
     a_TBM: Tensor

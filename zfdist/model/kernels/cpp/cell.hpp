@@ -1,4 +1,4 @@
-// One step of an LSTM on a row of pre-activations, forward and backward; formulas and letters of zfdist/model/kernels/lstm_cell.py.
+// One step of an LSTM on a row of pre-activations, forward and backward; formulas and letters of lstm_cell.py.
 
 #pragma once
 #include "functions.hpp"

@@ -6,7 +6,7 @@
 
 namespace {
 
-struct Gaussian {  // as zfdist/model/kernels/cpp_gaussian.py lists it
+struct Gaussian {  // as cpp_gaussian.py lists it
     int64_t rows, values, threads, squash;
     double floor, bound;
 };

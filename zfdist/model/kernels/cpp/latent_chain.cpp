@@ -1,4 +1,4 @@
-// Both sweeps over time of SRNN's chain of latents, for a CPU: formulas and letters of zfdist/model/recurrent/latent_chain.py.
+// Both sweeps over time of SRNN's chain of latents, for a CPU: formulas and letters of recurrent/latent_chain.py.
 //
 // Threads and products as in recurrence.cpp.
 //
@@ -20,7 +20,7 @@ struct Sizes {
 
 // --- forward ---------------------------------------------------------------------------------------------------------
 
-template <class T> struct Forward {  // as zfdist/model/kernels/cpp_latent_chain.py lists them; a holds one step without `keep`
+template <class T> struct Forward {  // as cpp_latent_chain.py lists them; a holds one step without `keep`
     const T *pq_TBP, *eps_TBZ, *w_z_PZ, *w_q_2QM, *b_q_2Q;
     T *a_TBP, *q_T2BQ, *z_SBZ;
 };

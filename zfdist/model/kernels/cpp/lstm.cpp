@@ -1,6 +1,6 @@
-// Both sweeps over time of an LSTM whose inputs are projected already, for a CPU: see zfdist/model/recurrent/lstm.py.
+// Both sweeps over time of an LSTM whose inputs are projected already, for a CPU: see recurrent/lstm.py.
 //
-// Threads and products as in recurrence.cpp. Read backwards, each row begins with a state of 0 at its own last step, and
+// Threads and products as in recurrence.cpp. Backwards, each row begins with a state of 0 at its own last step, and
 // its steps beyond that are 0.
 //
 // Shapes: T steps, S = T + 1 states, B batch, H hidden, G = 4 H gates in torch's order. All arrays are dense.
@@ -19,7 +19,7 @@ struct Sizes {
     int64_t steps, batch, hidden, threads, keep, backwards;  // keep: whether a backward sweep will follow
 };
 
-template <class T> struct Forward {  // as zfdist/model/recurrent/lstm.py lists them; act and c hold one step without `keep`
+template <class T> struct Forward {  // as recurrent/lstm.py lists them; act and c hold one step without `keep`
     const T *gx_TBG, *w_GH;
     const int64_t* lengths_B;
     T *act_TBG, *h_SBH, *c_SBH;

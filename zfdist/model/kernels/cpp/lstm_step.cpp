@@ -1,4 +1,4 @@
-// An LSTM a step at a time, its weights packed once for all steps, for a CPU: see zfdist/model/kernels/cpp_lstm_step.py.
+// An LSTM a step at a time, its weights packed once for all steps, for a CPU: see cpp_lstm_step.py.
 //
 // Threads and products as in recurrence.cpp; a step is a call, so that what comes between steps may be anything.
 //
@@ -22,7 +22,7 @@ struct Sizes {
     void* weights;  // of the type of the arrays; packed by `pack`, lent to `step`, gone after `release`
 };
 
-template <class T> struct Matrices {  // as zfdist/model/kernels/cpp_lstm_step.py lists them
+template <class T> struct Matrices {  // as cpp_lstm_step.py lists them
     const T *w_h_GH, *w_z_GZ;
 };
 

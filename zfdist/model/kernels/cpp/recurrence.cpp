@@ -1,4 +1,5 @@
-// Both sweeps of the recurrence over time, for a CPU: formulas and letters of zfdist/model/recurrent/recurrence.py and manual_backward.py.
+// Both sweeps of the recurrence over time, for a CPU: formulas and letters of recurrent/recurrence.py
+// and manual_backward.py.
 //
 // A worker thread takes some rows of the batch through all steps, so no step waits for another thread. Products are
 // made from weights packed into panels that stream through the cache once for each step and thread; all else of a step
@@ -24,13 +25,14 @@ struct Sizes {
 
 // --- forward ---------------------------------------------------------------------------------------------------------
 
-template <class T> struct Forward {  // as zfdist/model/kernels/cpp_recurrence.py lists them; act, c and a hold one step without `keep`
+template <class T> struct Forward {  // as cpp_recurrence.py lists them; act, c and a hold one step without `keep`
     const T *gx_TBG, *qb_TBM, *eps_TBZ, *w_h_GH, *w_z_GZ, *w_a_MH, *w_q_QM, *b_q_Q;
     T *act_TBG, *h_SBH, *c_SBH, *a_TBM, *q_TBQ, *z_TBZ;
 };
 
 template <class T> void forward(const Sizes& s, const Forward<T>& x) {
-    const long B = s.batch, H = s.hidden, Z = s.z, M = s.mlp, Q = 2 * Z, G = 4 * H, rows_per_thread = rows_of_a_thread(B, s.threads);
+    const long B = s.batch, H = s.hidden, Z = s.z, M = s.mlp, Q = 2 * Z, G = 4 * H;
+    const long rows_per_thread = rows_of_a_thread(B, s.threads);
     const Packed<T> h_to_a(x.w_a_MH, H, M, 1, H, s.threads), a_to_q(x.w_q_QM, M, Q, 1, M, s.threads);
     const Packed<T> h_to_g(x.w_h_GH, H, G, 1, H, s.threads), z_to_g(x.w_z_GZ, Z, G, 1, Z, s.threads);
     const T clip = s.clip, slope = s.slope, bound = s.bound;
@@ -78,7 +80,8 @@ template <class T> struct Backward {
 };
 
 template <class T> void backward(const Sizes& s, const Backward<T>& x) {
-    const long B = s.batch, H = s.hidden, Z = s.z, M = s.mlp, Q = 2 * Z, G = 4 * H, rows_per_thread = rows_of_a_thread(B, s.threads);
+    const long B = s.batch, H = s.hidden, Z = s.z, M = s.mlp, Q = 2 * Z, G = 4 * H;
+    const long rows_per_thread = rows_of_a_thread(B, s.threads);
     const Packed<T> g_to_h(x.w_h_GH, G, H, H, 1, s.threads), g_to_z(x.w_z_GZ, G, Z, Z, 1, s.threads);
     const Packed<T> a_to_h(x.w_a_MH, M, H, H, 1, s.threads), q_to_a(x.w_q_QM, Q, M, M, 1, s.threads);
     const T clip = s.clip, slope = s.slope, bound = s.bound;
