@@ -96,7 +96,7 @@ def test_inputs_of_any_layout_and_type_and_single_rows_for_all():
 def test_shapes_that_do_not_fit_are_refused():
     step, (gx, z, state) = cell_of(5, 3).stepping(LONG), inputs(4, 5, 3)
     for wrong in ((gx[:, 1:], z, state), (gx, z[:, 1:], state), (gx, z, State(state.h_BH[:2], state.c_BH))):
-        with pytest.raises(ValueError, match=r"step of an LSTM: (gx|z|h)_B. should be"):
+        with pytest.raises(ValueError, match=r"step of an LSTM: .*should (be|have)"):
             step(*wrong)
 
 

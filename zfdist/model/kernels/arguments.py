@@ -8,6 +8,7 @@ Arguments are named as everywhere in this folder, with the shape after the last 
 same one wherever it stands; a digit for itself.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 _UNKNOWN = -1  # a size that no argument has the right number of dimensions to say
+_DIGITS = {str(digit): digit for digit in range(10)}
 Multiples = Mapping[str, tuple[int, str]]
 """Sizes that are a multiple of another: {"G": (4, "H")} says G = 4 H."""
 
@@ -41,15 +43,15 @@ def prepared(
     sizes = _sizes(arguments, multiples)
     if sizes.get("T") == 0:
         raise ValueError(f"{entry}: no steps to run, T = 0")
-    like: Tensor = next(iter(weights.values()))
-    dtype, device, result = like.dtype, like.device, []
+    like = next(iter(weights))
+    dtype, device, result = weights[like].dtype, weights[like].device, []
     for name, value in arguments.items():
-        shape = tuple([sizes[letter] for letter in _letters(name)])
+        shape = tuple([sizes.get(letter, _UNKNOWN) for letter in _letters(name)])
         if value.shape != shape:
             raise ValueError(f"{entry}: {_misfit(name, arguments, sizes, multiples)}")
-        if name in weights and value.dtype != dtype:
-            raise TypeError(f"{entry}: {name} should be {dtype} as the other weights, is {value.dtype}")
-        result.append(ready(entry, name, value, shape, torch.int64 if name in whole else dtype, device))
+        if value.dtype != dtype and name in weights:
+            raise TypeError(f"{entry}: {name} should be {dtype} as {like}, is {value.dtype}")
+        result.append(ready(entry, name, value, shape, torch.int64 if name in whole else dtype, device, like))
     return result
 
 
@@ -75,30 +77,39 @@ def rows(
     """
     lengths = [len(value) for _, value, _ in given]
     batch = max(lengths)
-    return [
-        ready(entry, name, value if length == batch else _repeated(value, batch), (batch, width), dtype, device)
-        for (name, value, width), length in zip(given, lengths, strict=True)
-    ]
+    if min(lengths) != batch:
+        if any(length not in (1, batch) for length in lengths):
+            names = ", ".join(name for name, _, _ in given)
+            raise ValueError(f"{entry}: {names} should have as many rows as each other or one, have {lengths}")
+        given = [(name, _repeated(value, batch), width) for name, value, width in given]
+    return [ready(entry, name, value, (batch, width), dtype, device) for name, value, width in given]
 
 
 def ready(
-    entry: str, name: str, value: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+    entry: str, name: str, value: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device, like: str = ""
 ) -> Tensor:
     """Return one argument dense and of this type, itself if it is; converts between floats and between integers.
+
+    `like` names, for the messages, the argument that type and device are those of.
 
     Raises:
         TypeError: of another kind of type, or sparse.
         ValueError: of another shape or on another device.
     """
+    if (
+        value.shape == shape and value.dtype is dtype and value.device == device and value.layout is torch.strided
+        and value.is_contiguous() and not value.is_neg()
+    ):  # fmt: skip
+        return value
     if value.shape != shape:
         raise ValueError(f"{entry}: {name} should be {list(shape)}, is {list(value.shape)}")
     if value.device != device:
-        raise ValueError(f"{entry}: {name} should be on {device}, is on {value.device}")
+        raise ValueError(f"{entry}: {name} should be on {device}{like and f' as {like}'}, is on {value.device}")
     if value.layout != torch.strided:
         raise TypeError(f"{entry}: {name} should be dense, is {value.layout}")
     if value.dtype != dtype:
         if _kind(value.dtype) != _kind(dtype):
-            raise TypeError(f"{entry}: {name} should be {dtype}, is {value.dtype}")
+            raise TypeError(f"{entry}: {name} should be {dtype}{like and f' as {like}'}, is {value.dtype}")
         value = value.to(dtype)
     return value.resolve_neg().contiguous()  # a view of complex numbers may have its sign in a flag
 
@@ -113,27 +124,28 @@ def _kind(dtype: torch.dtype) -> str:
     return "float" if dtype.is_floating_point else "integer"
 
 
+@functools.cache
 def _letters(name: str) -> str:
     return name.rpartition("_")[2]
 
 
 def _sizes(arguments: Mapping[str, Tensor], multiples: Multiples) -> dict[str, int]:
     """Return the size of each letter as the last argument has it: the weights come last, and know best."""
-    sizes = dict.fromkeys("".join(map(_letters, arguments)), _UNKNOWN)
+    sizes: dict[str, int] = {}
     for name, value in arguments.items():
         letters, shape = _letters(name), value.shape
         if len(letters) == len(shape):
-            for letter, size in zip(letters, shape, strict=True):
-                sizes[letter] = int(letter) if letter.isdigit() else size
+            sizes.update(zip(letters, shape, strict=True))
+    sizes.update(_DIGITS)
     for letter, (factor, of) in multiples.items():
-        sizes[letter] = factor * sizes[of]
+        sizes[letter] = factor * sizes.get(of, _UNKNOWN)
     return sizes
 
 
 def _misfit(name: str, arguments: Mapping[str, Tensor], sizes: Mapping[str, int], multiples: Multiples) -> str:
     """Say what is wrong with a shape, and which other argument it does not go with."""
     letters, given = _letters(name), arguments[name].shape
-    should = [sizes[letter] for letter in letters]
+    should = [sizes.get(letter, _UNKNOWN) for letter in letters]
     text = f"{name} should be [{', '.join(letters)}] = {should}, is {list(given)}"
     wrong = next((letter for letter, a, b in zip(letters, given, should, strict=False) if a != b), "")
     factor, of = multiples.get(wrong, (1, wrong))

@@ -82,7 +82,7 @@ def call(name: str, settings: ctypes.Structure, arrays: Sequence[Tensor]) -> Non
         TypeError: on another device than a CPU, or another type than float32 and float64.
     """
     kind = arrays[0].dtype
-    if kind not in _NAMES or not all(array.is_cpu for array in arrays):
+    if kind not in _NAMES or not arrays[0].is_cpu:
         raise TypeError(f"C++ is for float32 and float64 on a CPU, not for {kind} on {arrays[0].device}")
     pointers = (ctypes.c_void_p * len(arrays))(*[array.data_ptr() for array in arrays])
     getattr(library(), f"{name}_{_NAMES[kind]}")(ctypes.byref(settings), pointers)

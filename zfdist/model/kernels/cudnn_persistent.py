@@ -28,18 +28,18 @@ def is_supported(value_TBD: Tensor, hidden: int, operand: torch.dtype) -> bool:
 
 
 def run(value_TBD: Tensor, state: State, weights: Sequence[Tensor], operand: torch.dtype) -> tuple[Tensor, State]:
-    """Run all steps from `state` in the type `operand`; [T, B, H] and the last state are of the type of the input.
+    """Run all steps from `state` in the type `operand`; [T, B, H] and the last state are of the type of the weights.
 
     `weights` are those of an nn.LSTM of one layer, in its order.
     """
-    wide, (w_in_GD, w_GH, b_in_G, b_G) = value_TBD.dtype, weights
+    w_in_GD, w_GH, b_in_G, b_G = weights
     value_TBD, h_BH, c_BH, *weights = prepared(
         "persistent LSTM",
         {"value_TBD": value_TBD, "h_BH": state.h_BH, "c_BH": state.c_BH},
         {"w_in_GD": w_in_GD, "w_GH": w_GH, "b_in_G": b_in_G, "b_G": b_G},
         multiples={"G": (GATES, "H")},
     )
-    (_, batch, inputs), hidden = value_TBD.shape, h_BH.shape[1]
+    (_, batch, inputs), hidden, wide = value_TBD.shape, h_BH.shape[1], value_TBD.dtype
     rows, inputs_more, units = _missing(batch, _ROWS), _missing(inputs, _UNITS), _missing(hidden, _UNITS)
     w_in_GD, w_GH, b_in_G, b_G = (w.to(operand).view(GATES, hidden, *w.shape[1:]) for w in weights)
     filled = [
