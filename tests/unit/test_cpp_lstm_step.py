@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_systems import DENSITIES, SYSTEMS, B, T, X, data, make
 
-from zfdist.model.kernels import cpp_lstm_step, cpp_recurrence
+from zfdist.model.kernels import cpp_library, cpp_lstm_step
 from zfdist.model.kernels.cpp_lstm_step import OURS, Stepper
 from zfdist.model.kernels.lstm_cell import GATES, State
 from zfdist.model.recurrent.layer_norm import LayerNormRecurrence
@@ -20,7 +20,7 @@ LONG = cpp_lstm_step.LEAST_STEPS
 
 @pytest.fixture(autouse=True)
 def _without_gradients():
-    assert not cpp_recurrence.unsupported_reason(torch.device("cpu"), torch.float64, torch.float64)
+    assert not cpp_library.unsupported_reason(torch.device("cpu"), torch.float64, torch.float64)
     with torch.no_grad():
         yield
 
@@ -96,7 +96,7 @@ def test_inputs_of_any_layout_and_type_and_single_rows_for_all():
 def test_shapes_that_do_not_fit_are_refused():
     step, (gx, z, state) = cell_of(5, 3).stepping(LONG), inputs(4, 5, 3)
     for wrong in ((gx[:, 1:], z, state), (gx, z[:, 1:], state), (gx, z, State(state.h_BH[:2], state.c_BH))):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ValueError, match=r"step of an LSTM: .*should (be|have)"):
             step(*wrong)
 
 
@@ -117,8 +117,8 @@ def test_bit_equal_on_every_number_of_threads(monkeypatch):
 
 
 def test_packed_weights_are_freed_with_their_stepper(monkeypatch):
-    calls, original = [], cpp_recurrence.call
-    monkeypatch.setattr(cpp_recurrence, "call", lambda name, *rest: (calls.append(name), original(name, *rest)))
+    calls, original = [], cpp_lstm_step.call
+    monkeypatch.setattr(cpp_lstm_step, "call", lambda name, *rest: (calls.append(name), original(name, *rest)))
     step = cell_of(5, 3).stepping(LONG)
     step(*inputs(4, 5, 3))
     assert calls == ["steps_pack", "steps_step"]
@@ -142,7 +142,7 @@ def test_who_serves(monkeypatch):
             patch.setattr(torch.compiler, "is_compiling", lambda: True)
             assert not is_native(module)
         with monkeypatch.context() as patch:
-            patch.setattr(cpp_recurrence, "unsupported_reason", lambda *types: "no compiler")
+            patch.setattr(cpp_library, "unsupported_reason", lambda *types: "no compiler")
             assert not is_native(module)
     with torch.autocast("cpu", torch.bfloat16):
         assert not is_native(cell)
@@ -163,8 +163,8 @@ def test_an_lstm_stays_float32_under_autocast():
 
 def drawn(model, density, given, monkeypatch, least):
     """Return what a system generates if C++ serves from so many steps on, and how many steps it made."""
-    counted, original = [], cpp_recurrence.call
-    monkeypatch.setattr(cpp_recurrence, "call", lambda name, *rest: (counted.append(name), original(name, *rest)))
+    counted, original = [], cpp_lstm_step.call
+    monkeypatch.setattr(cpp_lstm_step, "call", lambda name, *rest: (counted.append(name), original(name, *rest)))
     monkeypatch.setattr(cpp_lstm_step, "LEAST_STEPS", least)
     generator = torch.Generator().manual_seed(2)
     eps = torch.randn(T, B, model.output.noise_dim, generator=generator, dtype=torch.float64)

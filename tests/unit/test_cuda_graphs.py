@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_latent_chain import Case
 
-from zfdist.model.kernels import cuda_graphs
+from zfdist.model.kernels import cuda_graphs, manual_backward
+from zfdist.model.kernels.core_arguments import ChainCore, Core
 from zfdist.model.kernels.cuda_graphs import Graphs, Loop, idle_row, padded
 from zfdist.model.kernels.manual_backward import BPTT
-from zfdist.model.recurrent.latent_chain import ByHand
+from zfdist.model.recurrent.latent_chain import ByHand, by_hand
 from zfdist.model.recurrent.recurrence import choose, reference
 
 
@@ -58,7 +59,7 @@ def test_replays_equal_what_was_recorded_at_every_length(steps, batch, hidden, z
     run, recorder = recorded()
     for i, length in enumerate([*steps, *steps]):  # the second time around all shapes are known
         given = unrolls.arguments(length, batch, hidden, z_dim, mlp_dim, bound=bound, scale=scale, seed=i)
-        unrolls.assert_close(unrolls.results(BPTT.apply, given), unrolls.results(run, given), 1e-13)
+        unrolls.assert_close(unrolls.results(manual_backward.unroll, given), unrolls.results(run, given), 1e-13)
     assert recorder.made == 2 * len({padded(n) for n in steps}), "a forward and a backward pass for each length"
 
 
@@ -74,15 +75,15 @@ def test_the_chain_of_srnn_is_recorded_too(steps, batch, z_dim, mlp_dim, clamp):
         case = Case(length, batch, z_dim, mlp_dim, clamp, 0.5, seed=i)
         weights = (case.module.w_z_PZ, case.module.w_q_2QM, case.module.b_q_2Q)
         pq = torch.cat([case.pd, case.qa], dim=-1).detach().requires_grad_()
-        given = [pq, case.eps, case.z, *weights, clamp, torch.float64]
-        unrolls.assert_close(unrolls.results(ByHand.apply, given), unrolls.results(run, given), 1e-12)
+        given = ChainCore(pq, case.eps, case.z, *weights, clamp, torch.float64)
+        unrolls.assert_close(unrolls.results(by_hand, given), unrolls.results(run, given), 1e-12)
     assert recorder.made == 2 * len({padded(n) for n in steps})
 
 
 def test_steps_beyond_the_end_change_no_bit_of_what_comes_out():
     run, _ = recorded()
     exact = unrolls.arguments(5, 2, 4, 3, 4)  # recorded with 8
-    expected = unrolls.results(BPTT.apply, exact)
+    expected = unrolls.results(manual_backward.unroll, exact)
     unrolls.results(run, unrolls.arguments(8, 2, 4, 3, 4, seed=9))
     unrolls.results(run, unrolls.arguments(8, 2, 4, 3, 4, seed=9))  # leaves its own steps 6 to 8 in the buffers
     actual = unrolls.results(run, exact)
@@ -104,7 +105,7 @@ def test_float32_and_narrow_operands():
     for operand, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 1e-6)):
         run, recorder = recorded()
         given = unrolls.arguments(11, 3, 8, 4, 6, dtype=torch.float32, operand=operand)
-        expected = unrolls.results(BPTT.apply, given)
+        expected = unrolls.results(manual_backward.unroll, given)
         unrolls.results(run, given)
         unrolls.assert_close(expected[:8], unrolls.results(run, given)[:8], tolerance)
         assert recorder.made == 2
@@ -132,7 +133,7 @@ def test_two_forward_passes_before_their_backward_passes():
     run, recorder = recorded()
     one, two = (unrolls.arguments(6, 2, 4, 2, 3, seed=s) for s in (1, 2))
     for _ in range(3):
-        first, second = run(*one), run(*two)
+        first, second = run(one), run(two)
         for outputs, inputs in ((first, one), (second, two)):  # the older first: it must find its own activations
             leaves = [a for a in inputs[:-2] if a.requires_grad]
             gradients = torch.autograd.grad(unrolls.mixed(outputs), leaves)
@@ -144,11 +145,11 @@ def test_a_forward_pass_that_is_thrown_away_frees_its_recording():
     run, recorder = recorded()
     given = unrolls.arguments(6, 2, 4, 2, 3)
     for _ in range(5):
-        run(*given)
+        run(given)
         gc.collect()
     assert recorder.made == 2
     with torch.no_grad():
-        unrolls.assert_close(reference(*given), run(*given), 1e-12)
+        unrolls.assert_close(reference(given), run(given), 1e-12)
     assert recorder.made == 2
 
 
@@ -157,7 +158,7 @@ def test_without_a_gradient_only_the_forward_pass_is_recorded():
     given = unrolls.arguments(6, 2, 4, 2, 3)
     with torch.no_grad():
         for _ in range(3):
-            unrolls.assert_close(reference(*given), run(*given), 1e-12)
+            unrolls.assert_close(reference(given), run(given), 1e-12)
     assert recorder.made == 1
     unrolls.assert_close(unrolls.results(reference, given), unrolls.results(run, given), 1e-12)
     assert recorder.made == 2
@@ -167,7 +168,7 @@ def test_backward_twice_repeats_or_says_that_it_cannot():
     run, _ = recorded()
     given = unrolls.arguments(6, 2, 4, 2, 3)
     unrolls.results(run, given)
-    loss = unrolls.mixed(run(*given))
+    loss = unrolls.mixed(run(given))
     once = torch.autograd.grad(loss, given[0], retain_graph=True)[0]
     assert torch.equal(once, torch.autograd.grad(loss, given[0], retain_graph=True)[0])
     unrolls.results(run, unrolls.arguments(6, 2, 4, 2, 3, seed=5))
@@ -182,7 +183,7 @@ def test_any_output_may_go_unused(used):
     leaves = [a for a in given[:-2] if a.requires_grad]
     for _ in range(2):
         gradients = [
-            torch.autograd.grad(f(*given)[used].square().sum(), leaves, allow_unused=True) for f in (reference, run)
+            torch.autograd.grad(f(given)[used].square().sum(), leaves, allow_unused=True) for f in (reference, run)
         ]
     expected = [torch.zeros_like(b) if a is None else a for a, b in zip(*gradients, strict=True)]
     unrolls.assert_close(expected, gradients[1], 1e-12)
@@ -209,7 +210,7 @@ def test_no_more_recordings_than_the_limit_and_the_least_used_goes():
 def test_where_all_recordings_are_in_use_the_loop_runs_as_it_comes():
     run, recorder = recorded(limit=1)
     given = unrolls.arguments(6, 2, 4, 2, 3)
-    outputs = [run(*given) for _ in range(4)]
+    outputs = [run(given) for _ in range(4)]
     assert recorder.made == 2
     leaves = [a for a in given[:-2] if a.requires_grad]
     expected = unrolls.results(reference, given)
@@ -234,7 +235,7 @@ def test_gradcheck_of_a_replay():
 
     def function(*leaves):
         values = iter(leaves)
-        return run(*(next(values) if isinstance(a, torch.Tensor) and a.requires_grad else a for a in given))
+        return run(Core(*(next(values) if isinstance(a, torch.Tensor) and a.requires_grad else a for a in given)))
 
     leaves = [a for a in given[:-2] if a.requires_grad]
     assert torch.autograd.gradcheck(function, leaves)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lstm import Case, assert_agree
 
-from zfdist.model.kernels import cpp_recurrence, cudnn_persistent
+from zfdist.model.kernels import cpp_library, cudnn_persistent
 
 SERVES = cudnn_persistent.is_supported  # as it is, before the fixture stands in for it
 SHAPES = {
@@ -24,7 +24,7 @@ def shapes_on_a_gpu():
         taken.append((value.shape, state[0].shape))
         return plain(value, state, *rest)
 
-    patch.setattr(cpp_recurrence, "unsupported_reason", lambda *types: "not here")
+    patch.setattr(cpp_library, "unsupported_reason", lambda *types: "not here")
     patch.setattr(cudnn_persistent, "is_supported", lambda *_: True)
     patch.setattr(torch, "lstm", lstm)
     yield taken

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from small_zforcing import data, make
 from unrolls import assert_any_output_may_go_unused
 
-from zfdist.model.kernels import cpp_library, cpp_recurrence
+from zfdist.model.kernels import cpp_library
 from zfdist.model.kernels.lstm_cell import State
 from zfdist.model.objective import objective
 from zfdist.model.recurrent.recurrence import Recurrence
@@ -246,7 +246,7 @@ def test_without_a_compiler_auto_is_bptt(monkeypatch, capsys):
     monkeypatch.setattr(cpp_library, "COMPILERS", ("no-such-compiler",))
     case = Case(3, 2, 4, 2, 3)
     assert "BPTT" in type(case.run("auto")[0].grad_fn).__name__
-    assert "no C++ compiler found (no-such-compiler)" in cpp_recurrence.unsupported_reason(
+    assert "no C++ compiler found (no-such-compiler)" in cpp_library.unsupported_reason(
         case.gx.device, case.gx.dtype, case.gx.dtype
     )
     cpp_library.library.cache_clear()

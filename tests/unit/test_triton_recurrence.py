@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zfdist.model.kernels import triton_recurrence
+from zfdist.model.kernels.core_arguments import Core
 from zfdist.model.kernels.lstm_cell import State, cell
 from zfdist.model.kernels.mixed_precision import linear
 from zfdist.model.recurrent.recurrence import reference
@@ -83,7 +84,7 @@ def test_equals_the_reference_in_float32(bound):
 
 def test_the_clips_of_these_cases_do_bite():
     given = arguments(4, 3, 8, 4, 6, bound=0.7, scale=0.5)
-    q_TBQ = triton_recurrence.unroll(*given)[2]
+    q_TBQ = triton_recurrence.unroll(given)[2]
     assert 0.1 < (q_TBQ.abs() == 0.7).double().mean() < 0.9
 
 
@@ -96,7 +97,7 @@ def test_narrow_operands_and_wide_sums(operand):
     # The interpreter cuts to bfloat16 where a GPU rounds: twice the error.
     tolerance = 2e-2 if operand == torch.bfloat16 else 1e-3
     unrolls.assert_close(exact, [r.double() for r in found], tolerance)
-    assert not torch.equal(found[0], triton_recurrence.unroll(*given[:-1], torch.float32)[0])
+    assert not torch.equal(found[0], triton_recurrence.unroll(given._replace(operand=torch.float32))[0])
 
 
 def test_a_nan_is_never_clamped_away():
@@ -104,7 +105,7 @@ def test_a_nan_is_never_clamped_away():
         given = arguments(3, 2, 4, 2, 3, bound=0.5)
         with torch.no_grad():
             given[position][1, 0] = torch.nan
-        outputs = dict(zip("hzqc", triton_recurrence.unroll(*given), strict=True))
+        outputs = dict(zip("hzqc", triton_recurrence.unroll(given), strict=True))
         assert all(outputs[name][1, 0].isnan().any() for name in expected)
         assert not any(outputs[name][:, 1].isnan().any() for name in "hzq"), "another row of the batch"
 
@@ -114,7 +115,7 @@ def test_gradients_that_are_expanded_or_strided_are_read_right():
     leaves = [a for a in given[:-2] if a.requires_grad]
     for loss in (lambda h, z, q, c: h.sum() + z.mT.sin().sum(), lambda h, z, q, c: q.sum() + c.T.square().sum()):
         gradients = [
-            torch.autograd.grad(loss(*f(*given)), leaves, allow_unused=True)
+            torch.autograd.grad(loss(*f(given)), leaves, allow_unused=True)
             for f in (reference, triton_recurrence.unroll)
         ]
         expected = [torch.zeros_like(b) if a is None else a for a, b in zip(*gradients, strict=True)]
@@ -125,7 +126,7 @@ def test_inputs_that_are_strided_are_read_right():
     given = arguments(3, 2, 4, 2, 3)
     strided = [a.detach().mT.contiguous().mT.requires_grad_(a.requires_grad) for a in given[:9]]
     unrolls.assert_close(
-        unrolls.results(reference, given), unrolls.results(triton_recurrence.unroll, [*strided, *given[9:]]), 1e-12
+        unrolls.results(reference, given), unrolls.results(triton_recurrence.unroll, Core(*strided, *given[9:])), 1e-12
     )
 
 

@@ -12,9 +12,11 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch  # also: its OpenMP is the one to be loaded first
+from torch import Tensor
 
 SOURCES = tuple(sorted(path for path in (Path(__file__).parent / "cpp").iterdir() if path.suffix in (".cpp", ".hpp")))
 COMPILERS = ("c++", "g++", "clang++")
@@ -22,7 +24,7 @@ FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
 )
-
+_NAMES = {torch.float32: "f32", torch.float64: "f64"}
 
 PER_THREAD = 2**23
 """Multiplications that a further thread should have to do: less are done before it is awake."""
@@ -55,6 +57,35 @@ def library() -> ctypes.CDLL:
         raise BuildError(f"{compiler} failed: {error.stderr.strip().splitlines()[:1]}") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         raise BuildError(str(error)) from None
+
+
+def unsupported_reason(device: torch.device, wide: torch.dtype, operand: torch.dtype) -> str:
+    """Return why the library cannot serve tensors and operands of products of these types, or nothing.
+
+    Builds it at the first call.
+    """
+    if device.type != "cpu" or wide not in _NAMES or operand != wide:
+        return f"is for float32 and float64 on a CPU, not for {str(operand).removeprefix('torch.')} on {device.type}"
+    try:
+        library()
+    except BuildError as error:
+        return str(error)
+    return ""
+
+
+def call(name: str, settings: ctypes.Structure, arrays: Sequence[Tensor]) -> None:
+    """Call the function `name` of the library with arrays in the order it knows, of the first one's type.
+
+    What comes from outside is to be checked and made dense before (zfdist.model.kernels.arguments).
+
+    Raises:
+        TypeError: on another device than a CPU, or another type than float32 and float64.
+    """
+    kind = arrays[0].dtype
+    if kind not in _NAMES or not arrays[0].is_cpu:
+        raise TypeError(f"C++ is for float32 and float64 on a CPU, not for {kind} on {arrays[0].device}")
+    pointers = (ctypes.c_void_p * len(arrays))(*[array.data_ptr() for array in arrays])
+    getattr(library(), f"{name}_{_NAMES[kind]}")(ctypes.byref(settings), pointers)
 
 
 def threads_for(multiplications: int) -> int:

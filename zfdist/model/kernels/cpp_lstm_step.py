@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zfdist.model.kernels import cpp_recurrence
-from zfdist.model.kernels.cpp_library import threads_for
+from zfdist.model.kernels.arguments import prepared
+from zfdist.model.kernels.core_arguments import step_arguments
+from zfdist.model.kernels.cpp_library import call, threads_for
 from zfdist.model.kernels.lstm_cell import GATES, State
 
 
@@ -52,24 +53,19 @@ class Stepper:
 
     def __init__(self, w_h_GH: Tensor, w_z_GZ: Tensor | None, order: Order) -> None:
         w_z_GZ = w_h_GH[:, :0] if w_z_GZ is None else w_z_GZ
+        given = {"w_h_GH": w_h_GH, "w_z_GZ": w_z_GZ}
+        w_h_GH, w_z_GZ = prepared("step of an LSTM", {}, given, multiples={"G": (GATES, "H")})
         self._like, self._weights = w_h_GH.new_empty(0), w_h_GH.numel() + w_z_GZ.numel()
         self._sizes = _Sizes(0, w_h_GH.shape[1], w_z_GZ.shape[1], threads_for(self._weights), *order)
-        cpp_recurrence.call("steps_pack", self._sizes, (w_h_GH.contiguous(), w_z_GZ.contiguous()))
-        weakref.finalize(self, cpp_recurrence.call, "steps_release", self._sizes, (self._like,))
+        call("steps_pack", self._sizes, (w_h_GH, w_z_GZ))
+        weakref.finalize(self, call, "steps_release", self._sizes, (self._like,))
 
     def __call__(self, gx_BG: Tensor, z_BZ: Tensor | None, state: State) -> State:
         """Return the next state, in new memory, from the projected input and z, which is None without latents."""
-        sizes, given = self._sizes, (gx_BG, gx_BG[:, :0] if z_BZ is None else z_BZ, *state)
-        batch = max(map(len, given))
-        sizes.batch, sizes.threads = batch, threads_for(batch * self._weights)
-        widths = (GATES * sizes.hidden, sizes.z, sizes.hidden, sizes.hidden)
-        dense = [self._dense(value, batch, width) for value, width in zip(given, widths, strict=True)]
-        following = State(torch.empty_like(dense[2]), torch.empty_like(dense[3]))
-        cpp_recurrence.call("steps_step", sizes, (*dense, *following))
+        sizes = self._sizes
+        given = step_arguments(gx_BG, z_BZ, state, sizes.hidden, sizes.z, self._like)
+        sizes.batch = len(given[0])
+        sizes.threads = threads_for(sizes.batch * self._weights)
+        following = State(torch.empty_like(given[2]), torch.empty_like(given[3]))
+        call("steps_step", sizes, (*given, *following))
         return following
-
-    def _dense(self, value: Tensor, batch: int, width: int) -> Tensor:
-        """Return what C++ reads, one row repeated if there are more of others; refuse what does not fit."""
-        if value.dtype != self._like.dtype or value.shape != (batch, width):
-            value = value.to(self._like.dtype).expand(batch, width)
-        return value.contiguous()

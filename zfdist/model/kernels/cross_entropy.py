@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zfdist.model.kernels.arguments import gradients, prepared
 from zfdist.model.kernels.lstm_cell import no_autocast
 
 CHUNK_LOGITS = 2**22
@@ -40,8 +41,9 @@ class _TokenLogProb(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         a_NM, w_VM, b_V, target_N, normaliser_N, *kept = ctx.saved_tensors
+        (grad_N,) = gradients("log-probability of tokens", {"log_prob_N": normaliser_N}, given)
         da_NM, dw_VM, db_V = torch.empty_like(a_NM), torch.zeros_like(w_VM), torch.zeros_like(b_V)
         with no_autocast(a_NM):
             for i, rows in enumerate(_rows(len(a_NM), w_VM.shape[0], ctx.chunk)):
@@ -59,7 +61,14 @@ class _TokenLogProb(torch.autograd.Function):
 def token_log_prob(
     a_NM: Tensor, w_VM: Tensor, b_V: Tensor, target_N: Tensor, chunk_logits: int = CHUNK_LOGITS
 ) -> Tensor:
-    """Return log softmax(a W' + b) at `target_N` (int64, 0 .. V - 1): [N], in nats."""
+    """Return log softmax(a W' + b) at `target_N` (whole numbers, 0 .. V - 1): [N], in nats.
+
+    Raises:
+        TypeError: or ValueError, as `prepared` of zfdist.model.kernels.arguments.
+    """
+    a_NM, target_N, w_VM, b_V = prepared(
+        "log-probability of tokens", {"a_NM": a_NM}, {"w_VM": w_VM, "b_V": b_V}, whole={"target_N": target_N}
+    )
     keep = torch.is_grad_enabled() and len(a_NM) * len(w_VM) <= KEPT_LOGITS
     result: Tensor = _TokenLogProb.apply(a_NM, w_VM, b_V, target_N, chunk_logits, keep)  # type: ignore[no-untyped-call]
     return result

@@ -11,7 +11,7 @@ Lengths are rounded up, so that few graphs serve many. A step beyond the end cha
 gradient of it is exactly 0. In the recurrence it hands on the state as well: its input gate and output gate are shut
 and its forget gate open to the last bit.
 
-Shapes: T time, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the posterior, G = 4 H gates (o, i, f, u).
+Shapes: as in zfdist.model.kernels.core_arguments.
 """
 
 import functools
@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from zfdist.model.kernels.arguments import gradients
+from zfdist.model.kernels.core_arguments import ChainCore, Core, Results
 from zfdist.model.kernels.lstm_cell import GATES
 from zfdist.model.kernels.manual_backward import BPTT
 from zfdist.profile import spanned
@@ -41,15 +43,15 @@ def is_supported(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def unroll(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run `manual_backward` as a graph: arguments and results of `manual_backward.BPTT.apply`, differentiable once."""
-    h_TBH, z_TBZ, q_TBQ, c_BH = _plain()(*arguments)
+def unroll(core: Core) -> Results:
+    """Run `manual_backward` as a graph; differentiable once."""
+    h_TBH, z_TBZ, q_TBQ, c_BH = _plain()(core)
     return h_TBH, z_TBZ, q_TBQ, c_BH
 
 
-def unroll_fused(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run `triton_recurrence` as a graph: arguments and results of `unroll`, differentiable once."""
-    h_TBH, z_TBZ, q_TBQ, c_BH = _fused()(*arguments)
+def unroll_fused(core: Core) -> Results:
+    """Run `triton_recurrence` as a graph; differentiable once."""
+    h_TBH, z_TBZ, q_TBQ, c_BH = _fused()(core)
     return h_TBH, z_TBZ, q_TBQ, c_BH
 
 
@@ -96,8 +98,9 @@ class Graphs:
         self._recordings: list[_Recording] = []  # the last used comes last
         self._seen: set[_Key] = set()
 
-    def __call__(self, *arguments: Any) -> tuple[Tensor, ...]:
+    def __call__(self, core: Core | ChainCore) -> tuple[Tensor, ...]:
         """Run all steps, recorded or, for a shape that is new or where all recordings are in use, as it comes."""
+        arguments = core.prepared()  # a buffer would take what it is given in another shape or type
         with torch.no_grad():
             recording = self._idle(arguments)
         if recording is None:
@@ -169,6 +172,9 @@ class _Ticket:
 
     spent = False
 
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
 
 class _Recording:
     """Both passes on fixed buffers. Between a forward replay and its backward nobody else may use it."""
@@ -197,7 +203,7 @@ class _Recording:
 
     def forward(self, arguments: Sequence[Any], *, differentiable: bool) -> tuple[list[Tensor], _Ticket]:
         """Run the forward pass; return copies of its results, and the ticket for one or more backward passes."""
-        ticket = _Ticket()
+        ticket = _Ticket(len(arguments[0]))
         self._ticket = weakref.ref(ticket)
         self._fill(arguments)
         self._replay_forward()
@@ -210,15 +216,18 @@ class _Recording:
             )
         return _copies(self._outputs, len(arguments[0]), self._timed), ticket
 
-    def backward(self, ticket: _Ticket, gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    def backward(self, ticket: _Ticket, outside: Sequence[Tensor]) -> list[Tensor | None]:
         """Run the backward pass of the forward pass that gave `ticket`; return copies of its results."""
         if self._ticket is None or self._ticket() is not ticket or self._replay_backward is None:
             raise RuntimeError(
                 "model.recurrence = graph: backward a second time, after the activations were overwritten; "
                 "use bptt where a graph is kept (retain_graph)"
             )
-        steps = len(gradients[0])
-        for i, (buffer, gradient) in enumerate(zip(self._given, gradients, strict=True)):
+        results = {
+            f"result {i}": buffer[: ticket.steps] if i < self._timed else buffer for i, buffer in enumerate(self._given)
+        }
+        given, steps = gradients("recorded loop", results, outside), ticket.steps
+        for i, (buffer, gradient) in enumerate(zip(self._given, given, strict=True)):
             if i < self._timed:
                 buffer[:steps].copy_(gradient)
                 buffer[steps:].zero_()
@@ -264,5 +273,5 @@ class _Replayed(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @spanned("backward core")
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *ctx.recording.backward(ctx.ticket, gradients)
+    def backward(ctx: Any, *outside: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *ctx.recording.backward(ctx.ticket, outside)

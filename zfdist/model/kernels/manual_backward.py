@@ -4,8 +4,7 @@ Two savings over autograd: each weight's gradient is one product over all steps 
 all that does not depend on the backward recursion is computed for all steps at once, before it. The formulas and
 letters are those of zfdist.model.recurrent.recurrence; in float64 both agree to rounding.
 
-Shapes: T time, S = T + 1, N = T * B, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the posterior,
-G = 4 H gates in the order o, i, f, u, P = G + M all that is computed from h_{t-1}.
+Shapes: as in zfdist.model.kernels.core_arguments, and S = T + 1, N = T * B, P = G + M: what is computed from h_{t-1}.
 """
 
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zfdist.model.kernels.core_arguments import Core, Results, core_gradients
 from zfdist.model.kernels.lstm_cell import CLIP, GATES, SLOPE, clipped_leaky_relu_slope, inside, no_autocast
 from zfdist.model.kernels.mixed_precision import product, rounded
 from zfdist.profile import spanned
@@ -33,39 +33,58 @@ class _SavedActivations(NamedTuple):
     z_TBZ: Tensor
 
 
+class _Weights(NamedTuple):
+    """What products read, rounded."""
+
+    w_p_PH: Tensor
+    w_z_GZ: Tensor
+    w_q_QM: Tensor
+
+
+def unroll(core: Core) -> Results:
+    """Run the loop, as `reference` of zfdist.model.recurrent.recurrence."""
+    results: Results = BPTT.apply(*core.prepared())  # type: ignore[no-untyped-call]
+    return results
+
+
 class BPTT(torch.autograd.Function):
     """The loop of zfdist.model.recurrent.recurrence as one node of the graph; differentiable once."""
 
     @staticmethod
-    def forward(
-        ctx: Any, gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor, h_BH: Tensor, c_BH: Tensor, w_h_GH: Tensor,
-        w_z_GZ: Tensor, w_a_MH: Tensor, w_q_QM: Tensor, b_q_Q: Tensor, bound: float, operand: torch.dtype,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-        """Return h [T, B, H], z [T, B, Z], mu and v as [T, B, 2 Z], and the last c; `bound` 0 stands for no clamp.
+    def forward(ctx: Any, *given: Any) -> Results:
+        """Run the loop on the fields of a `Core`.
 
         Operands of matrix products are rounded to `operand`; all else is in the type of the inputs.
         """
-        w_p_PH = rounded(torch.cat([w_h_GH, w_a_MH]), operand)
-        w_z_GZ, w_q_QM = rounded(w_z_GZ, operand), rounded(w_q_QM, operand)
-        acts = _allocate(gx_TBG, qb_TBM, eps_TBZ, h_BH, c_BH)
-        _forward_sweep(acts, gx_TBG, qb_TBM, eps_TBZ, w_p_PH, w_z_GZ, w_q_QM, b_q_Q, bound, operand)
-        ctx.save_for_backward(*acts, w_p_PH, w_z_GZ, w_q_QM)
-        ctx.bound, ctx.operand = bound, operand
+        core = Core(*given)
+        weights = _Weights(
+            w_p_PH=rounded(torch.cat([core.w_h_GH, core.w_a_MH]), core.operand),
+            w_z_GZ=rounded(core.w_z_GZ, core.operand),
+            w_q_QM=rounded(core.w_q_QM, core.operand),
+        )
+        acts = _allocate(core)
+        _forward_sweep(acts, core, weights)
+        ctx.save_for_backward(*acts, *weights)
+        ctx.bound, ctx.operand = core.bound, core.operand
         return acts.h_SBH[1:], acts.z_TBZ, acts.q_TBQ, acts.c_SBH[-1]
 
     @staticmethod
     @once_differentiable
     @spanned("backward core")
-    def backward(ctx: Any, dh_TBH: Tensor, dz_TBZ: Tensor, dq_TBQ: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of `forward`'s tensors; the noise gets none."""
-        *saved, w_p_PH, w_z_GZ, w_q_QM = ctx.saved_tensors
-        acts, operand = _SavedActivations(*saved), ctx.operand
+        saved, operand = ctx.saved_tensors, ctx.operand
+        acts, weights = (
+            _SavedActivations(*saved[: len(_SavedActivations._fields)]),
+            _Weights(*saved[len(_SavedActivations._fields) :]),
+        )
+        dh_TBH, dz_TBZ, dq_TBQ, dc_BH = core_gradients(acts.h_SBH, acts.z_TBZ, acts.q_TBQ, given)
         gates, wide = acts.act_TBG.shape[2], acts.h_SBH.dtype
         with no_autocast(dh_TBH):
             d_TBP, through_TBH = _local_derivatives(acts)
             dq_TBQ, jacobian_TBQ = _latent_derivatives(acts, dz_TBZ, dq_TBQ, ctx.bound)
             dh_BH, dc_BH = _backward_sweep(
-                acts, d_TBP, through_TBH, dq_TBQ, jacobian_TBQ, dh_TBH, dc_BH, w_p_PH, w_z_GZ, w_q_QM, operand
+                acts, d_TBP, through_TBH, dq_TBQ, jacobian_TBQ, dh_TBH, dc_BH, weights, operand
             )
             read = (d_TBP, dq_TBQ, acts.h_SBH[:-1], acts.z_TBZ, acts.a_TBM)
             d_NP, dq_NQ, h_NH, z_NZ, a_NM = (rounded(value.flatten(0, 1), operand) for value in read)
@@ -78,50 +97,46 @@ class BPTT(torch.autograd.Function):
         return dgx_TBG, dqb_TBM, None, dh_BH, dc_BH, *dweights, None, None
 
 
-def _allocate(gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor, h_BH: Tensor, c_BH: Tensor) -> _SavedActivations:
-    steps, batch, z_dim = eps_TBZ.shape
-    hidden = h_BH.shape[1]
+def _allocate(core: Core) -> _SavedActivations:
+    (steps, batch, z_dim), hidden, empty = core.eps_TBZ.shape, core.h_BH.shape[1], core.h_BH.new_empty
     acts = _SavedActivations(
-        act_TBG=torch.empty_like(gx_TBG, memory_format=torch.contiguous_format),
-        tanh_c_TBH=h_BH.new_empty(steps, batch, hidden),
-        h_SBH=h_BH.new_empty(steps + 1, batch, hidden),
-        c_SBH=h_BH.new_empty(steps + 1, batch, hidden),
-        a_TBM=torch.empty_like(qb_TBM, memory_format=torch.contiguous_format),
-        q_TBQ=h_BH.new_empty(steps, batch, 2 * z_dim),
-        noise_TBZ=h_BH.new_empty(steps, batch, z_dim),
-        z_TBZ=h_BH.new_empty(steps, batch, z_dim),
+        act_TBG=torch.empty_like(core.gx_TBG),
+        tanh_c_TBH=empty(steps, batch, hidden),
+        h_SBH=empty(steps + 1, batch, hidden),
+        c_SBH=empty(steps + 1, batch, hidden),
+        a_TBM=torch.empty_like(core.qb_TBM),
+        q_TBQ=empty(steps, batch, 2 * z_dim),
+        noise_TBZ=empty(steps, batch, z_dim),
+        z_TBZ=empty(steps, batch, z_dim),
     )
-    acts.h_SBH[0], acts.c_SBH[0] = h_BH, c_BH
+    acts.h_SBH[0], acts.c_SBH[0] = core.h_BH, core.c_BH
     return acts
 
 
-def _forward_sweep(
-    acts: _SavedActivations, gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor,
-    w_p_PH: Tensor, w_z_GZ: Tensor, w_q_QM: Tensor, b_q_Q: Tensor, bound: float, operand: torch.dtype,
-) -> None:  # fmt: skip
+def _forward_sweep(acts: _SavedActivations, core: Core, weights: _Weights) -> None:
     """Fill the saved activations, with every product and sum written where it stays."""
-    z_dim, wide = eps_TBZ.shape[2], gx_TBG.dtype
-    batch, gates = gx_TBG.shape[1:]
-    hidden = gates // GATES
-    p_BP = gx_TBG.new_empty(batch, w_p_PH.shape[0])
-    g_BG, r_BQ = gx_TBG.new_empty(batch, gates), gx_TBG.new_empty(batch, 2 * z_dim)
+    z_dim, wide, empty = core.eps_TBZ.shape[2], core.gx_TBG.dtype, core.gx_TBG.new_empty
+    batch, gates = core.gx_TBG.shape[1:]
+    hidden, bound, operand = gates // GATES, core.bound, core.operand
+    p_BP, g_BG, r_BQ = empty(batch, weights.w_p_PH.shape[0]), empty(batch, gates), empty(batch, 2 * z_dim)
     h_S, c_S = acts.h_SBH.unbind(), acts.c_SBH.unbind()
     rows = zip(
-        gx_TBG.unbind(), qb_TBM.unbind(), eps_TBZ.unbind(), acts.act_TBG.unbind(), acts.tanh_c_TBH.unbind(),
-        acts.a_TBM.unbind(), acts.q_TBQ.unbind(), acts.noise_TBZ.unbind(), acts.z_TBZ.unbind(), strict=True,
+        core.gx_TBG.unbind(), core.qb_TBM.unbind(), core.eps_TBZ.unbind(), acts.act_TBG.unbind(),
+        acts.tanh_c_TBH.unbind(), acts.a_TBM.unbind(), acts.q_TBQ.unbind(), acts.noise_TBZ.unbind(),
+        acts.z_TBZ.unbind(), strict=True,
     )  # fmt: skip
     for t, (gx, qb, eps, act, tanh_c, a, q, noise, z) in enumerate(rows):
-        p_BP = product(rounded(h_S[t], operand), w_p_PH.t(), wide, p_BP)
+        p_BP = product(rounded(h_S[t], operand), weights.w_p_PH.t(), wide, p_BP)
         torch.add(p_BP[:, gates:], qb, out=a)
         F.leaky_relu_(a, SLOPE).clamp_(-CLIP, CLIP)
-        r_BQ = product(rounded(a, operand), w_q_QM.t(), wide, r_BQ)
-        torch.add(r_BQ, b_q_Q, out=q)
+        r_BQ = product(rounded(a, operand), weights.w_q_QM.t(), wide, r_BQ)
+        torch.add(r_BQ, core.b_q_Q, out=q)
         if bound > 0:
             q.clamp_(-bound, bound)
         torch.mul(q[:, z_dim:], 0.5, out=noise)
         noise.exp_().mul_(eps)
         torch.add(q[:, :z_dim], noise, out=z)
-        g_BG = product(rounded(z, operand), w_z_GZ.t(), wide, g_BG)
+        g_BG = product(rounded(z, operand), weights.w_z_GZ.t(), wide, g_BG)
         torch.add(p_BP[:, :gates], gx, out=act)
         act.add_(g_BG)
         act[:, : 3 * hidden].sigmoid_()
@@ -156,7 +171,7 @@ def _latent_derivatives(acts: _SavedActivations, dz_TBZ: Tensor, dq_TBQ: Tensor,
 
 def _backward_sweep(
     acts: _SavedActivations, d_TBP: Tensor, through_TBH: Tensor, dq_TBQ: Tensor, jacobian_TBQ: Tensor,
-    dh_TBH: Tensor, dc_BH: Tensor, w_p_PH: Tensor, w_z_GZ: Tensor, w_q_QM: Tensor, operand: torch.dtype,
+    dh_TBH: Tensor, dc_BH: Tensor, weights: _Weights, operand: torch.dtype,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run the recursion from the last step to the first, turning d_TBP and dq_TBQ into gradients in place."""
     gates, wide = acts.act_TBG.shape[2], d_TBP.dtype
@@ -171,8 +186,8 @@ def _backward_sweep(
         d[:, :hidden].mul_(dh_BH)
         d[:, hidden:gates].view(-1, 3, hidden).mul_(dc_BH[:, None])
         dc_BH.mul_(forget[t])
-        dz_BZ = product(rounded(d[:, :gates], operand), w_z_GZ, wide)
+        dz_BZ = product(rounded(d[:, :gates], operand), weights.w_z_GZ, wide)
         dq.view(-1, 2, z_dim).addcmul_(dz_BZ[:, None], jacobian_T[t].view(-1, 2, z_dim))
-        d[:, gates:].mul_(product(rounded(dq, operand), w_q_QM, wide))
-        dh_BH = product(rounded(d, operand), w_p_PH, wide)
+        d[:, gates:].mul_(product(rounded(dq, operand), weights.w_q_QM, wide))
+        dh_BH = product(rounded(d, operand), weights.w_p_PH, wide)
     return dh_BH, dc_BH

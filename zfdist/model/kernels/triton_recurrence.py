@@ -5,18 +5,19 @@ products of a step is one kernel (of `triton_kernels`), which also rounds the op
 nothing is computed for all steps beforehand. `cuda_graphs` may record these sweeps as it records those of
 `manual_backward`.
 
-Shapes: T time, S = T + 1, N = T * B, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the posterior,
-G = 4 H gates in the order o, i, f, u, P = G + M all that is computed from h_{t-1}.
+Shapes: as in zfdist.model.kernels.core_arguments, and S = T + 1, N = T * B, P = G + M: what is computed from h_{t-1}.
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zfdist.model.kernels.arguments import prepared
+from zfdist.model.kernels.core_arguments import Core, Results, core_gradients, step_arguments
 from zfdist.model.kernels.lstm_cell import CLIP, GATES, SLOPE, State, no_autocast
 from zfdist.model.kernels.mixed_precision import product
 from zfdist.profile import spanned
@@ -31,9 +32,9 @@ def is_supported(device: torch.device, wide: torch.dtype, operand: torch.dtype) 
     return on_gpu and ((wide, operand) in _SERVED or wide == operand == torch.float64)
 
 
-def unroll(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run all steps: arguments and results of `manual_backward.BPTT.apply`, differentiable once."""
-    results: tuple[Tensor, Tensor, Tensor, Tensor] = TritonBPTT.apply(*arguments)  # type: ignore[no-untyped-call]
+def unroll(core: Core) -> Results:
+    """Run the loop, as `reference` of zfdist.model.recurrent.recurrence; differentiable once."""
+    results: Results = TritonBPTT.apply(*core.prepared())  # type: ignore[no-untyped-call]
     return results
 
 
@@ -41,16 +42,19 @@ def stepping(w_h_GH: Tensor, w_z_GZ: Tensor, operand: torch.dtype) -> Callable[[
     """Return the cell for one step after another with given z, to generate: from gx [B, G], z [B, Z] and a state."""
     from zfdist.model.kernels import triton_kernels as kernels
 
-    w_h_HG, w_z_ZG, wide = w_h_GH.to(operand).t(), w_z_GZ.to(operand).t(), w_h_GH.dtype
+    weights = {"w_h_GH": w_h_GH, "w_z_GZ": w_z_GZ}
+    w_h_GH, w_z_GZ = prepared("step of an LSTM", {}, weights, multiples={"G": (GATES, "H")})
+    w_h_HG, w_z_ZG, like = w_h_GH.to(operand).t(), w_z_GZ.to(operand).t(), w_h_GH.new_empty(0)
+    hidden, z_dim, wide = w_h_GH.shape[1], w_z_GZ.shape[1], w_h_GH.dtype
 
     def step(gx_BG: Tensor, z_BZ: Tensor, state: State) -> State:
-        batch, hidden = state.h_BH.shape
-        from_h_BG = product(state.h_BH.to(operand), w_h_HG, wide)
+        gx_BG, z_BZ, h_BH, c_BH = step_arguments(gx_BG, z_BZ, state, hidden, z_dim, like)
+        batch, from_h_BG = len(gx_BG), product(h_BH.to(operand), w_h_HG, wide)
         from_z_BG = product(z_BZ.to(operand), w_z_ZG, wide)
-        (h_BH, c_BH), act_BG = from_h_BG.new_empty(2, batch, hidden), torch.empty_like(from_h_BG)
-        given = (from_h_BG, gx_BG.to(wide).contiguous(), from_z_BG, state.c_BH.contiguous())
+        following, act_BG = State(torch.empty_like(h_BH), torch.empty_like(c_BH)), torch.empty_like(from_h_BG)
+        given, (h_BH, c_BH) = (from_h_BG, gx_BG, from_z_BG, c_BH), following
         _over(kernels.cell, batch, hidden, narrow=False)(*given, act_BG, c_BH, h_BH, h_BH, hidden, GATES * hidden)
-        return State(h_BH, c_BH)
+        return following
 
     return step
 
@@ -82,30 +86,27 @@ class TritonBPTT(torch.autograd.Function):
     """The loop of zfdist.model.recurrent.recurrence as one node of the graph; differentiable once."""
 
     @staticmethod
-    def forward(
-        ctx: Any, gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor, h_BH: Tensor, c_BH: Tensor, w_h_GH: Tensor,
-        w_z_GZ: Tensor, w_a_MH: Tensor, w_q_QM: Tensor, b_q_Q: Tensor, bound: float, operand: torch.dtype,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-        """Return h [T, B, H], z [T, B, Z], mu and v as [T, B, 2 Z], and the last c; `bound` 0 stands for no clamp."""
-        gx_TBG, qb_TBM, eps_TBZ = gx_TBG.contiguous(), qb_TBM.contiguous(), eps_TBZ.contiguous()
-        acts = _allocate(gx_TBG, qb_TBM, eps_TBZ, h_BH, c_BH)
+    def forward(ctx: Any, *given: Any) -> Results:
+        """Run the loop on the fields of a `Core`."""
+        core = Core(*given)
+        acts, operand = _allocate(core), core.operand
         operands = _Operands(
             h_SBH=_narrow(acts.h_SBH, operand),
             a_TBM=_narrow(acts.a_TBM, operand),
             z_TBZ=_narrow(acts.z_TBZ, operand),
-            w_p_PH=torch.cat([w_h_GH, w_a_MH]).to(operand),
-            w_z_GZ=w_z_GZ.to(operand),
-            w_q_QM=w_q_QM.to(operand),
+            w_p_PH=torch.cat([core.w_h_GH, core.w_a_MH]).to(operand),
+            w_z_GZ=core.w_z_GZ.to(operand),
+            w_q_QM=core.w_q_QM.to(operand),
         )
-        _forward_sweep(acts, operands, gx_TBG, qb_TBM, eps_TBZ, b_q_Q.contiguous(), bound)
+        _forward_sweep(acts, operands, core)
         ctx.save_for_backward(*acts, *operands)
-        ctx.bound = bound
+        ctx.bound = core.bound
         return acts.h_SBH[1:], acts.z_TBZ, acts.q_TBQ, acts.c_SBH[-1]
 
     @staticmethod
     @once_differentiable
     @spanned("backward core")
-    def backward(ctx: Any, dh_TBH: Tensor, dz_TBZ: Tensor, dq_TBQ: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of `forward`'s tensors; the noise gets none."""
         saved = ctx.saved_tensors
         acts, operands = (
@@ -114,12 +115,10 @@ class TritonBPTT(torch.autograd.Function):
         )
         gates, operand = acts.act_TBG.shape[2], operands.w_p_PH.dtype
         steps, batch, mlp_dim = acts.a_TBM.shape
-        d_TBP = dh_TBH.new_empty(steps, batch, gates + mlp_dim)
-        direct_TBQ = dq_TBQ.contiguous()
-        dq_TBQ = torch.empty_like(direct_TBQ)
+        *direct, dc_BH = core_gradients(acts.h_SBH, acts.z_TBZ, acts.q_TBQ, given)
+        d_TBP, dq_TBQ = dc_BH.new_empty(steps, batch, gates + mlp_dim), torch.empty_like(acts.q_TBQ)
         narrow_d_TBP, narrow_dq_TBQ = _narrow(d_TBP, operand), _narrow(dq_TBQ, operand)
-        with no_autocast(dh_TBH):
-            direct = (dh_TBH.contiguous(), dz_TBZ.contiguous(), direct_TBQ)
+        with no_autocast(dc_BH):
             outputs = (d_TBP, narrow_d_TBP, dq_TBQ, narrow_dq_TBQ)
             dh_BH, dc_BH = _backward_sweep(acts, operands, direct, outputs, dc_BH, ctx.bound)
             d_NP, dq_NQ, wide = narrow_d_TBP.flatten(0, 1), narrow_dq_TBQ.flatten(0, 1), d_TBP.dtype
@@ -135,19 +134,18 @@ def _narrow(wide: Tensor, operand: torch.dtype) -> Tensor:
     return wide if wide.dtype == operand else torch.empty_like(wide, dtype=operand)
 
 
-def _allocate(gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor, h_BH: Tensor, c_BH: Tensor) -> _SavedActivations:
-    steps, batch, z_dim = eps_TBZ.shape
-    hidden = h_BH.shape[1]
+def _allocate(core: Core) -> _SavedActivations:
+    (steps, batch, z_dim), hidden, empty = core.eps_TBZ.shape, core.h_BH.shape[1], core.h_BH.new_empty
     acts = _SavedActivations(
-        act_TBG=torch.empty_like(gx_TBG),
-        h_SBH=h_BH.new_empty(steps + 1, batch, hidden),
-        c_SBH=h_BH.new_empty(steps + 1, batch, hidden),
-        a_TBM=torch.empty_like(qb_TBM),
-        q_TBQ=h_BH.new_empty(steps, batch, 2 * z_dim),
-        noise_TBZ=torch.empty_like(eps_TBZ),
-        z_TBZ=torch.empty_like(eps_TBZ),
+        act_TBG=torch.empty_like(core.gx_TBG),
+        h_SBH=empty(steps + 1, batch, hidden),
+        c_SBH=empty(steps + 1, batch, hidden),
+        a_TBM=torch.empty_like(core.qb_TBM),
+        q_TBQ=empty(steps, batch, 2 * z_dim),
+        noise_TBZ=torch.empty_like(core.eps_TBZ),
+        z_TBZ=torch.empty_like(core.eps_TBZ),
     )
-    acts.h_SBH[0], acts.c_SBH[0] = h_BH, c_BH
+    acts.h_SBH[0], acts.c_SBH[0] = core.h_BH, core.c_BH
     return acts
 
 
@@ -161,20 +159,12 @@ def _over(kernel: Any, batch: int, columns: int, narrow: bool) -> Callable[..., 
     return run
 
 
-def _forward_sweep(
-    acts: _SavedActivations,
-    operands: _Operands,
-    gx_TBG: Tensor,
-    qb_TBM: Tensor,
-    eps_TBZ: Tensor,
-    b_q_Q: Tensor,
-    bound: float,
-) -> None:
+def _forward_sweep(acts: _SavedActivations, operands: _Operands, core: Core) -> None:
     from zfdist.model.kernels import triton_kernels as kernels
 
-    batch, gates = gx_TBG.shape[1:]
-    hidden, mlp_dim, z_dim = gates // GATES, qb_TBM.shape[2], eps_TBZ.shape[2]
-    wide, empty = gx_TBG.dtype, gx_TBG.new_empty
+    batch, gates = core.gx_TBG.shape[1:]
+    hidden, mlp_dim, z_dim = gates // GATES, core.qb_TBM.shape[2], core.eps_TBZ.shape[2]
+    wide, empty = core.gx_TBG.dtype, core.gx_TBG.new_empty
     narrow = operands.w_p_PH.dtype != wide
     p_BP, g_BG, r_BQ = empty(batch, gates + mlp_dim), empty(batch, gates), empty(batch, 2 * z_dim)
     hidden_layer = _over(kernels.hidden_layer, batch, mlp_dim, narrow)
@@ -183,7 +173,7 @@ def _forward_sweep(
         operands.h_SBH[0] = acts.h_SBH[0]
     h_S, c_S, narrow_h_S = acts.h_SBH.unbind(), acts.c_SBH.unbind(), operands.h_SBH.unbind()
     rows = zip(
-        gx_TBG.unbind(), qb_TBM.unbind(), eps_TBZ.unbind(), acts.act_TBG.unbind(), acts.a_TBM.unbind(),
+        core.gx_TBG.unbind(), core.qb_TBM.unbind(), core.eps_TBZ.unbind(), acts.act_TBG.unbind(), acts.a_TBM.unbind(),
         operands.a_TBM.unbind(), acts.q_TBQ.unbind(), acts.noise_TBZ.unbind(), acts.z_TBZ.unbind(),
         operands.z_TBZ.unbind(), strict=True,
     )  # fmt: skip
@@ -191,13 +181,13 @@ def _forward_sweep(
         p_BP = product(narrow_h_S[t], operands.w_p_PH.t(), wide, p_BP)
         hidden_layer(p_BP, qb, a, narrow_a, gates, mlp_dim, SLOPE=SLOPE, CLIP=CLIP)
         r_BQ = product(narrow_a, operands.w_q_QM.t(), wide, r_BQ)
-        latent(r_BQ, b_q_Q, eps, q, noise, z, narrow_z, z_dim, BOUND=bound)
+        latent(r_BQ, core.b_q_Q, eps, q, noise, z, narrow_z, z_dim, BOUND=core.bound)
         g_BG = product(narrow_z, operands.w_z_GZ.t(), wide, g_BG)
         cell(p_BP, gx, g_BG, c_S[t], act, c_S[t + 1], h_S[t + 1], narrow_h_S[t + 1], hidden, gates + mlp_dim)
 
 
 def _backward_sweep(
-    acts: _SavedActivations, operands: _Operands, direct: tuple[Tensor, Tensor, Tensor],
+    acts: _SavedActivations, operands: _Operands, direct: Sequence[Tensor],
     outputs: tuple[Tensor, Tensor, Tensor, Tensor], dc_BH: Tensor, bound: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run the recursion from the last step to the first; fill `outputs` and return the gradient of the first state."""
@@ -211,7 +201,7 @@ def _backward_sweep(
     hidden, mlp_dim, z_dim = gates // GATES, a_T[0].shape[1], noise_T[0].shape[1]
     wide, empty = dc_BH.dtype, dc_BH.new_empty
     narrow = operands.w_p_PH.dtype != wide
-    carried_dh_BH, dc_BH = dc_BH.new_zeros(batch, hidden), dc_BH.clone(memory_format=torch.contiguous_format)
+    carried_dh_BH, dc_BH = dc_BH.new_zeros(batch, hidden), dc_BH.clone()
     dz_BZ, da_BM = empty(batch, z_dim), empty(batch, mlp_dim)
     cell = _over(kernels.cell_backward, batch, hidden, narrow)
     latent = _over(kernels.latent_backward, batch, z_dim, narrow)

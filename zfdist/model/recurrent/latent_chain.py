@@ -14,8 +14,7 @@ T small ones added up, and what the backward recursion does not change is comput
 `native` (kernels.cpp_latent_chain) is that in C++ for a CPU, `graph` that recorded on a GPU. Under autocast only
 the operands of the products with z are rounded to 16 bits.
 
-Shapes: T time, N = T * B, B batch, Z latent, Q = 2 Z, M hidden units of a net, P = 2 M those of both, and
-a dimension of 2: the prior's net, the posterior's.
+Shapes: as in zfdist.model.kernels.core_arguments, and N = T * B.
 """
 
 import functools
@@ -29,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from zfdist.model.distributions import Gaussian, latent_gaussian
 from zfdist.model.kernels import cpp_latent_chain
+from zfdist.model.kernels.core_arguments import ChainCore, ChainResults, chain_gradients
 from zfdist.model.kernels.cuda_graphs import Graphs, Loop, cuda_capture
 from zfdist.model.kernels.lstm_cell import (
     CLIP,
@@ -53,18 +53,13 @@ class Chain(NamedTuple):
     prior: Gaussian
 
 
-def reference(
-    pq_TBP: Tensor, eps_TBZ: Tensor, z_BZ: Tensor, w_z_PZ: Tensor, w_q_2QM: Tensor, b_q_2Q: Tensor,
-    bound: float, operand: torch.dtype,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Run the loop by autograd: return z [T, B, Z], and m, v and r, s as [T, 2, B, 2 Z].
-
-    `bound` clamps the latter, 0 for no clamp; operands of the products with z are rounded to `operand`.
-    """
-    z_TBZ, q_T2BQ = [], []
-    for pq_BP, eps_BZ in zip(pq_TBP, eps_TBZ, strict=True):
-        a_BP = clipped_leaky_relu(pq_BP + linear(z_BZ, w_z_PZ, operand))
-        q_2BQ = clamp_latent(torch.baddbmm(b_q_2Q[:, None], _nets(a_BP), w_q_2QM.mT), bound)
+def reference(core: ChainCore) -> ChainResults:
+    """Run the loop by autograd."""
+    core = core.prepared()
+    z_BZ, z_TBZ, q_T2BQ = core.z_BZ, [], []
+    for pq_BP, eps_BZ in zip(core.pq_TBP, core.eps_TBZ, strict=True):
+        a_BP = clipped_leaky_relu(pq_BP + linear(z_BZ, core.w_z_PZ, core.operand))
+        q_2BQ = clamp_latent(torch.baddbmm(core.b_q_2Q[:, None], _nets(a_BP), core.w_q_2QM.mT), core.bound)
         (m_BZ, _), (r_BZ, s_BZ) = (q_BQ.chunk(2, dim=-1) for q_BQ in q_2BQ)
         z_BZ = m_BZ + r_BZ + torch.exp(0.5 * s_BZ) * eps_BZ
         z_TBZ.append(z_BZ)
@@ -81,35 +76,40 @@ class _SavedActivations(NamedTuple):
     z_TBZ: Tensor
 
 
+def by_hand(core: ChainCore) -> ChainResults:
+    """Run the loop as `reference` does, with a backward pass that is written out."""
+    results: ChainResults = ByHand.apply(*core.prepared())  # type: ignore[no-untyped-call]
+    return results
+
+
 class ByHand(torch.autograd.Function):
     """The loop as one node of the graph; differentiable once, and not in the noise."""
 
     @staticmethod
-    def forward(
-        ctx: Any, pq_TBP: Tensor, eps_TBZ: Tensor, z_BZ: Tensor, w_z_PZ: Tensor, w_q_2QM: Tensor, b_q_2Q: Tensor,
-        bound: float, operand: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Return what `reference` returns."""
-        steps, batch, z_dim = eps_TBZ.shape
-        w_z_PZ, empty = rounded(w_z_PZ, operand), pq_TBP.new_empty
+    def forward(ctx: Any, *given: Any) -> ChainResults:
+        """Run the loop on the fields of a `ChainCore`."""
+        core = ChainCore(*given)
+        core = core._replace(w_z_PZ=rounded(core.w_z_PZ, core.operand))
+        (steps, batch, z_dim), empty = core.eps_TBZ.shape, core.pq_TBP.new_empty
         acts = _SavedActivations(
-            a_TBP=empty(pq_TBP.shape),
+            a_TBP=empty(core.pq_TBP.shape),
             q_T2BQ=empty(steps, 2, batch, 2 * z_dim),
-            noise_TBZ=empty(eps_TBZ.shape),
-            z_TBZ=empty(eps_TBZ.shape),
+            noise_TBZ=empty(core.eps_TBZ.shape),
+            z_TBZ=empty(core.eps_TBZ.shape),
         )
-        _forward_sweep(acts, pq_TBP, eps_TBZ, z_BZ, w_z_PZ, w_q_2QM, b_q_2Q, bound, operand)
-        ctx.save_for_backward(*acts, z_BZ, w_z_PZ, w_q_2QM)
-        ctx.bound, ctx.operand = bound, operand
+        _forward_sweep(acts, core)
+        ctx.save_for_backward(*acts, core.z_BZ, core.w_z_PZ, core.w_q_2QM)
+        ctx.bound, ctx.operand = core.bound, core.operand
         return acts.z_TBZ, acts.q_T2BQ
 
     @staticmethod
     @once_differentiable
     @spanned("backward core")
-    def backward(ctx: Any, dz_TBZ: Tensor, dq_T2BQ: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of `forward`'s tensors; the noise gets none."""
         *saved, z_BZ, w_z_PZ, w_q_2QM = ctx.saved_tensors
         acts, operand, wide = _SavedActivations(*saved), ctx.operand, w_q_2QM.dtype
+        dz_TBZ, dq_T2BQ = chain_gradients(acts.z_TBZ, acts.q_T2BQ, given)
         with no_autocast(dz_TBZ):
             d_TBP = clipped_leaky_relu_slope(acts.a_TBP)
             dq_T2BQ, jacobian_T2BQ = _latent_derivatives(acts, dq_T2BQ, ctx.bound)
@@ -138,12 +138,11 @@ class LatentChain(nn.Module):
 
         Differentiable in these, z_0 and the weights; in `eps_TBZ`, and twice, by `reference` only.
         """
-        pq_TBP, eps_TBZ, z_BZ = torch.cat([widen(pd_TBM), widen(qa_TBM)], dim=-1), widen(eps_TBZ), widen(z_BZ)
-        narrow = operand_dtype(pq_TBP)
+        pq_TBP, narrow = torch.cat([widen(pd_TBM), widen(qa_TBM)], dim=-1), operand_dtype(self.w_z_PZ)
         with no_autocast(pq_TBP), span("forward core"):
-            run = _unroll(self._serving(pq_TBP, eps_TBZ, narrow))
             weights = (self.w_z_PZ, self.w_q_2QM, self.b_q_2Q)
-            z_TBZ, q_T2BQ = run(pq_TBP, eps_TBZ, z_BZ, *weights, self.latent_clamp, narrow)
+            core = ChainCore(pq_TBP, eps_TBZ, z_BZ, *weights, self.latent_clamp, narrow)
+            z_TBZ, q_T2BQ = _unroll(self._serving(eps_TBZ, narrow))(core)
         (m_TBZ, v_TBZ), (r_TBZ, s_TBZ) = (q_TBQ.chunk(2, dim=-1) for q_TBQ in q_T2BQ.unbind(1))
         return Chain(z_TBZ, latent_gaussian(m_TBZ + r_TBZ, s_TBZ), latent_gaussian(m_TBZ, v_TBZ))
 
@@ -167,23 +166,23 @@ class LatentChain(nn.Module):
         """What is asked for; there are no fused kernels for this loop, but it can be recorded."""
         return "graph" if self.implementation == "triton" else self.implementation
 
-    def _serving(self, pq_TBP: Tensor, eps_TBZ: Tensor, operand: torch.dtype) -> Implementation:
+    def _serving(self, eps_TBZ: Tensor, operand: torch.dtype) -> Implementation:
         if torch.compiler.is_compiling():  # which cannot look into C++
             return "reference"
         if self.implementation == "auto" and eps_TBZ.requires_grad:
             return "reference"  # the only one that is differentiable in the noise
-        chosen = choose(self._wanted, pq_TBP.device, pq_TBP.dtype, operand)
+        chosen = choose(self._wanted, self.w_z_PZ.device, self.w_z_PZ.dtype, operand)
         # Without a gradient the plain loop keeps nothing and saves the memory of what it would save.
         spares = self.implementation == "auto" and chosen == "bptt" and not torch.is_grad_enabled()
         return "reference" if spares else chosen
 
 
-def _unroll(name: Implementation) -> Callable[..., tuple[Tensor, ...]]:
+def _unroll(name: Implementation) -> Callable[[ChainCore], tuple[Tensor, ...]]:
     match name:
         case "native":
             return cpp_latent_chain.unroll
         case "bptt":
-            return ByHand.apply
+            return by_hand
         case "graph":
             return _recorded()
         case _:
@@ -197,26 +196,24 @@ def _recorded() -> Graphs:
 
 def _nets(both_BP: Tensor) -> Tensor:
     """Return [.., 2 M] as [2, .., M]: what the batched products of both nets read."""
-    return both_BP.view(*both_BP.shape[:-1], 2, -1).movedim(-2, 0)
+    return both_BP.view(*both_BP.shape[:-1], 2, both_BP.shape[-1] // 2).movedim(-2, 0)
 
 
-def _forward_sweep(
-    acts: _SavedActivations, pq_TBP: Tensor, eps_TBZ: Tensor, z_BZ: Tensor,
-    w_z_PZ: Tensor, w_q_2QM: Tensor, b_q_2Q: Tensor, bound: float, operand: torch.dtype,
-) -> None:  # fmt: skip
+def _forward_sweep(acts: _SavedActivations, core: ChainCore) -> None:
     """Fill the saved activations, with every product and sum written where it stays."""
-    z_dim, p_BP = eps_TBZ.shape[2], pq_TBP.new_empty(pq_TBP.shape[1:])
+    z_dim, wide, p_BP = core.eps_TBZ.shape[2], core.pq_TBP.dtype, core.pq_TBP.new_empty(core.pq_TBP.shape[1:])
+    z_BZ, bound = core.z_BZ, core.bound
     prior_TBQ, posterior_TBQ = acts.q_T2BQ.unbind(1)
     rows = zip(
-        pq_TBP.unbind(), eps_TBZ.unbind(), acts.a_TBP.unbind(), _nets(acts.a_TBP).unbind(1), acts.q_T2BQ.unbind(),
-        prior_TBQ[..., :z_dim].unbind(), posterior_TBQ[..., :z_dim].unbind(), posterior_TBQ[..., z_dim:].unbind(),
-        acts.noise_TBZ.unbind(), acts.z_TBZ.unbind(), strict=True,
+        core.pq_TBP.unbind(), core.eps_TBZ.unbind(), acts.a_TBP.unbind(), _nets(acts.a_TBP).unbind(1),
+        acts.q_T2BQ.unbind(), prior_TBQ[..., :z_dim].unbind(), posterior_TBQ[..., :z_dim].unbind(),
+        posterior_TBQ[..., z_dim:].unbind(), acts.noise_TBZ.unbind(), acts.z_TBZ.unbind(), strict=True,
     )  # fmt: skip
     for pq, eps, a, a_2, q, m, r, s, noise, z in rows:
-        p_BP = product(rounded(z_BZ, operand), w_z_PZ.t(), pq_TBP.dtype, p_BP)
+        p_BP = product(rounded(z_BZ, core.operand), core.w_z_PZ.t(), wide, p_BP)
         torch.add(p_BP, pq, out=a)
         F.leaky_relu_(a, SLOPE).clamp_(-CLIP, CLIP)
-        torch.baddbmm(b_q_2Q[:, None], a_2, w_q_2QM.mT, out=q)
+        torch.baddbmm(core.b_q_2Q[:, None], a_2, core.w_q_2QM.mT, out=q)
         if bound > 0:
             q.clamp_(-bound, bound)
         torch.mul(s, 0.5, out=noise)
@@ -238,7 +235,7 @@ def _backward_sweep(
     operand: torch.dtype,
 ) -> Tensor:  # fmt: skip
     """Run the recursion from the last step to the first, turning d_TBP and dq_T2BQ into gradients in place."""
-    parts = (2, -1, 2, dz_TBZ.shape[2])
+    parts = (2, dz_TBZ.shape[1], 2, dz_TBZ.shape[2])
     dz_BZ = torch.zeros_like(dz_TBZ[0])
     rows = zip(
         d_TBP.unbind(), _nets(d_TBP).unbind(1), dq_T2BQ.unbind(), jacobian_T2BQ.unbind(), dz_TBZ.unbind(), strict=True

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zfdist.model.kernels import cpp_lstm_step, cpp_recurrence, cudnn_persistent
-from zfdist.model.kernels.cpp_library import threads_for
+from zfdist.model.kernels import cpp_library, cpp_lstm_step, cudnn_persistent
+from zfdist.model.kernels.arguments import gradients, prepared
+from zfdist.model.kernels.cpp_library import call, threads_for
 from zfdist.model.kernels.lstm_cell import GATES, State, no_autocast, operand_dtype, zero_state
 from zfdist.model.kernels.mixed_precision import widen
 from zfdist.profile import span, spanned
@@ -54,7 +55,7 @@ class LSTM(nn.LSTM):
         Reads the weights outside `forward`: for a whole module, not for one that ZeRO 3 has partitioned.
         """
         w_in_GD, w_GH, b_in_G, b_G = self.all_weights[0]
-        if not cpp_lstm_step.is_worthwhile(steps) or cpp_recurrence.unsupported_reason(
+        if not cpp_lstm_step.is_worthwhile(steps) or cpp_library.unsupported_reason(
             w_GH.device, w_GH.dtype, w_GH.dtype
         ):
             return self.step
@@ -93,7 +94,7 @@ def _serves(value_TBD: Tensor) -> bool:
     """Return whether the sweeps in C++ can take this and are worth it."""
     if len(value_TBD) < 2 or torch.compiler.is_compiling():
         return False
-    return not cpp_recurrence.unsupported_reason(value_TBD.device, value_TBD.dtype, value_TBD.dtype)
+    return not cpp_library.unsupported_reason(value_TBD.device, value_TBD.dtype, value_TBD.dtype)
 
 
 def _by_torch(lstm: nn.LSTM, value_TBD: Tensor, start: State, operand: torch.dtype) -> tuple[Tensor, State]:
@@ -108,7 +109,16 @@ def _sweep(lstm: nn.LSTM, value_TBD: Tensor, start: State, lengths_B: Tensor | N
     w_in_GD, w_GH, b_in_G, b_G = lstm.all_weights[0]
     gx_TBG = F.linear(value_TBD, w_in_GD, b_in_G + b_G)
     with span("forward core"):
-        result: tuple[Tensor, Tensor] = _Sweeps.apply(gx_TBG, *start, w_GH, lengths_B, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+        return _sweeps(gx_TBG, start, w_GH, lengths_B)
+
+
+def _sweeps(gx_TBG: Tensor, start: State, w_GH: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return h of all steps and the last c from projected inputs, read backwards if there are lengths."""
+    data = {"gx_TBG": gx_TBG, "h_BH": start.h_BH, "c_BH": start.c_BH}
+    whole = {} if lengths_B is None else {"lengths_B": lengths_B}
+    ready = prepared("LSTM", data, {"w_GH": w_GH}, whole=whole, multiples={"G": (GATES, "H")})
+    (gx_TBG, h_BH, c_BH), w_GH, lengths_B = ready[:3], ready[-1], ready[3] if whole else None
+    result: tuple[Tensor, Tensor] = _Sweeps.apply(gx_TBG, h_BH, c_BH, w_GH, lengths_B, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return result
 
 
@@ -126,15 +136,15 @@ class _Sweeps(torch.autograd.Function):
         ctx: Any, gx_TBG: Tensor, h_BH: Tensor, c_BH: Tensor, w_GH: Tensor, lengths_B: Tensor | None, keep: bool
     ) -> tuple[Tensor, Tensor]:
         steps, batch, gates = gx_TBG.shape
-        backwards, w_GH, empty = lengths_B is not None, w_GH.contiguous(), gx_TBG.new_empty
+        backwards, empty = lengths_B is not None, gx_TBG.new_empty
         h_SBH = empty(steps + 1, batch, gates // GATES)
         c_SBH = empty(steps + 1 if keep else 1, batch, gates // GATES)
         act_TBG = empty(steps if keep else 1, batch, gates)
         first, last = (-1, 0) if backwards else (0, -1)
         h_SBH[first], c_SBH[first] = h_BH, c_BH
-        lengths_B = torch.full((batch,), steps) if lengths_B is None else lengths_B.contiguous()
+        lengths_B = torch.full((batch,), steps) if lengths_B is None else lengths_B
         sizes = _Sizes(steps, batch, gates // GATES, threads_for(steps * batch * w_GH.numel()), keep, backwards)
-        cpp_recurrence.call("lstm_forward", sizes, (gx_TBG.contiguous(), w_GH, lengths_B, act_TBG, h_SBH, c_SBH))
+        call("lstm_forward", sizes, (gx_TBG, w_GH, lengths_B, act_TBG, h_SBH, c_SBH))
         ctx.save_for_backward(act_TBG, h_SBH, c_SBH, w_GH, lengths_B)
         ctx.sizes = sizes
         return h_SBH[:-1] if backwards else h_SBH[1:], c_SBH[last].clone()
@@ -142,12 +152,12 @@ class _Sweeps(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @spanned("backward core")
-    def backward(ctx: Any, dh_TBH: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         act_TBG, h_SBH, c_SBH, w_GH, lengths_B = ctx.saved_tensors
-        dg_TBG, dh_BH = torch.empty_like(act_TBG), torch.zeros_like(h_SBH[0])
-        dc_BH = dc_BH.clone(memory_format=torch.contiguous_format)
-        inputs = (act_TBG, c_SBH, w_GH, lengths_B, dh_TBH.contiguous())
-        cpp_recurrence.call("lstm_backward", ctx.sizes, (*inputs, dg_TBG, dh_BH, dc_BH))
+        dh_TBH, dc_BH = gradients("LSTM", {"h_TBH": h_SBH[1:], "c_BH": h_SBH[0]}, given)
+        dg_TBG, dh_BH, dc_BH = torch.empty_like(act_TBG), torch.zeros_like(h_SBH[0]), dc_BH.clone()
+        inputs = (act_TBG, c_SBH, w_GH, lengths_B, dh_TBH)
+        call("lstm_backward", ctx.sizes, (*inputs, dg_TBG, dh_BH, dc_BH))
         before_TBH = h_SBH[1:] if ctx.sizes.backwards else h_SBH[:-1]
         dw_GH = dg_TBG.flatten(0, 1).t() @ before_TBH.flatten(0, 1)
         return dg_TBG, dh_BH, dc_BH, dw_GH, None, None

@@ -16,8 +16,7 @@ by hand; `native` (kernels.cpp_recurrence) is that in C++ for a CPU; `graph` and
 kernels.triton_recurrence) are for a GPU. `choose` says which is used. Under autocast only the operands of matrix
 products are rounded to 16 bits; sums, states, mu and v stay float32.
 
-Shapes: T time, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of the posterior,
-G = 4 H gates in the order o, i, f, u, P = G + M all that is computed from h_{t-1}.
+Shapes: as in zfdist.model.kernels.core_arguments, and P = G + M all that is computed from h_{t-1}.
 """
 
 import math
@@ -27,7 +26,15 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zfdist.model.kernels import cpp_lstm_step, cpp_recurrence, cuda_graphs, triton_recurrence
+from zfdist.model.kernels import (
+    cpp_library,
+    cpp_lstm_step,
+    cpp_recurrence,
+    cuda_graphs,
+    manual_backward,
+    triton_recurrence,
+)
+from zfdist.model.kernels.core_arguments import Core, Results
 from zfdist.model.kernels.lstm_cell import (
     GATES,
     State,
@@ -37,13 +44,12 @@ from zfdist.model.kernels.lstm_cell import (
     no_autocast,
     operand_dtype,
 )
-from zfdist.model.kernels.manual_backward import BPTT
 from zfdist.model.kernels.mixed_precision import linear, widen
 from zfdist.profile import span
 
 Implementation = Literal["auto", "reference", "bptt", "native", "graph", "triton"]
 
-Unroll = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+Unroll = Callable[[Core], Results]
 """An implementation: called like `reference`, gives the same."""
 
 
@@ -57,23 +63,18 @@ class Unrolled(NamedTuple):
     state: State
 
 
-def reference(
-    gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor, h_BH: Tensor, c_BH: Tensor, w_h_GH: Tensor,
-    w_z_GZ: Tensor, w_a_MH: Tensor, w_q_QM: Tensor, b_q_Q: Tensor, bound: float, operand: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Run the loop by autograd: return h [T, B, H], z [T, B, Z], mu and v as [T, B, 2 Z], and the last c.
-
-    `bound` clamps mu and v, 0 for no clamp; operands of matrix products are rounded to `operand`.
-    """
-    h_TBH, z_TBZ, q_TBQ = [], [], []
-    w_p_PH, gates, state = torch.cat([w_h_GH, w_a_MH]), w_h_GH.shape[0], State(h_BH, c_BH)
-    for gx_BG, qb_BM, eps_BZ in zip(gx_TBG, qb_TBM, eps_TBZ, strict=True):
+def reference(core: Core) -> Results:
+    """Run the loop by autograd."""
+    core = core.prepared()
+    h_TBH, z_TBZ, q_TBQ, operand = [], [], [], core.operand
+    w_p_PH, gates, state = torch.cat([core.w_h_GH, core.w_a_MH]), core.w_h_GH.shape[0], State(core.h_BH, core.c_BH)
+    for gx_BG, qb_BM, eps_BZ in zip(core.gx_TBG, core.qb_TBM, core.eps_TBZ, strict=True):
         p_BP = linear(state.h_BH, w_p_PH, operand)
         a_BM = clipped_leaky_relu(p_BP[:, gates:] + qb_BM)
-        q_BQ = clamp_latent(linear(a_BM, w_q_QM, operand) + b_q_Q, bound)
+        q_BQ = clamp_latent(linear(a_BM, core.w_q_QM, operand) + core.b_q_Q, core.bound)
         mu_BZ, logvar_BZ = q_BQ.chunk(2, dim=-1)
         z_BZ = mu_BZ + torch.exp(0.5 * logvar_BZ) * eps_BZ
-        state = cell(gx_BG + p_BP[:, :gates] + linear(z_BZ, w_z_GZ, operand), state.c_BH)
+        state = cell(gx_BG + p_BP[:, :gates] + linear(z_BZ, core.w_z_GZ, operand), state.c_BH)
         h_TBH.append(state.h_BH)
         z_TBZ.append(z_BZ)
         q_TBQ.append(q_BQ)
@@ -92,8 +93,8 @@ def choose(wanted: Implementation, device: torch.device, wide: torch.dtype, oper
     ):
         wanted = "auto"  # e.g. a run of a GPU that is evaluated on a CPU
     if wanted == "auto":
-        return "native" if not cpp_recurrence.unsupported_reason(device, wide, operand) else "bptt"
-    if wanted == "native" and cpp_recurrence.unsupported_reason(device, wide, operand):
+        return "native" if not cpp_library.unsupported_reason(device, wide, operand) else "bptt"
+    if wanted == "native" and cpp_library.unsupported_reason(device, wide, operand):
         return "bptt"
     return wanted
 
@@ -102,15 +103,13 @@ def describe(wanted: Implementation, like: Tensor, operand: torch.dtype) -> str:
     """Return what `choose` does for `like`, and why that is not `native` where it might have been."""
     chosen = choose(wanted, like.device, like.dtype, operand)
     missed = like.device.type == "cpu" and chosen == "bptt" and wanted in ("auto", "native")
-    return chosen + (
-        f" (native: {cpp_recurrence.unsupported_reason(like.device, like.dtype, operand)})" if missed else ""
-    )
+    return chosen + (f" (native: {cpp_library.unsupported_reason(like.device, like.dtype, operand)})" if missed else "")
 
 
 def _unroll(name: Implementation) -> Unroll:
     match name:
         case "bptt":
-            return BPTT.apply
+            return manual_backward.unroll
         case "native":
             return cpp_recurrence.unroll
         case "graph":
@@ -145,13 +144,11 @@ class Recurrence(nn.Module):
 
         Differentiable in `gx_TBG`, `qb_TBM`, `state` and the weights; in `eps_TBZ`, and twice, by `reference` only.
         """
-        gx_TBG, qb_TBM, eps_TBZ = widen(gx_TBG), widen(qb_TBM), widen(eps_TBZ)
-        state = State(widen(state.h_BH), widen(state.c_BH))
-        narrow = operand_dtype(gx_TBG)
+        narrow = operand_dtype(self.w_h_GH)
         with no_autocast(gx_TBG), span("forward core"):
-            unroll = _unroll(self._serving(gx_TBG, eps_TBZ, narrow))
             weights = (self.w_h_GH, self.w_z_GZ, self.w_a_MH, self.w_q_QM, self.b_q_Q)
-            h_TBH, z_TBZ, q_TBQ, c_BH = unroll(gx_TBG, qb_TBM, eps_TBZ, *state, *weights, self.latent_clamp, narrow)
+            core = Core(gx_TBG, qb_TBM, eps_TBZ, *state, *weights, self.latent_clamp, narrow)
+            h_TBH, z_TBZ, q_TBQ, c_BH = _unroll(self._serving(eps_TBZ, narrow))(core)
         mu_TBZ, logvar_TBZ = q_TBQ.chunk(2, dim=-1)
         return Unrolled(h_TBH, z_TBZ, mu_TBZ, logvar_TBZ, State(h_TBH[-1], c_BH))
 
@@ -179,10 +176,10 @@ class Recurrence(nn.Module):
         """Return what training on this machine takes, and why that is not `native` where it might have been."""
         return describe(self.implementation, self.b_q_Q, operand)
 
-    def _serving(self, gx_TBG: Tensor, eps_TBZ: Tensor, operand: torch.dtype) -> Implementation:
+    def _serving(self, eps_TBZ: Tensor, operand: torch.dtype) -> Implementation:
         if self.implementation == "auto" and eps_TBZ.requires_grad:
             return "reference"  # the only one that is differentiable in the noise
-        chosen = choose(self.implementation, gx_TBG.device, gx_TBG.dtype, operand)
+        chosen = choose(self.implementation, self.w_h_GH.device, self.w_h_GH.dtype, operand)
         # Without a gradient the plain loop keeps nothing and saves the memory of what it would save.
         spares = self.implementation == "auto" and chosen == "bptt" and not torch.is_grad_enabled()
         return "reference" if spares else chosen

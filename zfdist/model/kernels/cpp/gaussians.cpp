@@ -40,27 +40,28 @@ template <bool SQUASH, class T> T latent(long D, T bound, const T* m, const T* x
     return sum;
 }
 
-template <class T> void gaussian(const Gaussian& g, const T* numbers_N2D, const T* value_ND, T* log_prob_N, T* slope_N2D) {
+template <class T> struct Arrays {  // as zfdist/model/kernels/cpp_gaussian.py lists them
+    const T *numbers_N2D, *value_ND;
+    T *log_prob_N, *slope_N2D;
+};
+
+template <class T> void gaussian(const Gaussian& g, const Arrays<T>& x) {
     const long D = g.values;
     const T half_log_2pi = T(0.91893853320467274178);
 #pragma omp parallel for num_threads(g.threads)
     for (long n = 0; n < g.rows; ++n) {
-        const T *numbers = numbers_N2D + n * 2 * D, *value = value_ND + n * D;
-        T* slope = slope_N2D + n * 2 * D;
+        const T *numbers = x.numbers_N2D + n * 2 * D, *value = x.value_ND + n * D;
+        T* slope = x.slope_N2D + n * 2 * D;
         const T sum = g.floor > 0 ? observation<T>(D, g.floor, numbers, value, slope)
                       : g.squash  ? latent<true, T>(D, g.bound, numbers, value, slope)
                                   : latent<false, T>(D, g.bound, numbers, value, slope);
-        log_prob_N[n] = -(sum + D * half_log_2pi);
+        x.log_prob_N[n] = -(sum + D * half_log_2pi);
     }
 }
 
 }  // namespace
 
 extern "C" {
-void gaussian_f32(const Gaussian* g, const float* numbers, const float* value, float* log_prob, float* slope) {
-    gaussian(*g, numbers, value, log_prob, slope);
-}
-void gaussian_f64(const Gaussian* g, const double* numbers, const double* value, double* log_prob, double* slope) {
-    gaussian(*g, numbers, value, log_prob, slope);
-}
+void gaussian_f32(const Gaussian* g, const void* x) { gaussian(*g, *static_cast<const Arrays<float>*>(x)); }
+void gaussian_f64(const Gaussian* g, const void* x) { gaussian(*g, *static_cast<const Arrays<double>*>(x)); }
 }

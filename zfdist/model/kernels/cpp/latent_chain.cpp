@@ -27,6 +27,7 @@ template <class T> struct Forward {  // as cpp_latent_chain.py lists them; a hol
 
 template <class T> void forward(const Sizes& s, const Forward<T>& x) {
     const long B = s.batch, Z = s.z, M = s.mlp, Q = 2 * Z, P = 2 * M, rows_per_thread = rows_of_a_thread(B, s.threads);
+    if (B == 0) return;
     const int threads = s.threads;
     const Packed<T> z_to_a(x.w_z_PZ, Z, P, 1, Z, threads);
     const Packed<T> a_to_q[] = {{x.w_q_2QM, M, Q, 1, M, threads}, {x.w_q_2QM + Q * M, M, Q, 1, M, threads}};
@@ -79,6 +80,7 @@ template <class T> struct Backward {
 
 template <class T> void backward(const Sizes& s, const Backward<T>& x) {
     const long B = s.batch, Z = s.z, M = s.mlp, Q = 2 * Z, P = 2 * M, rows_per_thread = rows_of_a_thread(B, s.threads);
+    if (B == 0) return;
     const int threads = s.threads;
     const Packed<T> a_to_z(x.w_z_PZ, P, Z, Z, 1, threads);
     const Packed<T> q_to_a[] = {{x.w_q_2QM, Q, M, M, 1, threads}, {x.w_q_2QM + Q * M, Q, M, M, 1, threads}};

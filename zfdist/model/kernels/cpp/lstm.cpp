@@ -43,6 +43,7 @@ struct Walk {
 
 template <class T> void forward(const Sizes& s, const Forward<T>& x) {
     const long B = s.batch, H = s.hidden, G = 4 * H, rows_per_thread = rows_of_a_thread(B, s.threads);
+    if (B == 0) return;
     const Packed<T> h_to_g(x.w_GH, H, G, 1, H, s.threads);
     const Walk walk{s};
 #pragma omp parallel for num_threads((B + rows_per_thread - 1) / rows_per_thread) schedule(static, 1)
@@ -65,6 +66,7 @@ template <class T> void forward(const Sizes& s, const Forward<T>& x) {
 
 template <class T> void backward(const Sizes& s, const Backward<T>& x) {
     const long B = s.batch, H = s.hidden, G = 4 * H, rows_per_thread = rows_of_a_thread(B, s.threads);
+    if (B == 0) return;
     const Packed<T> g_to_h(x.w_GH, G, H, H, 1, s.threads);
     const Walk walk{s};
 #pragma omp parallel for num_threads((B + rows_per_thread - 1) / rows_per_thread) schedule(static, 1)

@@ -38,6 +38,7 @@ template <class T> void pack(Sizes& s, const Matrices<T>& x) {
 
 template <class T> void step(const Sizes& s, const Step<T>& x) {
     const long B = s.batch, H = s.hidden, Z = s.z, G = 4 * H, rows_per_thread = rows_of_a_thread(B, s.threads);
+    if (B == 0) return;
     const auto& weights = *static_cast<const Weights<T>*>(s.weights);
 #pragma omp parallel for num_threads((B + rows_per_thread - 1) / rows_per_thread) schedule(static, 1)
     for (long first = 0; first < B; first += rows_per_thread) {

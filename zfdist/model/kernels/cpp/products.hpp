@@ -94,7 +94,7 @@ public:
     void multiply(long count, const T* in, long ld_in, T* out, long ld_out, bool add = false) const {
         for (long first = 0; first < width; first += panel) {
             const long columns = std::min(panel, width - first), vectors = (columns + lanes - 1) / lanes;
-            for (long k = 0; k < depth; k += DEPTH) {
+            for (long k = 0; k < depth || (k == 0 && !add); k += DEPTH) {  // a product of depth 0 is 0
                 const auto product = vectors == 3   ? rows<TILE, 3>
                                      : vectors == 2 ? rows<TILE, 2>
                                                     : rows<TILE, 1>;

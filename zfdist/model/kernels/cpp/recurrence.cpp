@@ -33,6 +33,7 @@ template <class T> struct Forward {  // as cpp_recurrence.py lists them; act, c 
 template <class T> void forward(const Sizes& s, const Forward<T>& x) {
     const long B = s.batch, H = s.hidden, Z = s.z, M = s.mlp, Q = 2 * Z, G = 4 * H;
     const long rows_per_thread = rows_of_a_thread(B, s.threads);
+    if (B == 0) return;
     const Packed<T> h_to_a(x.w_a_MH, H, M, 1, H, s.threads), a_to_q(x.w_q_QM, M, Q, 1, M, s.threads);
     const Packed<T> h_to_g(x.w_h_GH, H, G, 1, H, s.threads), z_to_g(x.w_z_GZ, Z, G, 1, Z, s.threads);
     const T clip = s.clip, slope = s.slope, bound = s.bound;
@@ -82,6 +83,7 @@ template <class T> struct Backward {
 template <class T> void backward(const Sizes& s, const Backward<T>& x) {
     const long B = s.batch, H = s.hidden, Z = s.z, M = s.mlp, Q = 2 * Z, G = 4 * H;
     const long rows_per_thread = rows_of_a_thread(B, s.threads);
+    if (B == 0) return;
     const Packed<T> g_to_h(x.w_h_GH, G, H, H, 1, s.threads), g_to_z(x.w_z_GZ, G, Z, Z, 1, s.threads);
     const Packed<T> a_to_h(x.w_a_MH, M, H, H, 1, s.threads), q_to_a(x.w_q_QM, Q, M, M, 1, s.threads);
     const T clip = s.clip, slope = s.slope, bound = s.bound;
