@@ -131,6 +131,8 @@ def _print_outcome(command: Command, outcome: "Outcome") -> None:
     manifest = outcome.manifest
     if outcome.was_there:
         print(f"{command.out} was already made from this input; nothing to do.")
+    for remark in outcome.remarks:
+        print(remark)
     if outcome.bad:
         print(f"{len(outcome.bad)} files left out:")
         for name, reason in outcome.bad.items():

@@ -15,7 +15,7 @@ Unlike the published preparation, channels are averaged, and sound is resampled 
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ from zfdist.data.sources.convert import (
     silent,
     too_many_bad,
 )
-from zfdist.data.sources.inputs import Input, SourceError, list_inputs
+from zfdist.data.sources.inputs import Input, Listing, SourceError, list_inputs
+from zfdist.data.sources.lists import lines_of_list, resolved
 from zfdist.data.sources.speech import Options, described, listed
 from zfdist.data.store_writer import UNFINISHED, Recording, publish_text
 
@@ -81,7 +82,8 @@ def prepare(options: Rows, out: Path, progress: Progress = silent) -> Outcome:
     """
     if options.max_bad:
         raise SourceError("--max-bad: must be 0 for --split rows, as a file left out would move all rows after it")
-    groups = _groups(options)
+    listing = list_inputs(options.source)
+    groups = _groups(options, listing)
     inputs = [item for group in groups for item in group]
     boundaries = {name: getattr(options, name) for name in ("streams", "valid_row", "test_row", "end_row")}
     order = json_sha256([[item.name for item in group] for group in groups])
@@ -91,10 +93,11 @@ def prepare(options: Rows, out: Path, progress: Progress = silent) -> Outcome:
         "split": {"rule": "rows", "row_samples": ROW_SAMPLES, **boundaries, "groups": len(groups), "order": order},
         **described(options, inputs),
     }
+    remarks = listing.remarks({"not in the order list": len(listing.inputs) - len(inputs)})
     outcome = existing(out, source)
     if outcome is not None:
-        return outcome
-    return convert(
+        return replace(outcome, remarks=remarks)
+    outcome = convert(
         out,
         _plan(options, out, groups, progress),
         source=source,
@@ -103,20 +106,18 @@ def prepare(options: Rows, out: Path, progress: Progress = silent) -> Outcome:
         progress=progress,
         sample_rate=options.sample_rate,
     )
+    return replace(outcome, remarks=remarks)
 
 
-def _groups(options: Rows) -> list[list[Input]]:
+def _groups(options: Rows, listing: Listing) -> list[list[Input]]:
     """Read the order list: groups of files in order; raises SourceError for a file that is missing or comes twice."""
-    try:
-        lines = options.order_list.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"--order-list {options.order_list}: unreadable ({error})") from None
-    known = {item.name: item for item in list_inputs(options.source)}
+    known = {item.name: item for item in listing.inputs}
     groups: list[list[Input]] = [[]]
     seen: dict[str, int] = {}
-    for number, line in enumerate((line.strip() for line in lines), start=1):
-        where = f"--order-list {options.order_list}, line {number}: {line!r}"
-        if line.startswith("#"):
+    for number, text in enumerate(lines_of_list(options.order_list, "--order-list"), start=1):
+        where = f"--order-list {options.order_list}, line {number}: {text!r}"
+        line = resolved(text, options.source, known)
+        if text.startswith("#"):
             continue
         if groups[-1] and (not line or len(groups[-1]) == options.group_files):
             groups.append([])

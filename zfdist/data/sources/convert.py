@@ -56,6 +56,8 @@ class Outcome:
     """Inputs that gave no recording, with the reason."""
     short: int
     """Recordings of sound of fewer than SHORT_SAMPLES samples."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on what lay beside the input and was not read, for the summary."""
 
 
 def existing(out: Path, source: Mapping[str, Any]) -> Outcome | None:
