@@ -97,14 +97,16 @@ def prepare(options: Rows, out: Path, progress: Progress = silent) -> Outcome:
     outcome = existing(out, source)
     if outcome is not None:
         return replace(outcome, remarks=remarks)
+    doubtful: dict[str, str] = {}
     outcome = convert(
         out,
-        _plan(options, out, groups, progress),
+        _plan(options, out, groups, progress, doubtful),
         source=source,
         licence=options.licence or licence_beside(options.source),
         total=options.end_row * ROW_SAMPLES,
         progress=progress,
         sample_rate=options.sample_rate,
+        doubtful=doubtful,
     )
     return replace(outcome, remarks=remarks)
 
@@ -134,8 +136,13 @@ def _groups(options: Rows, listing: Listing) -> list[list[Input]]:
     return [group for group in groups if group]
 
 
-def _plan(options: Rows, out: Path, groups: list[list[Input]], progress: Progress) -> Iterator[PlannedShard]:
-    """Yield the shards of a group after the other; a group is decoded when its length or samples are wanted first."""
+def _plan(
+    options: Rows, out: Path, groups: list[list[Input]], progress: Progress, doubtful: dict[str, str]
+) -> Iterator[PlannedShard]:
+    """Yield the shards of a group after the other; a group is decoded when its length or samples are wanted first.
+
+    What is to be said of files that were read goes into `doubtful`.
+    """
     row = 0
     bad: dict[str, str] = {}
     for number, items in enumerate(groups):
@@ -144,6 +151,7 @@ def _plan(options: Rows, out: Path, groups: list[list[Input]], progress: Progres
             lambda name, start=row: progress(start * ROW_SAMPLES, options.end_row * ROW_SAMPLES, name)
         )
         bad |= group.bad
+        doubtful |= group.doubtful
         if not bad:
             yield from _shards(options, group, samples, row)
         row += max(0, (samples // options.streams - 1) // ROW_SAMPLES) * options.streams
@@ -165,6 +173,7 @@ class _Group:
         self.number = number
         self.key = json_sha256([VERSION, options.sample_rate, [listed(item) for item in items]])
         self.bad: dict[str, str] = {}
+        self.doubtful: dict[str, str] = {}
         self._options = options
         self._items = items
         self._raw = out / UNFINISHED / f"group-{number:05d}.pcm"
@@ -176,13 +185,14 @@ class _Group:
         try:
             known = json.loads(self._length.read_bytes())
             if known["key"] == self.key:
+                self.doubtful = dict(known["doubtful"])
                 return int(known["samples"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
         self._decode(report)
         total = self._raw.stat().st_size // 2
         if not self.bad:
-            publish_text(self._length, json.dumps({"key": self.key, "samples": total}))
+            publish_text(self._length, json.dumps({"key": self.key, "samples": total, "doubtful": self.doubtful}))
         return total
 
     def window(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int16]]:
@@ -202,10 +212,13 @@ class _Group:
         with partial.open("wb") as sink:
             for item in self._items:
                 report(item.name)
+                said: list[str] = []
                 try:
-                    audio.read(self._options.source / item.name, self._options.sample_rate).tofile(sink)
+                    audio.read(self._options.source / item.name, self._options.sample_rate, said).tofile(sink)
                 except audio.AudioError as error:
                     self.bad[item.name] = str(error)
+                if said:
+                    self.doubtful[item.name] = "; ".join(said)
         partial.rename(self._raw)
 
 

@@ -170,10 +170,13 @@ def _planned(options: Options, split: str, number: int, inputs: list[Input], sam
         done = 0
         for item in inputs:
             try:
-                pcm = audio.read(options.source / item.name, options.sample_rate)
+                said: list[str] = []
+                pcm = audio.read(options.source / item.name, options.sample_rate, said)
             except audio.AudioError as error:
                 notes[item.name] = str(error)
                 continue
+            if said:
+                notes[item.name] = "; ".join(said)
             done += pcm.size
             report(done, item.name)
             yield Recording(item.name, pcm)
