@@ -183,9 +183,9 @@ def _mono_blocks(file: soundfile.SoundFile, said: list[str]) -> Iterator[Floats]
         raise AudioError(f"cut short: {total:,} of {file.frames:,} frames are there")
     share = beyond / max(1, total * file.channels)
     if loudest > LOUDEST or share > 0.5:
-        scale = next((scale for scale in SCALES if loudest <= scale), None)
-        remedy = f"divide it by {scale:,}, or write it as integers" if scale else "it is no sound, or damaged"
-        raise AudioError(f"float values up to {loudest:,.6g}, where full scale is 1: {remedy}")
+        scale = next((scale for scale in SCALES if LOUDEST < loudest <= scale), None)
+        remedy = f"divide them by {scale:,}, or write integers" if scale else "bring them to -1 to 1"
+        raise AudioError(f"float values up to {loudest:,.6g}, {100 * share:.3g} % beyond full scale, 1: {remedy}")
     if beyond:
         said.append(f"{100 * share:.3g} % of its float values are beyond full scale, up to {loudest:.3g}: clipped")
 

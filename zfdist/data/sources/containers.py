@@ -118,40 +118,49 @@ def check(path: Path, kind: str) -> Checked:
 def _check_riff(file: BinaryIO, size: int) -> Checked:
     """Walk over the chunks of a WAV file to its sound.
 
-    A size of 0 with sound behind it, or from PLACEHOLDER_BYTES on, is none: the sound goes to the end. RF64 (also
-    called BW64) has the sizes of 64 bits in its first chunk.
+    RF64 (also called BW64) has the sizes of 64 bits in its first chunk.
     """
     magic, riff_bytes = struct.unpack("<4sI", file.read(12)[:8])
     corrections = {0: b"RF64"} if magic == b"BW64" else {}
-    long_at = long_bytes = None
+    long_at, long_bytes = 0, 0
     while len(header := file.read(8)) == 8:
         name, length = struct.unpack("<4sI", header)
         at = file.tell()
         if name == b"ds64" and magic != b"RIFF" and len(sizes := file.read(16)) == 16:
             long_at, long_bytes = at + 8, struct.unpack("<8xQ", sizes)[0]
-        if name == b"fmt " and len(described := file.read(8)) == 8:
-            channels, rate = struct.unpack("<2xHI", described)
-            check_format(rate, channels)
+        if name == b"fmt " and len(described := file.read(16)) == 16:
+            _check_fmt(described)
         if name == b"data":
+            is_long = length == 0xFFFFFFFF and long_at > 0
+            promised = long_bytes if is_long else length
             there = size - at
-            if length == 0xFFFFFFFF and long_bytes is not None and long_at is not None:
-                length = long_bytes
-                if length == 0 or length >= 1 << 48:
-                    return Checked({**corrections, long_at: struct.pack("<Q", there)}, is_streamed=True)
-            elif length == 0 and there and not _is_chunks(file, at, size):
-                return Checked({**corrections, at - 4: struct.pack("<I", min(there, 0xFFFFFFFE))}, is_streamed=True)
-            if length > there:
-                if magic != b"RIFF" or not (_is_placeholder(length) or _is_placeholder(riff_bytes)):
-                    raise AudioError(f"cut short: {there:,} of {length:,} bytes of sound are there")
-                return Checked(corrections, is_streamed=True)
-            if not _is_chunks(file, at + length, size):
+            has_length = 0 < promised < 1 << 48 if is_long else not (_is_none(promised) or _is_none(riff_bytes))
+            if promised > there and has_length:
+                raise AudioError(f"cut short: {there:,} of {promised:,} bytes of sound are there")
+            if promised > there or (not has_length and there and not _is_chunks(file, at + promised, size)):
+                sound = _end_of_sound(file, at, size) - at
+                if sound > 0xFFFFFFFE and not is_long:
+                    raise AudioError("more than 4 GiB without a length; write it anew as RF64 or FLAC")
+                right = struct.pack("<Q" if is_long else "<I", sound)
+                return Checked({**corrections, (long_at if is_long else at - 4): right}, is_streamed=True)
+            if not _is_chunks(file, at + promised, size):
                 raise AudioError(
-                    f"its header counts {length:,} bytes of sound, and {there - length:,} more follow that are none of "
-                    "its chunks: two files in one, or a header that was not brought up to date; write it anew"
+                    f"its header counts {promised:,} bytes of sound, {there - promised:,} more follow that are none "
+                    "of its chunks: two files in one, or a header that was not brought up to date; write it anew"
                 )
             return Checked(corrections)
         file.seek(at + length + length % 2)
     raise AudioError("no data chunk: cut short or damaged")
+
+
+def _check_fmt(described: bytes) -> None:
+    """Raise AudioError if a WAV file describes samples that there are not."""
+    tag, channels, rate, _, frame_bytes, bits = struct.unpack("<HHIIHH", described)
+    check_format(rate, channels)
+    sample_bytes, rest = divmod(frame_bytes, channels)
+    is_plain = tag in (1, 3, 0xFFFE)  # integers, floats, and either with more said of them
+    if is_plain and (not 8 <= bits <= 64 or (frame_bytes and (rest or sample_bytes not in (1, 2, 3, 4, 8)))):
+        raise AudioError(f"{channels} samples of {bits} bits in {frame_bytes} bytes: its header is damaged")
 
 
 def check_format(rate: int, channels: int) -> None:
@@ -164,13 +173,25 @@ def check_format(rate: int, channels: int) -> None:
         raise AudioError(f"{channels:,} channels, where 1 to {MOST_CHANNELS} are read: its header is damaged")
 
 
-def _is_placeholder(length: int) -> bool:
+def _is_none(length: int) -> bool:
+    """Tell if a size stands for a length that was not known when it was written."""
     return length == 0 or length >= PLACEHOLDER_BYTES
 
 
 def _is_chunks(file: BinaryIO, start: int, size: int) -> bool:
     """Tell if what follows the sound is chunks, but for a few bytes; with a byte between or, as some write it, none."""
     return any(_stray_bytes(file, at, size) <= STRAY_BYTES for at in (start, start + start % 2))
+
+
+def _end_of_sound(file: BinaryIO, start: int, size: int) -> int:
+    """Return where the sound of a stream ends: before a list of tags that ends with the file, or with the file."""
+    first = max(start, size - (1 << 16))
+    file.seek(first)
+    tail = file.read()
+    for found in re.finditer(b"LIST(.{4})(INFO|adtl)", tail, re.DOTALL):
+        if found.end(1) + struct.unpack("<I", found[1])[0] in (len(tail), len(tail) - 1):
+            return first + found.start()
+    return size
 
 
 def _stray_bytes(file: BinaryIO, at: int, size: int) -> int:

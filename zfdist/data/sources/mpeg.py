@@ -176,13 +176,13 @@ def _runs(content: bytes, frames: list[Frame]) -> list[_Run]:
 
 def _stream(content: bytes, run: _Run) -> Stream:
     """Return the frames of a run behind one that counts them: its own if that is right, else a new one."""
-    first, last, count = run.frames[0], run.frames[-1], len(run.frames)
+    first, count = run.frames[0], len(run.frames)
+    sound = b"".join(content[frame.at : frame.at + frame.bytes] for frame in run.frames)
     if run.counting is not None and run.told in (count, count + 1) and run.counting[2:] == first[2:]:
-        start, counting = run.counting.at, b""
+        counting = content[run.counting.at : run.counting.at + run.counting.bytes]
     else:
-        start = first.at
-        counting = _counting(content[first.at : first.at + 4], count, last.at + last.bytes - start)
-    return Stream(counting + content[start : last.at + last.bytes], count, count * first.samples)
+        counting = _counting(sound[:4], count, len(sound))
+    return Stream(counting + sound, count, count * first.samples)
 
 
 def _counting(header: bytes, frames: int, size: int) -> bytes:
