@@ -137,7 +137,7 @@ def test_many_channels_and_legal_kinds_of_samples(tmp_path: Path) -> None:
     for subtype, most in (("PCM_U8", 256), ("PCM_24", 1), ("PCM_32", 1), ("DOUBLE", 1), ("ALAW", 99), ("ULAW", 99)):
         soundfile.write(tmp_path / "a.wav", TONE / 32768, 16_000, subtype=subtype)
         assert np.abs(read(tmp_path / "a.wav", 16_000).astype(int) - TONE).max() <= most
-    for subtype in ("IMA_ADPCM", "MS_ADPCM"):
+    for subtype in ("IMA_ADPCM", "MS_ADPCM", "GSM610"):
         soundfile.write(tmp_path / "a.wav", TONE[:3001] / 32768, 16_000, subtype=subtype)
         assert len(read(tmp_path / "a.wav", 16_000)) >= 3001
 

@@ -58,7 +58,7 @@ def test_links_to_files_and_links_to_nowhere(tmp_path: Path) -> None:
     assert list(found.files) == ["a.wav", "gone"] and found.broken == {"gone"}
     assert [item.name for item in list_inputs(tmp_path / "in").inputs] == ["a.wav", "gone"]
     (tmp_path / "in" / "self").symlink_to("self")
-    with pytest.raises(SourceError, match=r"cannot be read at 1 places: 'self' \(Too many levels of symbolic links\)"):
+    with pytest.raises(SourceError, match=r"cannot read what is in it: 'self' \(Too many levels of symbolic links\)"):
         walk(tmp_path / "in")
 
 
@@ -108,12 +108,12 @@ def test_folders_that_may_not_be_entered_are_named(tmp_path: Path) -> None:
         write(folder / "open" / "secret").chmod(0o600)
         os.seteuid(54321)
         try:
-            with pytest.raises(SourceError, match="cannot be read at 2 places: 'link' ") as refused:
+            with pytest.raises(SourceError, match="cannot read what is in it: 'link' ") as refused:
                 walk(folder)
         finally:
             os.seteuid(0)
         said = str(refused.value)
-        assert "'open/deep/locked' (Permission denied)" in said and "make them readable or take them out" in said
+        assert "'open/deep/locked' (Permission denied)" in said and "make it readable or take it out" in said
         locked.chmod(0o755)
         (folder / "link").unlink()
         os.seteuid(54321)

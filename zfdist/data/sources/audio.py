@@ -116,8 +116,8 @@ class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no
     """A file of which a stream of unknown length is not wound, as its base does after every read: that fails there."""
 
     def seekable(self) -> bool:
-        """Say if its length is known."""
-        return bool(self.frames < UNKNOWN_FRAMES)
+        """Say if it can be wound."""
+        return bool(super().seekable() and self.frames < UNKNOWN_FRAMES)
 
 
 def resampled(blocks: Iterator[Floats], from_rate: int, to_rate: int) -> Iterator[Floats]:

@@ -77,8 +77,7 @@ def walk(source: Path) -> Tree:
         starts = sorted(links, key=os.fsencode)
     if unreadable:
         raise SourceError(
-            f"{source}: cannot be read at {len(unreadable):,} places: {_shown(unreadable)}; "
-            "make them readable or take them out of the folder"
+            f"{source}: cannot read what is in it: {_shown(unreadable)}; make it readable or take it out of the folder"
         )
     tree.files = {name: tree.files[name] for name in sorted(tree.files, key=os.fsencode)}
     return tree

@@ -19,6 +19,8 @@ KBITS = {  # layer III, by MPEG version
 RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 START = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|ID3|TAG|APETAGEX")
 """What a frame or a tag begins with."""
+COUNTING = re.compile(b"Xing|Info|VBRI")
+"""What a frame holds that counts the others."""
 CHAIN = 3
 """Frames that must follow each other where one is looked for: two bytes like its first two are anywhere."""
 STRAY_BYTES = 4096
@@ -149,15 +151,14 @@ def _tag_bytes(content: bytes, at: int) -> int:
 
 def _count_of(content: bytes, frame: Frame) -> int | None:
     """Return how many frames a frame without sound counts (0: it does not say), or None if it is one with sound."""
-    for mark in (b"Xing", b"Info", b"VBRI"):
-        # After the header, perhaps a checksum, and the side information, which has 9 to 32 bytes.
-        found = content.find(mark, frame.at + 13, min(frame.at + 46, frame.at + frame.bytes))
-        if found >= 0 and mark == b"VBRI":
-            return int(struct.unpack_from(">I", content, found + 14)[0])
-        if found >= 0:
-            flags, count = struct.unpack_from(">II", content, found + 4)
-            return int(count) if flags & 1 else 0
-    return None
+    # After the header, perhaps a checksum, and the side information, which has 9 to 32 bytes.
+    found = COUNTING.search(content, frame.at + 13, min(frame.at + 46, frame.at + frame.bytes))
+    if found is None or len(content) < found.start() + 18:
+        return None
+    if found[0] == b"VBRI":
+        return int(struct.unpack_from(">I", content, found.start() + 14)[0])
+    flags, count = struct.unpack_from(">II", content, found.end())
+    return int(count) if flags & 1 else 0
 
 
 def _runs(content: bytes, frames: list[Frame]) -> list[_Run]:
