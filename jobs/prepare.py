@@ -127,14 +127,20 @@ def _progress(command: Command) -> Iterator["Progress"]:
 
 def _print_outcome(command: Command, outcome: "Outcome") -> None:
     from jobs.cli import prepare_summary
+    from zfdist.data.sources.convert import named
 
     manifest = outcome.manifest
     if outcome.was_there:
         print(f"{command.out} was already made from this input; nothing to do.")
+    for remark in outcome.remarks:
+        print(remark)
     if outcome.bad:
         print(f"{len(outcome.bad)} files left out:")
         for name, reason in outcome.bad.items():
             print(f"  {name}: {reason}")
+    if outcome.doubtful:
+        print(f"{len(outcome.doubtful):,} files were read of which this should be known:")
+        print(named(outcome.doubtful))
     for line in prepare_summary.lines(command.out, manifest):
         print(line)
     if outcome.short:

@@ -14,7 +14,9 @@ class Speech:
     """Convert a folder of WAV, FLAC, NIST SPHERE and MP3 files, at any depth, into Arrow shards.
 
     Channels are averaged, sound is resampled and kept as int16; a file is one recording. Files are known by their
-    first bytes; hidden ones and those of other kinds are passed over, links to folders are not followed.
+    first bytes. Links to folders are followed, to each folder once. Hidden files and those of other kinds are left out
+    and counted; a folder that cannot be read is an error. A WAV that does not tell its length, as one from a pipe, is
+    read to its end. Floats have full scale 1: files of integers as floats are bad files.
 
     The split: u = sha256 of a file's path below --source, as a fraction of 1; test if 100 u is below --test-percent,
     valid if it is below the sum of both percentages, else train. It does not change when other files come or go.

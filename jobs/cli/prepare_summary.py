@@ -31,6 +31,12 @@ def _recordings(manifest: StoreManifest) -> Iterator[str]:
         )
     normalisation = manifest.normalisation
     yield f"normalised by mean {normalisation.mean:.6g} and std {normalisation.std:.6g} of {normalisation.split}"
+    for name, split in manifest.splits.items():
+        if split.statistics.std < 1:
+            yield (
+                f"warning: {name} is almost silent: its std of {split.statistics.std:.3g} is below 1, one step of 16 "
+                "bits; see whether its channel was muted or its scale is wrong"
+            )
 
 
 def _speakers(store: Store) -> Iterator[str]:
