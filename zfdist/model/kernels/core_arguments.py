@@ -1,6 +1,6 @@
 """What an implementation of a loop over time is given: for each of the two loops a tuple, whose names carry the shapes.
 
-The loops are that of zfdist.model.recurrent.recurrence and SRNN's chain of latents, zfdist.model.recurrent.latent_chain; these give the
+The loops are those of zfdist.model.recurrent.recurrence and of SRNN's chain of latents, .latent_chain, which give the
 formulas.
 
 Shapes: T time, B batch, H hidden, Z latent, Q = 2 Z, M hidden units of a net, G = 4 H gates in the order o, i, f, u;
