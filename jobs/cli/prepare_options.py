@@ -141,9 +141,10 @@ class Blizzard:
 class Mnist:
     """Convert binary MNIST: a row of 784 pixels 0 or 1 an image.
 
-    From text or MATLAB files with train, valid and test in their names (binarized_mnist_train.amat ..., the standard
-    fixed binarisation), or from IDX files of grey images (train-images-idx3-ubyte, t10k-images-idx3-ubyte, .gz or
-    not), of which each pixel is drawn once, as 1 with probability grey / 255. Labels are kept where there are any.
+    From text, MATLAB or .npy files with train, valid and test in their names (binarized_mnist_train.amat ..., the
+    standard fixed binarisation), or from grey images, of which each pixel is drawn once, as 1 with probability
+    grey / 255: IDX files (train-images-idx3-ubyte and t10k- or test-), mnist.npz of Keras, or train.csv and test.csv
+    of Kaggle. All may be packed; equal content counts once. Labels are kept where there are any.
     """
 
     source: Path
@@ -153,7 +154,7 @@ class Mnist:
     binarise_seed: int = 0
     """Fixes which pixels of grey images are 1."""
     idx_valid: int = 10_000
-    """Images at the end of the IDX training file that are validation."""
+    """Images at the end of the training file of grey images that are validation."""
     licence: str = ""
     """Licence of the data; default: the text of a LICENSE or COPYRIGHT file in --source."""
 

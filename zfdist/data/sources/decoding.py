@@ -171,5 +171,3 @@ def lines_of(content: IO[bytes], encoding: str, oddities: Oddities) -> Iterator[
             yield TextLine(number, oddities.without_nul(text), is_latin1)
     except UnicodeError as error:
         raise NotText(f"not {encoding} after line {number} ({error}); --encoding names another one") from None
-    finally:
-        reader.detach()
