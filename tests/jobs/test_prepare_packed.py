@@ -128,6 +128,8 @@ def test_what_was_met_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ("a.txt", b"%PDF-1.7\n" + TEXT, "a.txt: a PDF document; save it as text"),
         ("a.txt", b"\x80\x04\x95abc" + TEXT, "a.txt: a pickle"),
         ("a.txt", b"\xff\xd8\xff\xe0" + TEXT, "a.txt: an image"),
+        ("a.txt", b'{"text": "x"}\n' * 9, "a.txt: holds lines of JSON; give it a name that ends in .jsonl"),
+        ("a.xml", b"<?xml version='1.0'?>" + TEXT, "a.xml: XML; write its text"),
         ("a.html", b"<!DOCTYPE HTML><p>" + TEXT, "a.html: a page of HTML"),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a.txt: a pointer of Git LFS"),
         ("a.7z", b"7z\xbc\xaf\x27\x1c" + TEXT, "a.7z: a 7z archive; unpack it"),

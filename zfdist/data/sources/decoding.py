@@ -32,6 +32,7 @@ _FORMATS = (
     ((b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a"), "an image"),
     (b"\x7fELF", "a program"),
     (b"version https://git-lfs", "a pointer of Git LFS in place of the data; run git lfs pull"),
+    (b"<?xml", "XML; write its text to a .txt or .jsonl file"),
     ((b"<!doctype html", b"<html"), "a page of HTML, perhaps of a failed download; save it as text"),
 )
 """First bytes of what is no text, and what to do about it."""

@@ -92,6 +92,14 @@ def parts(row: Row, name: str, fields: Fields, labels: Labels) -> Parts:
     return Parts(review, label, [line for line in lines if line.strip()])
 
 
+def is_json(line: str) -> bool:
+    """Tell whether a line is an object of JSON."""
+    try:
+        return line.lstrip()[:1] == "{" and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def of_json(lines: Iterable[TextLine]) -> Iterator[Row]:
     """Read an object from each line."""
     for line in lines:

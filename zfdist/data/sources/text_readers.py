@@ -239,6 +239,8 @@ def _lines(file: File, member: Member, fields: Fields, encoding: str, notes: Not
             if head.lstrip()[:1] == "[":
                 raise NotText("an array of JSON; there must be an object on each line (jq -c '.[]' FILE > FILE.jsonl)")
             yield from _of_rows(file, rows.of_json(content), fields, notes)
+        elif rows.is_json(head.split("\n", 1)[0]):
+            raise NotText("holds lines of JSON; give it a name that ends in .jsonl (or .jsonl.gz and the like)")
         else:
             for line in content:
                 done = f" after line {line.number}"
