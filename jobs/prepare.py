@@ -47,13 +47,14 @@ def main(argv: list[str]) -> int:
 
 def _convert(command: Command, progress: "Progress") -> "Outcome":
     """Call the converter of a command."""
-    from zfdist.data.sources import blizzard, mnist, speech, text, text_readers, timit
+    from zfdist.data.sources import blizzard, mnist, speech, text, timit
+    from zfdist.data.sources.rows import Fields
 
     given = {name: value for name, value in vars(command).items() if name != "out"}
     if isinstance(command, Mnist):
         return mnist.prepare(mnist.Mnist(**given), command.out, progress)
     if isinstance(command, Text):
-        fields = text_readers.Fields(*(given.pop(f"{name}_field") for name in ("text", "review", "label")))
+        fields = Fields(*(given.pop(f"{name}_field") for name in ("text", "review", "label")))
         return text.prepare(text.Text(sources=given.pop("source"), fields=fields, **given), command.out, progress)
     given["lists"] = _lists(given)
     if isinstance(command, Speech):

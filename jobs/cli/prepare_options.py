@@ -143,9 +143,10 @@ class Blizzard:
 class Mnist:
     """Convert binary MNIST: a row of 784 pixels 0 or 1 an image.
 
-    From text or MATLAB files with train, valid and test in their names (binarized_mnist_train.amat ..., the standard
-    fixed binarisation), or from IDX files of grey images (train-images-idx3-ubyte, t10k-images-idx3-ubyte, .gz or
-    not), of which each pixel is drawn once, as 1 with probability grey / 255. Labels are kept where there are any.
+    From text, MATLAB or .npy files with train, valid and test in their names (binarized_mnist_train.amat ..., the
+    standard fixed binarisation), or from grey images, of which each pixel is drawn once, as 1 with probability
+    grey / 255: IDX files (train-images-idx3-ubyte and t10k- or test-), mnist.npz of Keras, or train.csv and test.csv
+    of Kaggle. All may be packed; equal content counts once. Labels are kept where there are any.
     """
 
     source: Path
@@ -155,7 +156,7 @@ class Mnist:
     binarise_seed: int = 0
     """Fixes which pixels of grey images are 1."""
     idx_valid: int = 10_000
-    """Images at the end of the IDX training file that are validation."""
+    """Images at the end of the training file of grey images that are validation."""
     licence: str = ""
     """Licence of the data; default: the text of a LICENSE or COPYRIGHT file in --source."""
 
@@ -164,8 +165,10 @@ class Mnist:
 class Text:
     """Convert text: a row of word ids a sentence, between --min-tokens and --max-tokens words.
 
-    A source is a file (a sentence a line; .jsonl: an object a line; .pos, .neg: with that label), a .zip archive, or a
-    folder of such files; in folders and archives a .txt file is a review, labelled if its folder is pos or neg.
+    A source is a file (a sentence a line; .jsonl: an object a line; .csv, .tsv, .parquet: a table of which
+    --text-column names a column; .pos, .neg: with that label), a zip or tar archive, or a folder of such files; all may
+    be packed by gzip, bzip2 or xz, which is told by their first bytes. In folders and archives a .txt file is a
+    review, labelled if its folder is pos or neg.
 
     The split: u = sha256 of the review's name or id, or of the sentence's words where there is none, as a fraction of
     1; test if 100 u is below --test-percent, valid if it is below the sum of both percentages, else train.
@@ -190,12 +193,15 @@ class Text:
     """Share of the reviews (or sentences) for validation."""
     test_percent: float = 10.0
     """Share of the reviews (or sentences) for the test."""
-    text_field: str = "text"
-    """Field of a JSON line that holds the text."""
-    review_field: str = ""
-    """Field that holds the id of the review; default: none, each sentence for itself."""
-    label_field: str = ""
-    """Field that holds the label: a whole number, or pos or neg; default: none."""
+    text_field: Annotated[str, tyro.conf.arg(aliases=("--text-column",))] = ""
+    """Field of a JSON line, or column of a table, that holds the text; default: text in JSON lines."""
+    review_field: Annotated[str, tyro.conf.arg(aliases=("--review-column",))] = ""
+    """The one that holds the id of the review; default: none, each sentence for itself."""
+    label_field: Annotated[str, tyro.conf.arg(aliases=("--label-column",))] = ""
+    """The one that holds the label: a whole number (4, 4.0), pos, positive, neg or negative; default: none."""
+    encoding: str = ""
+    """Encoding of text without a mark, e.g. cp1251, shift_jis, utf-16-le; default: UTF-8, and Latin-1 (Windows-1252)
+    for lines that are not."""
     max_bad: int = 0
     """Lines and files that may be unreadable; they are left out and reported."""
     licence: str = ""

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from zfdist.data.kinds import SPECIALS
 from zfdist.data.manifest import StoreManifest
 from zfdist.data.sources import text, timit
 from zfdist.data.store import Store
+
+MOST_LABELS = 20
+"""Values of labels that are listed; the others are counted."""
 
 
 def lines(out: Path, manifest: StoreManifest) -> Iterator[str]:
@@ -68,5 +72,22 @@ def _sentences(store: Store) -> Iterator[str]:
         f"vocabulary of {known:,}: {known - len(SPECIALS):,} of the {manifest.source['distinct_words']:,} different "
         f"words of train, and {' '.join(SPECIALS)}"
     )
-    if manifest.source["latin1_lines"]:
-        yield f"{manifest.source['latin1_lines']:,} lines are not UTF-8 and were read as Latin-1"
+    yield from _oddities(manifest.source)
+
+
+def _oddities(source: dict[str, Any]) -> Iterator[str]:
+    """Say what was met in the text and how it was taken; stores of earlier versions know less about it."""
+    labels = source.get("labels")
+    if labels:
+        told = [f"{value!r} is {label}" for value, label in sorted(labels.items(), key=lambda item: (item[1], item[0]))]
+        more = f" and {len(told) - MOST_LABELS:,} more" if len(told) > MOST_LABELS else ""
+        yield f"labels: {', '.join(told[:MOST_LABELS])}{more}"
+        if source["unlabelled_rows"]:
+            first = source["first_unlabelled_row"]
+            yield f"{source['unlabelled_rows']:,} rows have no label, the first is {first}; theirs is unknown (-1)"
+    if source["latin1_lines"]:
+        yield f"{source['latin1_lines']:,} lines are not UTF-8 and were read as Latin-1 (Windows-1252)"
+    if source.get("nul_characters"):
+        yield f"{source['nul_characters']:,} NUL characters or byte-order marks within the text were read as blanks"
+    if source.get("html_breaks"):
+        yield f"{source['html_breaks']:,} lines hold <br />, which stays in the words; --sentences marks cuts there"
