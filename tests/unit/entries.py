@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 import unrolls
-from test_graph import recorded
+from test_cuda_graphs import recorded
 from torch import Tensor
 from torch.nn import functional as F
 
