@@ -18,7 +18,7 @@ from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config, ConfigError, ModelConfig
 from zfdist.data.loader import TrainLoader, sequences_of
 from zfdist.data.store import Store
-from zfdist.engine import OPERANDS, Engine, EngineError
+from zfdist.engine import OPERANDS, OPTIMIZER, Engine, EngineError
 from zfdist.model import systems
 from zfdist.model.objective import LABEL_SUMS, SUMS
 from zfdist.model.recurrent.latent_chain import LatentChain
@@ -155,6 +155,8 @@ def _implementations(module: systems.System, engine: Engine) -> str:
 def _restore(run: Run, folder: Path) -> None:
     manifest = checkpoint.read_manifest(folder)
     _refuse_other_run(run, manifest)
+    if manifest.optimizer != OPTIMIZER and run.world.rank == 0:
+        print(_other_optimizer(folder, manifest), flush=True)
     scratch = run.folder / "checkpoints" / ".universal"
     _remove(scratch, run)  # left by a crash in mid-conversion: its pieces must not mix with ours
     try:
@@ -172,6 +174,11 @@ def _restore(run: Run, folder: Path) -> None:
     run.skipped_in_a_row = manifest.progress["skipped_in_a_row"]
     meters = manifest.progress["meters"]
     run.meter.restore(metrics.place_state(meters, run.world.rank, run.world.size))
+
+
+def _other_optimizer(folder: Path, manifest: CheckpointManifest) -> str:
+    before = manifest.optimizer or "AdamW with a weight decay of 0.01 (as all runs on a CPU were)"
+    return f"{folder} was trained with {before}; from here on it is {OPTIMIZER}, without weight decay"
 
 
 def _remove(scratch: Path, run: Run) -> None:
