@@ -62,9 +62,9 @@ class Time(NamedTuple):
 
 
 def parameters(config: ModelConfig, x_dim: int) -> int:
-    """Return the number of parameters of the network, without making it."""
+    """Return the number of parameters of a network of these sizes, without making it."""
     with torch.device("meta"):
-        return systems.parameter_counts(systems.build(systems.sized(config, x_dim), x_dim, seed=0))["total"]
+        return systems.parameter_counts(systems.build(config, x_dim, seed=0))["total"]
 
 
 def memory(count: int, stage: int, workers: int, activations: float = 0.0) -> Memory:
@@ -80,7 +80,7 @@ def memory(count: int, stage: int, workers: int, activations: float = 0.0) -> Me
 
 def activations(config: ModelConfig, x_dim: int) -> Activations:
     """Return what the network keeps for its backward pass: three small passes are run and their tensors counted."""
-    config = as_measured(systems.sized(config, x_dim))
+    config = as_measured(config)
     model = systems.build(config, x_dim, seed=0)
     small = kept_bytes(model, config, x_dim, _FRAMES, _SEQUENCES)
     longer = kept_bytes(model, config, x_dim, 2 * _FRAMES, _SEQUENCES)
@@ -92,7 +92,7 @@ def activations(config: ModelConfig, x_dim: int) -> Activations:
 
 def as_measured(config: ModelConfig) -> ModelConfig:
     """Return the config with the time loop that a GPU takes, wherever it is asked; others keep about as much."""
-    by_hand = config.recurrence == "auto" and config.system in ("zforcing", "vrnn") and not config.layer_norm_z
+    by_hand = config.recurrence == "auto" and config.system in ("zforcing", "vrnn") and not config.loop_by_autograd
     return dataclasses.replace(config, recurrence="bptt") if by_hand else config
 
 

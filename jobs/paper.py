@@ -49,7 +49,8 @@ class Arguments:
     alpha: float = paper_rows.USUAL_ALPHA
     """alpha = beta of the rows with auxiliary cost, where the paper prints none."""
     parameters: int | None = None
-    """Size of every system; 0 takes the recipe's sizes; default: that of zforcing in the recipe's sizes."""
+    """Size of every system, heads without weight not counted; 0 takes the recipe's sizes; default for table1: that of
+    zforcing with all its heads in the recipe's sizes, else 0, as the paper compares rows of one size."""
     num_samples: int | None = None
     """Of IWAE; 0 for none; default: 25 for table2, else none."""
     workers_per_trial: int = 1
@@ -122,7 +123,8 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
     _refuse_other_kind(arguments.table, store, base)
     x_dim = store.frame_size(base.data.frame_samples)
     rows = paper_rows.rows(arguments.table, base, arguments.alpha)
-    points = paper_rows.points(base, rows, arguments.seeds, x_dim, arguments.parameters)
+    budget = 0 if arguments.parameters is None and arguments.table != "table1" else arguments.parameters
+    points = paper_rows.points(base, rows, arguments.seeds, x_dim, budget)
 
     from cluster.sweep.search_space import prepare_list
 

@@ -60,15 +60,19 @@ def main(argv: Sequence[str]) -> int:
 
 def _lines(arguments: Arguments) -> Iterator[str]:
     from cluster import estimate
+    from zfdist.model import systems
 
     config, workers = arguments.config, arguments.workers
     x_dim, frames = _x_dim(arguments), estimate.frames_of(config, arguments.frames)
     if frames is None:
         command.refuse("data.train_view = utterances: pass --frames, the steps of the longest")
-    count = estimate.parameters(config.model, x_dim)
+    model = systems.sized(config.model, config.loss, x_dim)
+    count = estimate.parameters(model, x_dim)
     sequences = math.ceil(config.data.global_batch / workers / config.engine.accumulation_steps)
-    kept = estimate.activations(config.model, x_dim).of(frames, sequences)
-    yield f"{count:,} parameters; gradient {count * 4 / 2**20:,.1f} MiB"
+    kept = estimate.activations(model, x_dim).of(frames, sequences)
+    idle = systems.idle_heads(model, config.loss)
+    unused = f" (with {' and '.join(idle)}, which have no weight in the objective)" if idle else ""
+    yield f"{count:,} parameters{unused}; gradient {count * 4 / 2**20:,.1f} MiB"
     yield f"{workers} worker{'s' * (workers > 1)}, each {sequences} sequences of {frames} steps at a time"
     yield ""
     yield "GiB per worker   weights  gradients  optimizer  activations    total"

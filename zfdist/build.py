@@ -15,10 +15,10 @@ from zfdist.checkpoint.checkpointer import Checkpointer
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.checkpoint.remote_checkpointer import RemoteCheckpointer
 from zfdist.checkpoint.run_sync import WorkingCopy
-from zfdist.config import Config, ConfigError
+from zfdist.config import Config, ConfigError, ModelConfig
 from zfdist.data.loader import TrainLoader, sequences_of
 from zfdist.data.store import Store
-from zfdist.engine import OPERANDS, Engine, EngineError
+from zfdist.engine import OPERANDS, OPTIMIZER, Engine, EngineError
 from zfdist.model import systems
 from zfdist.model.objective import LABEL_SUMS, SUMS
 from zfdist.model.recurrent.latent_chain import LatentChain
@@ -69,7 +69,7 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
     store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
     _refuse_other_density(store, config)
     x_dim = store.frame_size(config.data.frame_samples)
-    config = dataclasses.replace(config, model=systems.sized(config.model, x_dim))
+    config = dataclasses.replace(config, model=_sized(config, x_dim, newest))
     module = systems.build(config.model, x_dim, config.train.seed)
     if start_from is not None and newest is None:
         _load_weights(module, config, start_from)
@@ -118,6 +118,14 @@ def threads_worth_having(weights: int, frames: float, available: int) -> int:
     return max(1, min(available, int(6 * weights * frames / _PER_THREAD)))
 
 
+def _sized(config: Config, x_dim: int, newest: Path | None) -> ModelConfig:
+    """Return the model with its budget spent; a run that goes on keeps the sizes that it has."""
+    kept = None
+    if newest is not None and config.model.parameter_budget:
+        kept = systems.sized_as(config.model, checkpoint.read_manifest(newest).config.model, x_dim)
+    return kept or systems.sized(config.model, config.loss, x_dim)
+
+
 def _refuse_other_density(store: Store, config: Config) -> None:
     densities = _DENSITIES[store.kind.name]
     if config.model.density not in densities:
@@ -130,7 +138,9 @@ def _refuse_other_density(store: Store, config: Config) -> None:
 def _introduction(config: Config, module: systems.System) -> str:
     counts = systems.parameter_counts(module)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
-    return f"{config.model.system} with {config.model.density} output: {counts['total']:,} parameters ({parts})"
+    idle = systems.idle_heads(config.model, config.loss)
+    unused = f"; {' and '.join(idle)} without weight in the objective" if idle else ""
+    return f"{config.model.system} with {config.model.density} output: {counts['total']:,} parameters ({parts}{unused})"
 
 
 def _implementations(module: systems.System, engine: Engine) -> str:
@@ -145,6 +155,8 @@ def _implementations(module: systems.System, engine: Engine) -> str:
 def _restore(run: Run, folder: Path) -> None:
     manifest = checkpoint.read_manifest(folder)
     _refuse_other_run(run, manifest)
+    if manifest.optimizer != OPTIMIZER and run.world.rank == 0:
+        print(_other_optimizer(folder, manifest), flush=True)
     scratch = run.folder / "checkpoints" / ".universal"
     _remove(scratch, run)  # left by a crash in mid-conversion: its pieces must not mix with ours
     try:
@@ -162,6 +174,11 @@ def _restore(run: Run, folder: Path) -> None:
     run.skipped_in_a_row = manifest.progress["skipped_in_a_row"]
     meters = manifest.progress["meters"]
     run.meter.restore(metrics.place_state(meters, run.world.rank, run.world.size))
+
+
+def _other_optimizer(folder: Path, manifest: CheckpointManifest) -> str:
+    before = manifest.optimizer or "AdamW with a weight decay of 0.01 (as all runs on a CPU were)"
+    return f"{folder} was trained with {before}; from here on it is {OPTIMIZER}, without weight decay"
 
 
 def _remove(scratch: Path, run: Run) -> None:

@@ -27,6 +27,9 @@ from zfdist.world import World
 OPERANDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What the operands of products are rounded to; in TF32 the GPU does that inside."""
 
+OPTIMIZER = "torch.optim.Adam"
+"""What every device and ZeRO stage trains with, as manifests of checkpoints call it; it needs no CUDA toolkit."""
+
 _MOST_IN_A_BUCKET = 500_000_000  # gradients that are reduced together: DeepSpeed's own default
 
 
@@ -51,6 +54,7 @@ class Engine:
         self._world = world
         self._scale = float(world.size * config.accumulation_steps)
         self._clip_norm = optim.clip_norm
+        self._adam = adam_settings(optim)
         self.zero_stage = config.zero_stage
         self.precision = resolve_precision(config, world.device)
         self._settings = contextlib.ExitStack()  # of the process and the module, put back by `close`
@@ -65,6 +69,7 @@ class Engine:
             self._engine, *_ = deepspeed.initialize(
                 model=module,
                 model_parameters=list(module.parameters()),
+                optimizer=lambda parameters: torch.optim.Adam(parameters, **self._adam),
                 config=_deepspeed_config(config, optim, world, weights),
                 dist_init_required=False,
             )
@@ -180,8 +185,17 @@ class Engine:
         self._engine._config.load_universal_checkpoint = False
         if path is None:
             raise EngineError(f"DeepSpeed could not read {folder}")
+        self._optimize_as_configured()
         if self.precision == "fp16":
             self._scale_loss_by(LossScale(*client_state["loss_scale"]))
+
+    def _optimize_as_configured(self) -> None:
+        """Give Adam this run's settings: what was loaded brings along those of the run, and the program, that saved."""
+        optimizer = self._engine.basic_optimizer
+        for group in optimizer.param_groups:
+            group.update(self._adam)
+        for parameter, state in optimizer.state.items():  # a universal checkpoint leaves the counts on the CPU
+            state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device)
 
     def _to_universal(self, state: Path, scratch: Path, converts: bool) -> Path:
         if converts:
@@ -220,9 +234,19 @@ def resolve_precision(config: EngineConfig, device: torch.device) -> str:
     return config.precision
 
 
+def adam_settings(optim: OptimConfig) -> dict[str, Any]:
+    """Return the arguments of torch.optim.Adam: the paper's, without weight decay; fused, one pass over the weights."""
+    return {
+        "lr": optim.learning_rate,
+        "betas": (optim.beta1, optim.beta2),
+        "eps": optim.adam_eps,
+        "weight_decay": 0.0,
+        "decoupled_weight_decay": False,
+        "fused": True,
+    }
+
+
 def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, weights: int) -> dict[str, Any]:
-    # One pass over the weights on either device: torch's fused Adam on a CPU, DeepSpeed's kernel on a GPU.
-    kind = {"torch_adam": True, "fused": True} if world.device.type == "cpu" else {"torch_adam": False}
     # Batch sizes are bookkeeping only: shares may be uneven, and `backward` gets sums over the global batch.
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -232,16 +256,6 @@ def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, we
         "steps_per_print": None,
         # The bucket is allocated at every step: at its default of 2 GB more than zfdist.malloc can keep.
         "zero_optimization": {"stage": config.zero_stage, "reduce_bucket_size": min(weights, _MOST_IN_A_BUCKET)},
-        "zero_allow_untested_optimizer": True,
-        "optimizer": {
-            "type": "Adam",
-            "params": {
-                **kind,
-                "lr": optim.learning_rate,
-                "betas": [optim.beta1, optim.beta2],
-                "eps": optim.adam_eps,
-            },
-        },
     }
 
 

@@ -29,7 +29,7 @@ from zfdist.checkpoint.folder import CheckpointManifest
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.data.loader import Batch, evaluation_batches
-from zfdist.engine import Update
+from zfdist.engine import OPTIMIZER, Update
 from zfdist.evaluation.evaluate import evaluate
 from zfdist.model.objective import Loss, objective
 from zfdist.profile import profiled, span, spanned
@@ -243,6 +243,7 @@ def _save(run: Run, validation: dict[str, float] | None, *, is_last: bool = Fals
             config=run.config,
             world_size=run.world.size,
             precision=run.engine.precision,
+            optimizer=OPTIMIZER,
             data_fingerprint=run.store.fingerprint,
             normalisation={"mean": run.store.mean, "std": run.store.std},
             progress={"meters": meters, "skipped_in_a_row": run.skipped_in_a_row},

@@ -183,9 +183,9 @@ class Text:
     """blanks: tokenised already. words: lower case; runs of letters and digits (with ' or - inside), and all marks."""
     sentences: Literal["lines", "marks"] = "lines"
     """lines: a sentence a line. marks: lines are cut after . ! ? and a blank, and at <br />."""
-    min_tokens: int = 5
+    min_tokens: int = 1
     """Shortest sentence that is kept, in words."""
-    max_tokens: int = 16
+    max_tokens: int = 15
     """Longest sentence that is kept, in words."""
     vocab: int = 16_000
     """Most frequent words that are known, besides <pad>, <s>, </s> and <unk>; ties by code point."""

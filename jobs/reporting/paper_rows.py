@@ -21,8 +21,8 @@ _GMM = {"model.density": "mixture"}
 _SYSTEMS: dict[str, dict[str, Any]] = {
     "rnn": {"model.system": "rnn"},
     "storn": {"model.system": "storn"},
-    "vrnn-i": {"model.system": "vrnn", "model.vrnn_prior": "standard"},
-    "vrnn": {"model.system": "vrnn"},
+    "vrnn-i": {"model.system": "vrnn", "model.vrnn_features": True, "model.vrnn_prior": "standard"},
+    "vrnn": {"model.system": "vrnn", "model.vrnn_features": True},  # as in the network whose numbers stand beside it
     "srnn": {"model.system": "srnn"},
     "zforcing": {"model.system": "zforcing"},
 }
@@ -105,7 +105,8 @@ def key_of(table: str, config: Config) -> str | None:
 def points(base: Config, chosen: list[Row], seeds: int, x_dim: int, budget: int | None) -> list[dict[str, Any]]:
     """Return the trials of a table: every row with every seed, all names in each.
 
-    Systems are sized to `budget` parameters, or to those of zforcing with the base's sizes; 0 takes sizes as they are.
+    Systems are sized to `budget` parameters, or to those of zforcing with all its heads in the base's sizes; 0 takes
+    sizes as they are.
 
     Raises:
         ConfigError: if a row's system or density is not there, or cannot have the size.
@@ -127,7 +128,7 @@ def _aux(weight: float) -> dict[str, Any]:
 def _sizes(config: Config, x_dim: int, budget: int) -> dict[str, Any]:
     from zfdist.model import systems
 
-    sized = systems.sized(dataclasses.replace(config.model, parameter_budget=budget), x_dim)
+    sized = systems.sized(dataclasses.replace(config.model, parameter_budget=budget), config.loss, x_dim)
     return {"model.hidden": sized.hidden, "model.mlp_dim": sized.mlp_dim}
 
 

@@ -156,7 +156,7 @@ def load_model(path: Path) -> Loaded:
     config = manifest.config
     is_text = config.model.density == "categorical" and _WORDS in weights
     x_dim = weights[_WORDS].shape[0] if is_text else config.data.frame_samples
-    model = systems.build(systems.sized(config.model, x_dim), x_dim, seed=0)
+    model = systems.build(config.model, x_dim, seed=0)
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights or name not in expected or weights[name].shape != expected[name].shape:

@@ -45,7 +45,8 @@ def objective(
 ) -> Loss:
     """Return the loss of a batch, equation (10).
 
-    `mask_TB` is true where a frame is real; whatever stands elsewhere, NaN included, counts nowhere.
+    `mask_TB` is true where a frame is real; whatever terms stand elsewhere, NaN included, count nowhere in the loss and
+    get a gradient of exactly 0. Inside a network a NaN times that 0 is NaN again: padding itself must be finite.
     `num_sequences` (>= 1) is that of the global batch, so that ranks and micro-batches add up.
     A frame's KL below `weights.free_nats_per_frame` costs that much instead, in the objective only.
     `labels_B` (int64, -1 where unknown, None for all unknown) is what a label head should say.

@@ -43,8 +43,8 @@ class Text:
     sources: tuple[Path, ...]
     tokenizer: str = "blanks"
     sentences: str = "lines"
-    min_tokens: int = 5
-    max_tokens: int = 16
+    min_tokens: int = 1
+    max_tokens: int = 15
     vocab: int = 16_000
     """Words that are known, without the special ones."""
     valid_percent: float = 5.0

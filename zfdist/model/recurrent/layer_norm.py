@@ -12,13 +12,12 @@ Shapes: T time, B batch, H hidden, Z latent, M hidden units of the nets, G = 4 H
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfdist.model.kernels.lstm_cell import CLIP, GATES, State, cell, clamp_latent, clipped_leaky_relu, no_autocast
 from zfdist.model.kernels.mixed_precision import WideLinear, widen
-from zfdist.model.recurrent.recurrence import Unrolled
+from zfdist.model.recurrent.recurrence import Unrolled, by_steps
 
 
 class LayerNormRecurrence(nn.Module):
@@ -37,19 +36,7 @@ class LayerNormRecurrence(nn.Module):
 
     def forward(self, gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor, state: State) -> Unrolled:
         """Run all steps with z from the posterior."""
-        h_TBH, z_TBZ, q_TBQ = [], [], []
-        for gx_BG, qb_BM, eps_BZ in zip(gx_TBG, qb_TBM, eps_TBZ, strict=True):
-            a_BM = clipped_leaky_relu(self.posterior_h(state.h_BH) + widen(qb_BM))
-            with no_autocast(a_BM):
-                q_BQ = clamp_latent(self.posterior(a_BM), self.latent_clamp)
-            mu_BZ, logvar_BZ = q_BQ.chunk(2, dim=-1)
-            z_BZ = mu_BZ + torch.exp(0.5 * logvar_BZ) * eps_BZ
-            state = self.step(gx_BG, z_BZ, state)
-            h_TBH.append(state.h_BH)
-            z_TBZ.append(z_BZ)
-            q_TBQ.append(q_BQ)
-        mu_TBZ, logvar_TBZ = torch.stack(q_TBQ).chunk(2, dim=-1)
-        return Unrolled(torch.stack(h_TBH), torch.stack(z_TBZ), mu_TBZ, logvar_TBZ, state)
+        return by_steps(self._posterior, self.step, gx_TBG, qb_TBM, eps_TBZ, state)
 
     def step(self, gx_BG: Tensor, z_BZ: Tensor, state: State) -> State:
         """Run the cell once with a given z."""
@@ -63,3 +50,8 @@ class LayerNormRecurrence(nn.Module):
     def stepping(self, steps: int) -> Callable[[Tensor, Tensor, State], State]:
         """Return `step`, which serves loops of any length."""
         return self.step
+
+    def _posterior(self, h_BH: Tensor, qb_BM: Tensor) -> Tensor:
+        a_BM = clipped_leaky_relu(self.posterior_h(h_BH) + widen(qb_BM))
+        with no_autocast(a_BM):
+            return clamp_latent(self.posterior(a_BM), self.latent_clamp)
