@@ -3,8 +3,7 @@
 Sizes, learning rates and batch sizes are the paper's. What it does not print (clipping, Adam's epsilon) is from its
 authors' code, and for `mnist` the sizes of z and the small nets are those of `timit`. KL annealing is on for speech
 alone: the paper finds that it hurts on MNIST, and its Table 2 is without. Numbers of updates are ours, as the paper
-prints none: for `timit` 100 passes over the data, somewhat fewer than a log of its authors shows (113, some 95,000
-updates).
+prints none: for `timit` 100 passes over the data, fewer than a log of its authors shows (113, some 95,000 updates).
 """
 
 from collections.abc import Callable

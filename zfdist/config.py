@@ -89,7 +89,7 @@ class DataConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(Section):
-    """Adam with clipping by global norm."""
+    """Adam (Kingma and Ba, 2015), without weight decay, with clipping by global norm."""
 
     PATH: ClassVar[str] = "optim"
 

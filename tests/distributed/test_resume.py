@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.config import Config
+from zfdist.model import systems
 
 STEPS = 8
 
@@ -108,6 +109,19 @@ def test_kill_9_and_start_again_is_bit_equal(store: Path, tmp_path: Path) -> Non
     weights = "checkpoints/step-00000060/model.safetensors"
     assert (killed / weights).read_bytes() == (tmp_path / "unbroken" / weights).read_bytes()
     assert comparable_metrics(killed) == comparable_metrics(tmp_path / "unbroken")
+
+
+def test_a_run_of_a_budget_keeps_its_sizes_when_a_head_loses_its_weight(store: Path, tmp_path: Path) -> None:
+    config = harness.tiny_config(store, model__parameter_budget=9000)
+    without, other = (config.with_values(v) for v in ({"loss.alpha": 0.0}, {"model.parameter_budget": 12_000}))
+    run = str(tmp_path / "run")
+    ended = harness.run_ranks(1, train_parts, [(run, config, 4), (run, without, None)])[0]
+    assert ended == [("stopped", 4), ("finished", STEPS)]
+    hidden = {checkpoint.read_manifest(tmp_path / f"run/checkpoints/step-{n:08d}").config.model.hidden for n in (4, 8)}
+    assert hidden == {systems.sized(config.model, config.loss, harness.FRAME).hidden}
+    assert hidden != {systems.sized(without.model, without.loss, harness.FRAME).hidden}
+    with pytest.raises(Exception, match=r"was trained with model\.hidden"):
+        harness.run_ranks(1, train_parts, [(run, other, None)])
 
 
 def as_it_was_before(run: Path) -> None:

@@ -15,6 +15,7 @@ from jobs.reporting import paper_published, paper_rows
 from zfdist.config import Config
 from zfdist.data.kinds import BITS, TOKENS
 from zfdist.evaluation.bounds import Importance
+from zfdist.model import systems
 
 AUX = {"loss__alpha": 0.015, "loss__beta": 0.015}
 PLAIN = {"loss__kl__kind": "constant"}
@@ -161,12 +162,18 @@ def test_every_row_is_found_again_from_its_config(table: str) -> None:
     assert published & {row.key for row in rows} == {row.key for row in rows} - {"storn"} or table == "figure2"
 
 
+def weighed(config: Config, x_dim: int) -> int:
+    """Return the number of parameters that have weight in the objective."""
+    counts = systems.parameter_counts(systems.build(config.model, x_dim, seed=0))
+    return counts["total"] - sum(counts[head] for head in systems.idle_heads(config.model, config.loss))
+
+
 def test_trials_have_equal_size_and_all_names() -> None:
     base = Config().with_values({"model.hidden": 64, "model.mlp_dim": 32, "model.z_dim": 8})
     rows = paper_rows.rows("table1", base, alpha=0.01)
     points = paper_rows.points(base, rows, seeds=2, x_dim=20, budget=None)
     assert len(points) == 2 * len(rows) and len({tuple(point) for point in points}) == 1
-    sizes = [paper_rows._size(base.with_values(point), 20) for point in points]
+    sizes = [weighed(base.with_values(point), 20) for point in points]
     assert max(sizes) / min(sizes) < 1.04
     assert {point["train.seed"] for point in points} == {1234, 1235}
     (first, *_) = paper_rows.points(base, rows, seeds=1, x_dim=20, budget=0)

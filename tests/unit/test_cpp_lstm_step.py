@@ -11,6 +11,7 @@ from small_systems import DENSITIES, SYSTEMS, B, T, X, data, make
 from zfdist.model.kernels import cpp_library, cpp_lstm_step
 from zfdist.model.kernels.cpp_lstm_step import OURS, Stepper
 from zfdist.model.kernels.lstm_cell import GATES, State
+from zfdist.model.recurrent.feature_recurrence import FeatureRecurrence
 from zfdist.model.recurrent.layer_norm import LayerNormRecurrence
 from zfdist.model.recurrent.lstm import LSTM
 from zfdist.model.recurrent.recurrence import Recurrence
@@ -151,7 +152,7 @@ def test_who_serves(monkeypatch):
     assert served == {"native": True, "bptt": False, "reference": False}
     assert not is_native(cell_of(5, 3, torch.bfloat16))
     assert not is_native(LSTM(4, 5).bfloat16())
-    assert not is_native(LayerNormRecurrence(5, 3, 2, 0.0))
+    assert not is_native(LayerNormRecurrence(5, 3, 2, 0.0)) and not is_native(FeatureRecurrence(5, 3, 2, 0.0))
 
 
 def test_an_lstm_stays_float32_under_autocast():

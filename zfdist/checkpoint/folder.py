@@ -52,8 +52,7 @@ class CheckpointManifest:
     world_size: int
     precision: str
     """What engine.precision came to: fp32, tf32, bf16 or fp16."""
-    optimizer: str | None = None
-    """What trains, by its name in torch; None where that was not recorded yet, which on a CPU was AdamW."""
+    optimizer: str | None = None  # by its name in torch; None where it was not recorded: AdamW on a CPU
     data_fingerprint: str
     normalisation: Mapping[str, float]
     """Mean and std of the training samples, in units of the stored integers."""
