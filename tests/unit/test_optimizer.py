@@ -13,14 +13,15 @@ from zfdist.config import OptimConfig
 from zfdist.engine import adam_settings
 
 AS_ON_A_GPU = """
-from deepspeed.accelerator import cuda_accelerator, get_accelerator
+from deepspeed.ops.adam import fused_adam
+from deepspeed.ops.op_builder.fused_adam import FusedAdamBuilder
 import torch
 from zfdist.config import EngineConfig, OptimConfig
 from zfdist.engine import Engine
 from zfdist.world import connect
 
-# Tensors stay on the CPU; what DeepSpeed wants to compile, it takes from those for a GPU.
-get_accelerator().create_op_builder = cuda_accelerator.CUDA_Accelerator().create_op_builder
+# Tensors stay on the CPU; the kernel that DeepSpeed's own Adam would have built is that of a GPU.
+fused_adam.FusedAdamBuilder = FusedAdamBuilder
 world = connect()._replace(device=torch.device("cuda", 0))
 for stage in range(4):
     engine = Engine(torch.nn.Linear(2, 2), EngineConfig(zero_stage=stage, precision="fp32"), OptimConfig(), world)
