@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from cluster.session import ClusterError
+from zfdist import atomic_io
 
 FILE = Path("ray-cluster.yaml")
 _MERGED = Path.home() / ".cache" / "zfdist" / "clusters"
@@ -66,7 +67,7 @@ def load(file: Path = FILE, overlay: Path | None = None) -> Cluster:
         raise ClusterError(f"{overlay or file}: provider.type is missing: aws, gcp, azure or local")
     _MERGED.mkdir(parents=True, exist_ok=True)
     merged = _MERGED / f"{name}.yaml"
-    merged.write_text(yaml.safe_dump(config, sort_keys=False))
+    atomic_io.write(merged, yaml.safe_dump(config, sort_keys=False))
     return Cluster(config, merged)
 
 

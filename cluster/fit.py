@@ -5,7 +5,6 @@ goes on from them, with any number of workers. So whatever ends a launch is answ
 there are, and launch again. Ray holds nothing that a run needs; its own files live in a scratch folder of one launch.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -22,10 +21,12 @@ from cluster.signals import stop_on_signals
 from cluster.watchdog import HANG_TIMEOUT_S
 from cluster.wish import Wish
 from cluster.worker import POLL_S, STOP, Store, claim
-from zfdist import checkpoint, lease
-from zfdist.config import Config, ConfigError
-from zfdist.outcome import METRICS, RESULT, Outcome
-from zfdist.storage import Place
+from zfdist import checkpoint, continuation, lease, outcome
+from zfdist.config import Config
+from zfdist.data.store import Store as DataSet
+from zfdist.outcome import METRICS, Outcome
+from zfdist.run_folder import config_of, newest_manifest
+from zfdist.storage import Place, without_options
 from zfdist.working_copy import FOLLOW_S
 
 WAIT_FOR_NODES_S = 600.0
@@ -85,7 +86,7 @@ def fit(
     Raises:
         ClusterError: if the workers do not fit, or too few machines came back.
         BusyError: if the run is being trained by another process.
-        ValueError: what the run itself refuses (config, data, checkpoint).
+        ValueError: what the run itself refuses (config, data, checkpoint); nothing is changed then.
         FitError: if it failed in another way.
     """
     workers = Range(workers, workers) if isinstance(workers, int) else workers
@@ -94,6 +95,8 @@ def fit(
         say(f"{run_folder} is finished ({config.train.steps} steps); raise --train.steps to go on")
         return Outcome("finished", config.train.steps)
     share = _first_share(workers, cpus_per_worker, use_gpu, wait_for_nodes_s or 0, say)
+    data = DataSet.open(config.data.root, verify="size", cache=config.data.cache)
+    refuse(config, run_folder, data, workers, share, start_from=start_from, store=store)
     for change in _changes(config, run_folder):
         say(f"changed since the last time: {change}")
     _clear(run_folder, store)
@@ -104,6 +107,34 @@ def fit(
             return _launches(job, workers, max_failures, patience_s, grow_every_s, _voice(job, on_report, say))
     finally:
         shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)
+
+
+def refuse(
+    config: Config,
+    run_folder: Path,
+    data: DataSet,
+    workers: Range,
+    share: Share,
+    *,
+    start_from: str | None = None,
+    store: Store | None = None,
+) -> None:
+    """Raise what the workers would refuse, before anything of the run is touched; see `continuation.accepted`."""
+    if store is None:
+        newest, shown = newest_manifest(run_folder), str(run_folder)
+    else:
+        from zfdist import remote  # which imports torch: not in a command that has nothing in a store
+
+        newest, shown = remote.newest_manifest(Place(store.uri)), without_options(store.uri)
+    continuation.accepted(
+        config,
+        data,
+        newest,
+        run=shown,
+        device="cuda" if share.gpus else "cpu",
+        workers=range(workers.low, workers.high + 1),
+        start_from=start_from,
+    )
 
 
 def _launches(
@@ -178,7 +209,7 @@ def _voice(job: Job, on_report: Callable[[dict[str, Any]], None] | None, say: Sa
 
     def follow() -> None:
         for line in lines.new():
-            say(line.rstrip("\n"))
+            say(line.decode(errors="replace").rstrip("\n"))
         for record in records.new():
             if on_report:
                 on_report(record)
@@ -245,17 +276,18 @@ def _first_share(
 
 def _is_finished(config: Config, run_folder: Path) -> bool:
     """Return whether exactly this run has ended."""
-    if not (run_folder / RESULT).is_file() or _changes(config, run_folder):
+    if _changes(config, run_folder):
         return False
-    return bool(json.loads((run_folder / RESULT).read_text()).get("step") == config.train.steps)
+    ended = outcome.result(run_folder)
+    return ended is not None and ended.get("step") == config.train.steps
 
 
 def _changes(config: Config, run_folder: Path) -> list[str]:
     """Return what differs from the config that the run had before; whether it may is for `train` to say."""
-    try:
-        before = Config.from_json((run_folder / "config.json").read_text()).flat()
-    except (OSError, ConfigError):  # a new run, or one that another version began
+    known = config_of(run_folder)
+    if known is None:  # a new run, or one that another version began
         return []
+    before = known.flat()
     return [f"{name} {before[name]} -> {value}" for name, value in config.flat().items() if before[name] != value]
 
 

@@ -23,15 +23,18 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from cluster import nodes, results
-from cluster.fit import Say
+from cluster.decide import Range
+from cluster.fit import Say, refuse
 from cluster.launch import Background, FitError, root_message
 from cluster.nodes import Share
 from cluster.signals import stop_on_signals
-from cluster.space import Trial
+from cluster.space import SweepRecord, Trial
 from cluster.sweep_store import SweepStore
-from cluster.trial import OVER, TrialActor, mark, state
+from cluster.trial import TrialActor, mark, state
 from cluster.worker import STOP, claim
 from zfdist.config import Config
+from zfdist.data.store import Store as DataSet
+from zfdist.outcome import OVER
 
 _SCRATCH = ".tune"
 _HEAD = "node:__internal_head__"  # what waits for workers elsewhere sits on the head, and takes no CPU
@@ -73,7 +76,7 @@ class Row:
 def sweep(
     folder: Path,
     base: Config,
-    trials: Sequence[Trial],
+    record: SweepRecord,
     plan: Plan,
     *,
     show: Callable[[Sequence[Row]], None],
@@ -85,7 +88,7 @@ def sweep(
     Args:
         folder: of the sweep; see `prepare`.
         base: the config that trials change.
-        trials: what `prepare` gave.
+        record: its trials: what `space.prepare` gave.
         plan: objective, early stopping, workers.
         show: called about once a second with the state of all trials.
         say: told what happens.
@@ -96,6 +99,7 @@ def sweep(
 
     Raises:
         ClusterError: if a trial's workers do not fit.
+        ValueError: what a trial would refuse (config, data, checkpoint); nothing is changed then.
         FitError: if trials failed; the others are finished first.
     """
     cluster = nodes.alive()
@@ -105,15 +109,21 @@ def sweep(
     )  # fmt: skip
     at_once = max(1, nodes.room_for(cluster, share) // plan.workers)
     at_once = min(at_once, plan.max_concurrent or at_once)
+    trials = record.trials
     rows = {t.id: Row(t, folder / "trials" / t.id) for t in trials}
     if store is not None:
         store.fetch(rows)
-        store.send_results()
+    data = DataSet.open(base.data.root, verify="size", cache=base.data.cache)
     for row in rows.values():
         row.state = state(row.folder) or row.state
+        if row.state not in OVER:
+            refuse(base.with_values(row.trial.values), row.folder, data, Range(plan.workers, plan.workers), share)
     over = sum(row.state in OVER for row in rows.values())
     say(f"{len(trials)} trials, {over} of them over, {at_once} at a time of {plan.workers} worker(s)")
     with claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
+        record.write(folder)
+        if store is not None:
+            store.send_results()
         (folder / STOP).unlink(missing_ok=True)
         if over < len(trials):
             tuner = _tuner(folder, base, rows, plan, share, at_once, store)

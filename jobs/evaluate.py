@@ -91,7 +91,7 @@ def _refuse_mistakes(arguments: Arguments) -> None:
 
 
 def _evaluate(arguments: Arguments) -> None:
-    from zfdist import checkpoint
+    from zfdist import atomic_io, checkpoint
     from zfdist.evaluate import load_model
     from zfdist.reading import local, with_weights
 
@@ -112,7 +112,7 @@ def _evaluate(arguments: Arguments) -> None:
         print(f"  {name:<{width}}  {value}")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(scores.to_json(result, checkpoint=str(folder), data=config.data.root))
+        atomic_io.write(arguments.json, scores.to_json(result, checkpoint=str(folder), data=config.data.root))
         print(f"\nwritten to {arguments.json}")
     if arguments.export:
         checkpoint.export(folder, arguments.export)

@@ -5,7 +5,6 @@ neither Ray nor DeepSpeed.
 """
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +91,7 @@ def _refuse_mistakes(arguments: Arguments) -> None:
 
 def _generate(arguments: Arguments) -> list[Path]:
     from jobs import generations, pieces
-    from zfdist import checkpoint
+    from zfdist import atomic_io, checkpoint
     from zfdist.data.store import Store
     from zfdist.evaluate import load_model, refuse_other_data
     from zfdist.reading import local, with_weights
@@ -109,7 +108,7 @@ def _generate(arguments: Arguments) -> list[Path]:
     record = {"checkpoint": str(folder), "data": str(store.root), **dataclasses.asdict(request)}
     record["pieces"] = [{"name": piece.name, "title": piece.title, "frames": len(piece.values_TX)} for piece in made]
     path = arguments.out / "generated.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    atomic_io.write_json(path, record)
     return [*files, path]
 
 

@@ -124,9 +124,10 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
     points = paper_rows.points(base, rows, arguments.seeds, x_dim, arguments.parameters)
 
     from cluster.space import prepare_list
+    from zfdist import outcome
 
-    trials = prepare_list(folder, base, points)
-    if all((folder / "trials" / trial.id / "result.json").is_file() for trial in trials):
+    record = prepare_list(folder, base, points)
+    if all(outcome.result(folder / "trials" / trial.id) is not None for trial in record.trials):
         return True
 
     from cluster import session
@@ -136,10 +137,10 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
         from cluster.sweep import Plan, sweep
 
         plan = Plan(asha=False, workers=arguments.workers_per_trial, max_concurrent=arguments.max_concurrent)
-        results = sweep(folder, base, trials, plan, show=board.show, say=board.say)
-    unfinished = len(trials) - sum(result["state"] != "unfinished" for result in results)
+        results = sweep(folder, base, record, plan, show=board.show, say=board.say)
+    unfinished = len(record.trials) - sum(result["state"] != "unfinished" for result in results)
     if unfinished:
-        command.say(f"{unfinished} of {len(trials)} runs are not over; the same command goes on with them")
+        command.say(f"{unfinished} of {len(record.trials)} runs are not over; the same command goes on with them")
     return not unfinished
 
 

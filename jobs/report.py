@@ -63,7 +63,7 @@ def write(
         HistoryError: if one of `runs` is neither a run nor a sweep.
     """
     from jobs import figures, history, page
-    from zfdist import reading
+    from zfdist import atomic_io, reading
     from zfdist.checkpoint import CheckpointError
     from zfdist.storage import StorageError
 
@@ -81,7 +81,7 @@ def write(
         figures.sweep(out / drawn["sweep"], histories, labels)
     content = page.Page(title=title, histories=histories, best=None, figures=drawn)
     path = out / "report.md"
-    path.write_text(page.markdown(_with_best(content, out, samples, say)))
+    atomic_io.write(path, page.markdown(_with_best(content, out, samples, say)))
     return path
 
 

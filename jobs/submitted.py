@@ -56,13 +56,14 @@ def _read(storage: str, name: str) -> str:
 
 
 def _write(storage: str, name: str, text: str) -> None:
+    from zfdist import atomic_io
     from zfdist import storage as remote
 
     if remote.is_remote(storage):
         remote.Place(remote.join(storage, name)).write(NOTE, text.encode())
     else:
         (Path(storage) / name).mkdir(parents=True, exist_ok=True)
-        (Path(storage) / name / NOTE).write_text(text)
+        atomic_io.write(Path(storage) / name / NOTE, text)
 
 
 if __name__ == "__main__":

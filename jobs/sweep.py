@@ -94,7 +94,7 @@ def _sweep_in(arguments: Arguments, place: str, folder: Path, copy: "WorkingCopy
     from cluster.space import prepare
 
     space = _space(arguments)
-    trials = prepare(folder, arguments.config, space, samples=arguments.samples, seed=arguments.seed)
+    record = prepare(folder, arguments.config, space, samples=arguments.samples, seed=arguments.seed)
     command.check_data(arguments.config)
 
     from cluster import session
@@ -108,11 +108,11 @@ def _sweep_in(arguments: Arguments, place: str, folder: Path, copy: "WorkingCopy
 
         here = Store(place, command.owner(), Path(arguments.config.data.cache))
         store = None if copy is None else SweepStore(copy, here)
-        results = sweep(folder, arguments.config, trials, _plan(arguments), show=board.show, say=board.say, store=store)
+        results = sweep(folder, arguments.config, record, _plan(arguments), show=board.show, say=board.say, store=store)
     board.print_results(results)
-    unfinished = len(trials) - sum(result["state"] != "unfinished" for result in results)
+    unfinished = len(record.trials) - sum(result["state"] != "unfinished" for result in results)
     if unfinished:
-        command.say(f"{unfinished} of {len(trials)} trials are not over; the same command goes on with them")
+        command.say(f"{unfinished} of {len(record.trials)} trials are not over; the same command goes on with them")
     if results:
         command.say(f"best trial: {results[0]['folder']}")
 

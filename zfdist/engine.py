@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zfdist import memory
-from zfdist.config import ConfigError, EngineConfig, OptimConfig
+from zfdist.config import EngineConfig, OptimConfig
 from zfdist.loss_scale import LossScale
 from zfdist.model import products
 from zfdist.profile import spanned
@@ -52,7 +52,8 @@ class Engine:
         self._scale = float(world.size * config.accumulation_steps)
         self._clip_norm = optim.clip_norm
         self.zero_stage = config.zero_stage
-        self.precision = resolve_precision(config, world.device)
+        self._config = config
+        self.precision = config.precision_on(world.device.type)
         self._settings = contextlib.ExitStack()  # of the process and the module, put back by `close`
         operand = OPERANDS[self.precision]
         if operand != torch.float32:
@@ -162,9 +163,9 @@ class Engine:
         Raises:
             EngineError: if the pair of stages or of world sizes is one that DeepSpeed cannot convert.
         """
-        same = saved_world_size == self._world.size and saved_zero_stage == self.zero_stage
-        universal = not same and not (saved_zero_stage == self.zero_stage == 0)
-        if universal and not {saved_zero_stage, self.zero_stage} <= {1, 2}:
+        how = self._config.loading(saved_zero_stage, saved_world_size, self._world.size)
+        universal = how == "converted"
+        if how is None:
             raise EngineError(
                 f"the checkpoint was written by {saved_world_size} workers with engine.zero_stage = {saved_zero_stage} "
                 f"and cannot be read by {self._world.size} with engine.zero_stage = {self.zero_stage}: use the same "
@@ -205,19 +206,6 @@ class Engine:
         """Free DeepSpeed's hooks and buffers, and put settings of the process back."""
         self._settings.close()
         self._engine.destroy()
-
-
-def resolve_precision(config: EngineConfig, device: torch.device) -> str:
-    """Return "fp32", "tf32", "bf16" or "fp16": what `engine.precision` means on this device.
-
-    Raises:
-        ConfigError: if the device cannot compute so.
-    """
-    if config.precision == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
-    if config.precision == "tf32" and device.type != "cuda":
-        raise ConfigError("engine.precision = tf32: only a GPU rounds so, and this worker has none; use fp32 or auto")
-    return config.precision
 
 
 def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, weights: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from zfdist import checkpoint
 from zfdist.checkpoint import CheckpointError, Manifest
 from zfdist.config import CheckpointConfig
+from zfdist.run_folder import newest_manifest
 from zfdist.world import World
 
 T = TypeVar("T")
@@ -43,6 +44,14 @@ class Home:
         self.leads = self._find_leader() == world.rank
         """Whether this worker writes what one worker must for all that see the same folder."""
         self._refuse_unshared()
+
+    def manifest(self) -> Manifest | None:
+        """Return that of the newest checkpoint, whether or not it is intact; None if the run has none.
+
+        Raises:
+            OtherVersionError: if it is of another version of this program.
+        """
+        return agreed(self._world, lambda: newest_manifest(self.folder))
 
     def newest(self, say: Callable[[str], None]) -> Path | None:
         """Return the newest intact checkpoint, the same on all workers; None if the run has none at all.

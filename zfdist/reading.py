@@ -4,7 +4,7 @@ import fcntl
 import shutil
 from pathlib import Path
 
-from zfdist import checkpoint, remote, working_copy
+from zfdist import atomic_io, checkpoint, remote, working_copy
 from zfdist.checkpoint import MANIFEST, WEIGHTS, CheckpointError
 from zfdist.storage import CACHE, Place, is_remote, join, without_options
 from zfdist.working_copy import WorkingCopy
@@ -59,5 +59,5 @@ def with_weights(folder: Path) -> Path:
 def _copy_of(uri: str, cache: Path, folder: Path | None = None) -> WorkingCopy:
     copy = WorkingCopy(Place(uri), folder or working_copy.folder_of(uri, cache, "read"))
     copy.pull()
-    (copy.folder / _SOURCE).write_text(uri)
+    atomic_io.write(copy.folder / _SOURCE, uri)
     return copy

@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from zfdist import checkpoint
+from zfdist import atomic_io, checkpoint
 from zfdist.checkpoint import MANIFEST, CheckpointError, Manifest, OtherVersionError
 from zfdist.config import CheckpointConfig
 from zfdist.home import Home, agreed
-from zfdist.storage import Missing, Place, StorageError
+from zfdist.storage import Missing, Place, StorageError, without_options
 from zfdist.working_copy import WorkingCopy
 from zfdist.world import World
 
@@ -48,6 +48,10 @@ class RemoteHome(Home):
         self._failure: ValueError | None = None
         self._closing = threading.Event()
         self._waited_s = self._upload_s = 0.0
+
+    def manifest(self) -> Manifest | None:
+        """As `Home.manifest`; raises StorageError as well."""
+        return agreed(self._world, lambda: newest_manifest(self._copy.place))
 
     def newest(self, say: Callable[[str], None]) -> Path | None:
         """Fetch the newest checkpoint that is intact, to every node; None if the run has none at all.
@@ -208,6 +212,23 @@ def complete(place: Place) -> dict[int, str]:
     return {_step_of(name): name for name in names}
 
 
+def newest_manifest(place: Place) -> Manifest | None:
+    """Return the manifest of the newest checkpoint in a run's place, None if there is none.
+
+    Raises:
+        OtherVersionError: if it is of another version of this program.
+        StorageError: if the store cannot be used.
+    """
+    for _, name in sorted(complete(place).items(), reverse=True):
+        try:
+            return checkpoint.parse(place.read(f"{name}/{MANIFEST}"), f"{without_options(place.uri)}/{name}/{MANIFEST}")
+        except OtherVersionError:
+            raise
+        except CheckpointError:
+            continue
+    return None
+
+
 def fetch(copy: WorkingCopy, name: str, only: str | None = None) -> Path:
     """Bring a checkpoint of the store, or one file of it, into the working copy; return its folder there.
 
@@ -236,8 +257,9 @@ def fetch(copy: WorkingCopy, name: str, only: str | None = None) -> Path:
             except Missing as error:
                 raise CheckpointError(str(error)) from None
             checkpoint.check(partial / file, manifest.files[file])
-    (partial / MANIFEST).write_bytes(content)
+    atomic_io.write(partial / MANIFEST, content)
     partial.rename(final)
+    atomic_io.sync_folder(final.parent)
     return final
 
 

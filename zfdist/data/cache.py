@@ -15,6 +15,7 @@ from pathlib import Path
 
 import xxhash
 
+from zfdist import atomic_io
 from zfdist.data.manifest import NAME, ShardCorrupt, ShardEntry, StoreError
 from zfdist.storage import CACHE, Missing, Place, without_options
 
@@ -58,7 +59,10 @@ class Cache:
                 return False
             return path.stat().st_ino != damaged  # another process may have mended it meanwhile
 
-        self._once(name, is_there, lambda path: path.stat().st_size == size and digest in (None, _digest(path)))
+        def is_right(path: Path) -> bool:
+            return path.stat().st_size == size and digest in (None, atomic_io.digest(path))
+
+        self._once(name, is_there, is_right)
 
     def _once(
         self, name: str, is_there: Callable[[Path], bool], is_right: Callable[[Path], bool] = lambda path: True
@@ -105,11 +109,3 @@ def remember(mark: Path) -> None:
         mark.touch()
     except OSError:
         pass
-
-
-def _digest(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import mmap
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
+from zfdist import atomic_io
 from zfdist.data import manifest as manifests
 from zfdist.data.batch_writer import BatchWriter, Recording, schema
 from zfdist.data.kinds import NO_LABEL, PCM16, SPECIALS, TOKENS, Kind
@@ -35,7 +35,7 @@ from zfdist.data.manifest import (
     VocabularyEntry,
 )
 
-__all__ = ["FinishedShard", "Recording", "clean", "finished_shard", "publish", "publish_text", "write_shard", "writing"]
+__all__ = ["FinishedShard", "Recording", "clean", "finished_shard", "publish", "write_shard", "writing"]
 
 BATCH_BYTES = 16 << 20
 UNFINISHED = "unfinished"
@@ -103,7 +103,7 @@ def write_shard(
     `notes` is read when all recordings were taken, so the caller may fill it while yielding them. Memory: a record
     batch of about BATCH_BYTES, or the longest recording if that is more.
     """
-    partial = root / UNFINISHED / f"{label}.arrow.tmp"
+    partial = root / UNFINISHED / f"{label}.arrow.tmp"  # its name follows from its content
     partial.parent.mkdir(parents=True, exist_ok=True)
     (root / SHARDS).mkdir(exist_ok=True)
     with partial.open("wb") as sink:
@@ -111,10 +111,10 @@ def write_shard(
         for recording in recordings:
             writer.add(recording)
         writer.close()
-        _sync(sink)
+    atomic_io.sync(partial)
     entry = _entry(partial, label, writer)
     partial.rename(root / entry.path)
-    _sync_folder(root / SHARDS)
+    atomic_io.sync_folder(root / SHARDS)
     shard = FinishedShard(
         key,
         entry,
@@ -126,7 +126,7 @@ def write_shard(
         labels=writer.labels,
         kind=kind.name,
     )
-    publish_text(_done_file(root, label), json.dumps(dataclasses.asdict(shard)))
+    atomic_io.write(_done_file(root, label), json.dumps(dataclasses.asdict(shard)))
     return shard
 
 
@@ -170,7 +170,7 @@ def publish(
         fingerprint=manifests.fingerprint(kind.name, sample_rate, entries, vocabulary),
         vocabulary=vocabulary,
     )
-    publish_text(root / manifests.NAME, manifest.to_json())
+    atomic_io.write(root / manifests.NAME, manifest.to_json())
     clean(root, manifest)
     return manifest
 
@@ -220,7 +220,7 @@ def _split_entry(root: Path, split: str, shards: Sequence[FinishedShard], has_la
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     content = sink.getvalue().to_pybytes()
-    _publish_bytes(root / f"index-{split}.arrow", content)
+    atomic_io.write(root / f"index-{split}.arrow", content)
     statistics = Statistics()
     for shard in shards:
         statistics = statistics.merged(shard.statistics)
@@ -238,36 +238,9 @@ def _split_entry(root: Path, split: str, shards: Sequence[FinishedShard], has_la
 
 def _write_vocabulary(root: Path, words: Sequence[str]) -> VocabularyEntry:
     content = "".join(f"{word}\n" for word in [*SPECIALS, *words]).encode()
-    _publish_bytes(root / VOCABULARY, content)
+    atomic_io.write(root / VOCABULARY, content)
     return VocabularyEntry(VOCABULARY, len(content), len(SPECIALS) + len(words), hashlib.sha256(content).hexdigest())
 
 
 def _done_file(root: Path, label: str) -> Path:
     return root / UNFINISHED / f"{label}.done.json"
-
-
-def publish_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, also after a crash of the machine."""
-    _publish_bytes(path, text.encode())
-
-
-def _publish_bytes(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("wb") as sink:
-        sink.write(content)
-        _sync(sink)
-    partial.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

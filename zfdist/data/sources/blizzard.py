@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from zfdist import atomic_io
 from zfdist.data.manifest import SPLITS
 from zfdist.data.sources import audio
 from zfdist.data.sources.convert import (
@@ -37,7 +38,7 @@ from zfdist.data.sources.convert import (
 )
 from zfdist.data.sources.inputs import Input, SourceError, list_inputs
 from zfdist.data.sources.speech import Options, described, listed
-from zfdist.data.store_writer import UNFINISHED, Recording, publish_text
+from zfdist.data.store_writer import UNFINISHED, Recording
 
 VERSION = 1
 ROW_SAMPLES = 8000
@@ -181,7 +182,7 @@ class _Group:
         self._decode(report)
         total = self._raw.stat().st_size // 2
         if not self.bad:
-            publish_text(self._length, json.dumps({"key": self.key, "samples": total}))
+            atomic_io.write(self._length, json.dumps({"key": self.key, "samples": total}))
         return total
 
     def window(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int16]]:
@@ -197,15 +198,13 @@ class _Group:
         self._raw.unlink(missing_ok=True)
 
     def _decode(self, report: Any) -> None:
-        partial = self._raw.with_suffix(".tmp")
-        with partial.open("wb") as sink:
+        with atomic_io.replacing(self._raw) as fresh, fresh.open("wb") as sink:
             for item in self._items:
                 report(item.name)
                 try:
                     audio.read(self._options.source / item.name, self._options.sample_rate).tofile(sink)
                 except audio.AudioError as error:
                     self.bad[item.name] = str(error)
-        partial.rename(self._raw)
 
 
 def _shards(options: Rows, group: _Group, samples: int, first_row: int) -> Iterator[PlannedShard]:
