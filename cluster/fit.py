@@ -16,17 +16,18 @@ from cluster.decide import End, Range, counts, team_size, what_next
 from cluster.follow import LOG, Lines, Records
 from cluster.launch import SCRATCH, FitError, Job, launch
 from cluster.nodes import Share
+from cluster.refusals import refuse
 from cluster.session import ClusterError
 from cluster.signals import stop_on_signals
 from cluster.watchdog import HANG_TIMEOUT_S
 from cluster.wish import Wish
 from cluster.worker import POLL_S, STOP, Store, claim
-from zfdist import checkpoint, continuation, lease, outcome
+from zfdist import checkpoint, lease, outcome
 from zfdist.config import Config
 from zfdist.data.store import Store as DataSet
 from zfdist.outcome import METRICS, Outcome
-from zfdist.run_folder import config_of, newest_manifest
-from zfdist.storage import Place, without_options
+from zfdist.run_folder import config_of
+from zfdist.storage import Place
 from zfdist.working_copy import FOLLOW_S
 
 WAIT_FOR_NODES_S = 600.0
@@ -59,6 +60,7 @@ def fit(
     grow_every_s: float = GROW_EVERY_S,
     profile: bool = False,
     store: Store | None = None,
+    on_accepted: Callable[[], None] = lambda: None,
     on_report: Callable[[dict[str, Any]], None] | None = None,
     say: Say = print,
 ) -> Outcome:
@@ -80,6 +82,7 @@ def fit(
         grow_every_s: a launch is left alone for so long before it is ended for the sake of more workers.
         profile: every worker also writes where its time goes, see `zfdist.profile`.
         store: of a run in an object store; `run_folder` then follows it (see `zfdist.working_copy.followed`).
+        on_accepted: called once nothing of it was refused, before the first launch.
         on_report: called here with each new record of metrics.jsonl.
         say: told what happens.
 
@@ -96,10 +99,12 @@ def fit(
         return Outcome("finished", config.train.steps)
     share = _first_share(workers, cpus_per_worker, use_gpu, wait_for_nodes_s or 0, say)
     data = DataSet.open(config.data.root, verify="size", cache=config.data.cache)
-    refuse(config, run_folder, data, workers, share, start_from=start_from, store=store)
+    counts_of_workers = range(workers.low, workers.high + 1)
+    refuse(config, run_folder, data, counts_of_workers, share, start_from=start_from, store=store)
     for change in _changes(config, run_folder):
         say(f"changed since the last time: {change}")
     _clear(run_folder, store)
+    on_accepted()
     job = Job(config, run_folder, start_from, share, hang_timeout_s, profile, store)
     patience_s = WAIT_FOR_NODES_S if wait_for_nodes_s is None else wait_for_nodes_s
     try:
@@ -107,34 +112,6 @@ def fit(
             return _launches(job, workers, max_failures, patience_s, grow_every_s, _voice(job, on_report, say))
     finally:
         shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)
-
-
-def refuse(
-    config: Config,
-    run_folder: Path,
-    data: DataSet,
-    workers: Range,
-    share: Share,
-    *,
-    start_from: str | None = None,
-    store: Store | None = None,
-) -> None:
-    """Raise what the workers would refuse, before anything of the run is touched; see `continuation.accepted`."""
-    if store is None:
-        newest, shown = newest_manifest(run_folder), str(run_folder)
-    else:
-        from zfdist import remote  # which imports torch: not in a command that has nothing in a store
-
-        newest, shown = remote.newest_manifest(Place(store.uri)), without_options(store.uri)
-    continuation.accepted(
-        config,
-        data,
-        newest,
-        run=shown,
-        device="cuda" if share.gpus else "cpu",
-        workers=range(workers.low, workers.high + 1),
-        start_from=start_from,
-    )
 
 
 def _launches(

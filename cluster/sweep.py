@@ -23,10 +23,10 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from cluster import nodes, results
-from cluster.decide import Range
-from cluster.fit import Say, refuse
+from cluster.fit import Say
 from cluster.launch import Background, FitError, root_message
 from cluster.nodes import Share
+from cluster.refusals import refuse
 from cluster.signals import stop_on_signals
 from cluster.space import SweepRecord, Trial
 from cluster.sweep_store import SweepStore
@@ -80,6 +80,7 @@ def sweep(
     plan: Plan,
     *,
     show: Callable[[Sequence[Row]], None],
+    on_accepted: Callable[[], None] = lambda: None,
     say: Say = print,
     store: SweepStore | None = None,
 ) -> list[dict[str, Any]]:
@@ -91,6 +92,7 @@ def sweep(
         record: its trials: what `space.prepare` gave.
         plan: objective, early stopping, workers.
         show: called about once a second with the state of all trials.
+        on_accepted: called once nothing of it was refused, before the first trial.
         say: told what happens.
         store: of a sweep in an object store, which `folder` follows.
 
@@ -117,11 +119,12 @@ def sweep(
     for row in rows.values():
         row.state = state(row.folder) or row.state
         if row.state not in OVER:
-            refuse(base.with_values(row.trial.values), row.folder, data, Range(plan.workers, plan.workers), share)
+            refuse(base.with_values(row.trial.values), row.folder, data, [plan.workers], share)
     over = sum(row.state in OVER for row in rows.values())
     say(f"{len(trials)} trials, {over} of them over, {at_once} at a time of {plan.workers} worker(s)")
     with claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
         record.write(folder)
+        on_accepted()
         if store is not None:
             store.send_results()
         (folder / STOP).unlink(missing_ok=True)

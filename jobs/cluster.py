@@ -90,8 +90,8 @@ def _up(argv: Sequence[str]) -> int:
     if findings := _findings(which, ready=True):
         raise ClusterError("; ".join(findings))
     cluster = _cluster(which)
-    if launcher.make_token():
-        command.say(f"made {launcher.TOKEN}, the token that opens your clusters")
+    if launcher.make_token(launcher.token_file()):
+        command.say(f"made {launcher.token_file()}, the token that opens your clusters")
     if not which.restart and launcher.is_up(cluster):
         command.say(f"cluster {cluster.name} is up already (--restart sets it up anew)")
         _bring_back(cluster)

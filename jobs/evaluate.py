@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
             raise
         command.refuse(str(error))
     except OSError as error:
-        command.refuse(f"{error.filename}: {error.strerror}")
+        command.refuse(command.sentence(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -91,10 +91,15 @@ def _refuse_mistakes(arguments: Arguments) -> None:
 
 
 def _evaluate(arguments: Arguments) -> None:
-    from zfdist import atomic_io, checkpoint
+    from zfdist import atomic_io, checkpoint, export
     from zfdist.evaluate import load_model
     from zfdist.reading import local, with_weights
 
+    if arguments.export:  # what cannot be written is said before the work, not after it
+        export.refuse_other(arguments.export)
+        command.check_place(str(arguments.export))
+    if arguments.json:
+        command.check_place(str(arguments.json.parent))
     folder = checkpoint.resolve(with_weights(local(arguments.model)))
     given = {"data.root": arguments.data, "data.eval_view": arguments.view, "train.seed": arguments.seed}
     settings = {name: v for name, v in given.items() if v is not None}
@@ -115,7 +120,7 @@ def _evaluate(arguments: Arguments) -> None:
         atomic_io.write(arguments.json, scores.to_json(result, checkpoint=str(folder), data=config.data.root))
         print(f"\nwritten to {arguments.json}")
     if arguments.export:
-        checkpoint.export(folder, arguments.export)
+        export.write(folder, arguments.export)
         print(f"\nexported to {arguments.export}; evaluate it with: python -m jobs.evaluate {arguments.export}")
 
 

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
             raise
         command.refuse(str(error))
     except OSError as error:
-        command.refuse(f"{error.filename}: {error.strerror}")
+        command.refuse(command.sentence(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -96,6 +96,7 @@ def _generate(arguments: Arguments) -> list[Path]:
     from zfdist.evaluate import load_model, refuse_other_data
     from zfdist.reading import local, with_weights
 
+    command.check_place(str(arguments.out))
     folder = checkpoint.resolve(with_weights(local(arguments.model)))
     loaded = load_model(folder)
     moved = {} if arguments.data is None else {"data.root": arguments.data}

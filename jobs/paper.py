@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
             command.refuse(f"{rest[0]}: nothing is trained with --runs, so there is nothing to set")
         return command.exit_code(lambda: _write(arguments, arguments.runs, arguments.out or Path()))
     except (HistoryError, OSError) as error:
-        command.refuse(str(error))
+        command.refuse(command.sentence(error) if isinstance(error, OSError) else str(error))
 
 
 def _train_and_write(arguments: Arguments, rest: list[str]) -> int:

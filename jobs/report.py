@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     except HistoryError as error:
         command.refuse(str(error))
     except OSError as error:
-        command.refuse(f"{error.filename}: {error.strerror}")
+        command.refuse(command.sentence(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -67,6 +67,7 @@ def write(
     from zfdist.checkpoint import CheckpointError
     from zfdist.storage import StorageError
 
+    command.check_place(str(out))
     try:
         histories = history.read([reading.local(str(run)) for run in runs])
     except (CheckpointError, StorageError) as error:

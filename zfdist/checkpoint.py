@@ -250,17 +250,6 @@ def kept(scores: Mapping[int, float | None], config: CheckpointConfig) -> set[in
     return keep
 
 
-def export(folder: Path, out: Path) -> None:
-    """Copy the weights, manifest and config of a checkpoint: all that evaluation needs, free of pickles."""
-    manifest = verify(folder, only=WEIGHTS)
-    slim = dataclasses.replace(manifest, files={WEIGHTS: manifest.files[WEIGHTS]}, progress={})
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_io.replacing(out / WEIGHTS) as fresh:
-        shutil.copyfile(folder / WEIGHTS, fresh)
-    atomic_io.write(out / CONFIG, manifest.config.to_json())
-    atomic_io.write(out / MANIFEST, to_json(slim))
-
-
 def _names(run_folder: Path) -> list[str]:
     """Return what is in a run's folder of checkpoints; raises OSError where that is there and may not be read."""
     try:

@@ -1,11 +1,11 @@
 """Reading a run or sweep that lives in an object store: its records at once, its weights when they are asked for."""
 
-import fcntl
 import shutil
 from pathlib import Path
 
 from zfdist import atomic_io, checkpoint, remote, working_copy
 from zfdist.checkpoint import MANIFEST, WEIGHTS, CheckpointError
+from zfdist.claim import held
 from zfdist.storage import CACHE, Place, is_remote, join, without_options
 from zfdist.working_copy import WorkingCopy
 
@@ -42,8 +42,7 @@ def with_weights(folder: Path) -> Path:
     if not source.is_file():
         return folder
     copy = WorkingCopy(Place(source.read_text()), folder)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(folder / ".lock"):
         names = remote.complete(copy.place)
         for step in set(checkpoint.steps(folder)) - names.keys():
             shutil.rmtree(checkpoint.folder_of(folder, step))

@@ -10,7 +10,7 @@ import harness
 import pytest
 import torch
 
-from zfdist import checkpoint, outcome, seeding, train, world
+from zfdist import checkpoint, export, outcome, seeding, train, world
 from zfdist.checkpoint import CheckpointError
 from zfdist.config import CheckpointConfig, Config
 
@@ -199,7 +199,7 @@ def test_retention_keeps_the_best(run: Path) -> None:
 def test_export_is_enough_to_evaluate(run: Path, tmp_path: Path) -> None:
     from zfdist.evaluate import load_model
 
-    checkpoint.export(checkpoint.resolve(run), tmp_path / "export")
+    export.write(checkpoint.resolve(run), tmp_path / "export")
     assert sorted(p.name for p in (tmp_path / "export").iterdir()) == [
         "config.json",
         "manifest.json",

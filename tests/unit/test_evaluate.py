@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zfdist import checkpoint, generate, seeding
+from zfdist import checkpoint, export, generate, seeding
 from zfdist.checkpoint import CheckpointError, Manifest
 from zfdist.config import Config
 from zfdist.data.loader import evaluation_batches
@@ -180,7 +180,7 @@ def test_load_model_from_checkpoint_run_and_export(store, model, tmp_path):
     other = build(CONFIG.model, 10, seed=2)
     best = save(tmp_path, model.state_dict(), store, step=100, valid=-5.0)
     newest = save(tmp_path, other.state_dict(), store, step=200, valid=-6.0)
-    checkpoint.export(newest, tmp_path / "export")
+    export.write(newest, tmp_path / "export")
     for path, expected in ((best, model), (tmp_path, model), (newest, other), (tmp_path / "export", other)):
         loaded = load_model(path)
         assert loaded.config == CONFIG

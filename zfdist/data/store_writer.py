@@ -6,13 +6,12 @@ is complete and never changes.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import mmap
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pyarrow as pa
 import xxhash
 
 from zfdist import atomic_io
+from zfdist.claim import TakenError, held
 from zfdist.data import manifest as manifests
 from zfdist.data.batch_writer import BatchWriter, Recording, schema
 from zfdist.data.kinds import NO_LABEL, PCM16, SPECIALS, TOKENS, Kind
@@ -70,11 +70,13 @@ def writing(root: Path) -> Iterator[None]:
     if root.exists() and not (root.is_dir() and (not any(root.iterdir()) or (root / UNFINISHED).is_dir())):
         raise StoreError(f"{root}: exists and is not an unfinished data set; choose another --out or remove it")
     (root / UNFINISHED).mkdir(parents=True, exist_ok=True)
-    with (root / UNFINISHED / "lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(f"{root}: another process is writing it; wait for it or choose another --out") from None
+            stack.enter_context(held(root / UNFINISHED / "lock", wait_s=0))
+        except TakenError as error:
+            raise StoreError(
+                f"{root}: another process is writing it ({error.who}); wait for it or choose another --out"
+            ) from None
         yield
 
 
