@@ -24,7 +24,6 @@ from cluster.wish import Wish
 from cluster.worker import POLL_S, STOP, Store, claim
 from zfdist import checkpoint, lease, outcome
 from zfdist.config import Config
-from zfdist.data.store import Store as DataSet
 from zfdist.outcome import METRICS, Outcome
 from zfdist.run_folder import config_of
 from zfdist.storage import Place
@@ -76,8 +75,7 @@ def fit(
         use_gpu: a GPU for each worker; None if the cluster has any.
         max_failures: deaths of workers (no resize, no machine taken away with notice) that are answered by going on.
         start_from: a checkpoint, run or export, or the URI of a run, whose weights a new run starts from.
-        hang_timeout_s: a worker without progress for so long is taken for dead; must exceed the longest pause that
-            is none, such as the start, or a checkpoint.
+        hang_timeout_s: without progress a worker is taken for dead; more than the start or a checkpoint takes.
         wait_for_nodes_s: to wait for missing machines. None: not at the start, and WAIT_FOR_NODES_S after a loss.
         grow_every_s: a launch is left alone for so long before it is ended for the sake of more workers.
         profile: every worker also writes where its time goes, see `zfdist.profile`.
@@ -87,8 +85,7 @@ def fit(
         say: told what happens.
 
     Raises:
-        ClusterError: if the workers do not fit, or too few machines came back.
-        BusyError: if the run is being trained by another process.
+        ClusterError: if the workers do not fit, or too few machines came back. BusyError: another process trains it.
         ValueError: what the run itself refuses (config, data, checkpoint); nothing is changed then.
         FitError: if it failed in another way.
     """
@@ -98,12 +95,8 @@ def fit(
         say(f"{run_folder} is finished ({config.train.steps} steps); raise --train.steps to go on")
         return Outcome("finished", config.train.steps)
     share = _first_share(workers, cpus_per_worker, use_gpu, wait_for_nodes_s or 0, say)
-    data = DataSet.open(config.data.root, verify="size", cache=config.data.cache)
-    counts_of_workers = range(workers.low, workers.high + 1)
-    refuse(config, run_folder, data, counts_of_workers, share, start_from=start_from, store=store)
-    for change in _changes(config, run_folder):
-        say(f"changed since the last time: {change}")
-    _clear(run_folder, store)
+    refuse(config, run_folder, workers, share, start_from=start_from, store=store)
+    _clear(config, run_folder, store, say)
     on_accepted()
     job = Job(config, run_folder, start_from, share, hang_timeout_s, profile, store)
     patience_s = WAIT_FOR_NODES_S if wait_for_nodes_s is None else wait_for_nodes_s
@@ -201,11 +194,13 @@ def _step(job: Job, end: End) -> int:
     return _newest(job)
 
 
-def _clear(run_folder: Path, store: Store | None) -> None:
+def _clear(config: Config, run_folder: Path, store: Store | None, say: Say) -> None:
     """Remove what earlier commands left, unless one of them still trains; raises BusyError.
 
     The claims are released at once: the first worker holds them while it trains.
     """
+    for change in _changes(config, run_folder):
+        say(f"changed since the last time: {change}")
     if store is not None:
         with lease.held(Place(store.uri), store.owner, 0, wait_s=1.5 * lease.STALE_S):
             pass

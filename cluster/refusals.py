@@ -1,8 +1,8 @@
 """What the workers of a run would refuse, said by the command before it starts them or touches anything of the run."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.decide import Range
 from cluster.nodes import Share
 from cluster.worker import Store
 from zfdist import continuation
@@ -15,8 +15,7 @@ from zfdist.storage import Place, without_options
 def refuse(
     config: Config,
     run_folder: Path,
-    data: DataSet,
-    workers: Sequence[int],
+    workers: Range,
     share: Share,
     *,
     start_from: str | None = None,
@@ -29,5 +28,12 @@ def refuse(
         from zfdist import remote  # which imports torch: not in a command that has nothing in a store
 
         newest, shown = remote.newest_manifest(Place(store.uri)), without_options(store.uri)
-    device = "cuda" if share.gpus else "cpu"
-    continuation.accepted(config, data, newest, run=shown, device=device, workers=workers, start_from=start_from)
+    continuation.accepted(
+        config,
+        DataSet.open(config.data.root, verify="size", cache=config.data.cache),
+        newest,
+        run=shown,
+        device="cuda" if share.gpus else "cpu",
+        workers=range(workers.low, workers.high + 1),
+        start_from=start_from,
+    )

@@ -23,6 +23,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from cluster import nodes, results
+from cluster.decide import Range
 from cluster.fit import Say
 from cluster.launch import Background, FitError, root_message
 from cluster.nodes import Share
@@ -33,7 +34,6 @@ from cluster.sweep_store import SweepStore
 from cluster.trial import TrialActor, mark, state
 from cluster.worker import STOP, claim
 from zfdist.config import Config
-from zfdist.data.store import Store as DataSet
 from zfdist.outcome import OVER
 
 _SCRATCH = ".tune"
@@ -104,31 +104,23 @@ def sweep(
         ValueError: what a trial would refuse (config, data, checkpoint); nothing is changed then.
         FitError: if trials failed; the others are finished first.
     """
-    cluster = nodes.alive()
-    share = nodes.share_of(
-        cluster, workers=plan.workers, cpus_per_worker=plan.cpus_per_worker,
-        use_gpu=plan.use_gpu, gpu_part=plan.gpus_per_trial,
-    )  # fmt: skip
-    at_once = max(1, nodes.room_for(cluster, share) // plan.workers)
-    at_once = min(at_once, plan.max_concurrent or at_once)
-    trials = record.trials
-    rows = {t.id: Row(t, folder / "trials" / t.id) for t in trials}
+    share, at_once = _share(plan)
+    rows = {t.id: Row(t, folder / "trials" / t.id) for t in record.trials}
     if store is not None:
         store.fetch(rows)
-    data = DataSet.open(base.data.root, verify="size", cache=base.data.cache)
     for row in rows.values():
         row.state = state(row.folder) or row.state
         if row.state not in OVER:
-            refuse(base.with_values(row.trial.values), row.folder, data, [plan.workers], share)
+            refuse(base.with_values(row.trial.values), row.folder, Range(plan.workers, plan.workers), share)
     over = sum(row.state in OVER for row in rows.values())
-    say(f"{len(trials)} trials, {over} of them over, {at_once} at a time of {plan.workers} worker(s)")
+    say(f"{len(rows)} trials, {over} of them over, {at_once} at a time of {plan.workers} worker(s)")
     with claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
         record.write(folder)
         on_accepted()
         if store is not None:
             store.send_results()
         (folder / STOP).unlink(missing_ok=True)
-        if over < len(trials):
+        if over < len(rows):
             tuner = _tuner(folder, base, rows, plan, share, at_once, store)
             with stop_on_signals(folder, say):
                 launch = Background(tuner.fit)
@@ -138,9 +130,20 @@ def sweep(
                         store.pass_on_stop(folder)
             launch.result()
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
-        found = _collected(folder, trials, plan, store)
+        found = _collected(folder, record.trials, plan, store)
     _refuse_failed(list(rows.values()))
     return found
+
+
+def _share(plan: Plan) -> tuple[Share, int]:
+    """Return what each worker holds, and how many trials run at a time."""
+    cluster = nodes.alive()
+    share = nodes.share_of(
+        cluster, workers=plan.workers, cpus_per_worker=plan.cpus_per_worker,
+        use_gpu=plan.use_gpu, gpu_part=plan.gpus_per_trial,
+    )  # fmt: skip
+    at_once = max(1, nodes.room_for(cluster, share) // plan.workers)
+    return share, min(at_once, plan.max_concurrent or at_once)
 
 
 def _refuse_failed(rows: Sequence[Row]) -> None:

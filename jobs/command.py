@@ -142,6 +142,29 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
+def give_home() -> None:
+    """Give a user who has no home folder, or may not write to it, a place for what libraries keep there.
+
+    Containers run as users that the machine does not know; Ray and PyTorch end with a traceback then.
+    """
+    import tempfile
+
+    place = Path(tempfile.gettempdir()) / f"zfdist-{os.getuid()}"
+    try:
+        home = Path.home()
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+        if os.access(cache if cache.exists() else home, os.W_OK | os.X_OK):
+            return
+        variable = "XDG_CACHE_HOME"
+    except RuntimeError:
+        variable = "HOME"
+    place.mkdir(mode=0o700, exist_ok=True)
+    if place.lstat().st_uid != os.getuid() or not place.is_dir():
+        place = Path(tempfile.mkdtemp(prefix="zfdist-"))
+    os.environ[variable] = str(place)
+    print(f"this user (uid {os.getuid()}) has no home folder to write to: caches go to {place}", file=sys.stderr)
+
+
 def exit_code(job: Callable[[], None]) -> int:
     """Run a job; print the errors that this project defines as one sentence.
 
@@ -149,6 +172,7 @@ def exit_code(job: Callable[[], None]) -> int:
         0; 1 after a failure; 2 for a config that cannot be; 130 if aborted.
     """
     try:
+        give_home()
         job()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

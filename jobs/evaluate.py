@@ -64,6 +64,7 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, prog="python -m jobs.evaluate", args=argv)
     _refuse_mistakes(arguments)
     try:
+        command.give_home()
         _evaluate(arguments)
     except (ValueError, RuntimeError) as error:
         if type(error).__module__.split(".")[0] not in ("zfdist", "cluster"):

@@ -59,6 +59,7 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, prog="python -m jobs.generate", args=argv)
     _refuse_mistakes(arguments)
     try:
+        command.give_home()
         files = _generate(arguments)
     except ValueError as error:
         if type(error).__module__.split(".")[0] != "zfdist":

@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
     from jobs.history import HistoryError
 
     try:
+        command.give_home()
         page = write(arguments.runs, arguments.out, title=arguments.title, samples=arguments.samples)
     except HistoryError as error:
         command.refuse(str(error))

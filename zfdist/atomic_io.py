@@ -94,6 +94,12 @@ def digest(path: Path) -> str:
     return hashed.hexdigest()
 
 
+def remove_left(folder: Path) -> None:
+    """Remove all that killed writers left in a folder; for who alone writes there."""
+    for path in folder.glob(f".*{SUFFIX}"):
+        path.unlink()
+
+
 def _sync(path: Path, flags: int) -> None:
     try:
         descriptor = os.open(path, flags | os.O_CLOEXEC)

@@ -178,7 +178,8 @@ def publish(
 
 
 def clean(root: Path, manifest: Manifest) -> None:
-    """Remove done-files and shards that a published manifest does not name."""
+    """Remove done-files, what killed writers left, and shards that a published manifest does not name."""
+    atomic_io.remove_left(root)
     named = {root / shard.path for split in manifest.splits.values() for shard in split.shards}
     for path in (root / SHARDS).glob("*.arrow"):
         if path not in named:

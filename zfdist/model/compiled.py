@@ -7,6 +7,7 @@ already, so that both share one pool.
 import ctypes
 import functools
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
@@ -44,7 +45,7 @@ def library() -> ctypes.CDLL:
     if compiler is None:
         raise BuildError(f"no C++ compiler found ({', '.join(COMPILERS)})")
     try:
-        folder = Path.home() / ".cache" / "zfdist"
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zfdist"
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"model-{_fingerprint(compiler)}.so"
         with held(target.with_suffix(".lock")):
