@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -100,3 +101,23 @@ def _rank(rank: int, world_size: int, folder: str, work: Callable[..., Any], arg
     result = work(*args)
     Path(folder, f"{rank}.pickle").write_bytes(pickle.dumps(result))
     dist.destroy_process_group()
+
+
+def copied(run: Path, to: Path) -> Path:
+    """Copy a folder to one that a test may change; returns `to`."""
+    shutil.copytree(run, to, symlinks=True)
+    return to
+
+
+def tree(root: Path) -> dict[str, tuple[int, int, bytes | None]]:
+    """Mode, time of the last change and content of all that is below a folder: equal if nothing was touched."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        stat = path.stat()
+        is_file = path.is_file()
+        found[str(path.relative_to(root))] = (
+            stat.st_mode,
+            stat.st_mtime_ns if is_file else 0,  # of a folder it tells of files that came and went
+            path.read_bytes() if is_file else None,
+        )
+    return found

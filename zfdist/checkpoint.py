@@ -136,6 +136,8 @@ def parse(content: bytes, where: str) -> Manifest:
         return Manifest(**{**tree, "config": Config.from_json(json.dumps(tree["config"]))})
     except ConfigError as error:
         raise OtherVersionError(f"{where}: written by another version: {error}") from None
+    except CheckpointError:
+        raise
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f"{where}: damaged ({type(error).__name__}: {error})") from None
 
