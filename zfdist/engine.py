@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,12 +172,12 @@ class Engine:
                 f"and cannot be read by {self._world.size} with engine.zero_stage = {self.zero_stage}: use the same "
                 "number and stage, or start a new run from its weights with --from"
             )
-        tag = "state"
-        if universal:
-            folder, tag = self._to_universal(folder / tag, scratch, converts), "universal"
-        self._engine._config.load_universal_checkpoint = universal
-        with _quiet():
-            path, client_state = self._engine.load_checkpoint(str(folder), tag=tag)
+        with _without_wildcards(folder) as saved, _without_wildcards(scratch.parent) as beside, _quiet():
+            tag = "state"
+            if universal:
+                saved, tag = self._to_universal(saved / tag, beside / scratch.name, converts), "universal"
+            self._engine._config.load_universal_checkpoint = universal
+            path, client_state = self._engine.load_checkpoint(str(saved), tag=tag)
         # Left on, ZeRO 3 would later save incomplete shards.
         self._engine._config.load_universal_checkpoint = False
         if path is None:
@@ -197,8 +198,7 @@ class Engine:
                 strict=True,
                 inject_missing_state=True,
             )
-            with _quiet():
-                ds_to_universal.main(options)
+            ds_to_universal.main(options)
         self._world.barrier()
         return scratch
 
@@ -244,6 +244,18 @@ def _import_deepspeed(device: torch.device) -> Any:
     # An extension for inference alone: building it would cost 20 s and ask for a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextlib.contextmanager
+def _without_wildcards(folder: Path) -> Iterator[Path]:
+    """Give a path to the folder in which no [ stands: DeepSpeed looks for files by patterns."""
+    if "[" not in str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place, folder.name.replace("[", "_"))
+        link.symlink_to(folder.absolute())
+        yield link
 
 
 @contextlib.contextmanager
