@@ -3,12 +3,15 @@
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -121,3 +124,16 @@ def tree(root: Path) -> dict[str, tuple[int, int, bytes | None]]:
             path.read_bytes() if is_file else None,
         )
     return found
+
+
+def as_stranger(*words: str, folder: Path, job: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user whom the machine does not know and who has no HOME, as containers do."""
+    unshare = shutil.which("unshare")
+    known = [unshare or "", "--user", "--map-user=54321", "--map-group=54321"]
+    if unshare is None or subprocess.run([*known, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lends no other user ids")
+    environment = ["env", "-i", "PATH=/usr/bin:/bin", f"PYTHONPATH={Path(__file__).parents[1]}"]
+    return subprocess.run(
+        [*known, *environment, sys.executable, "-m", f"jobs.{job}", *words],
+        cwd=folder, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip

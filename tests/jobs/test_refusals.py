@@ -1,8 +1,5 @@
 """Commands that read a run or data set, or make one: what they refuse is one sentence, and changes nothing."""
 
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +7,7 @@ import harness
 import pytest
 from folders import write
 
-from jobs import command, evaluate, generate, prepare, report
+from jobs import evaluate, generate, prepare, report
 
 Main = Callable[[list[str]], int]
 READERS: list[tuple[Main, list[str], str]] = [
@@ -66,19 +63,6 @@ def test_nothing_is_changed(
     assert harness.tree(tmp_path) == before
 
 
-def as_stranger(*words: str, folder: Path, job: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user whom the machine does not know and who has no HOME, as containers do."""
-    unshare = shutil.which("unshare")
-    known = [unshare or "", "--user", "--map-user=54321", "--map-group=54321"]
-    if unshare is None or subprocess.run([*known, "true"], capture_output=True).returncode:
-        pytest.skip("this machine lends no other user ids")
-    environment = ["env", "-i", "PATH=/usr/bin:/bin", f"PYTHONPATH={Path(command.__file__).parents[1]}"]
-    return subprocess.run(
-        [*known, *environment, sys.executable, "-m", f"jobs.{job}", *words],
-        cwd=folder, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("job", ["train", "sweep"])
 def test_places_for_runs_that_cannot_be_written_are_refused_before_ray_starts(
     job: str, store: Path, tmp_path: Path
@@ -87,14 +71,14 @@ def test_places_for_runs_that_cannot_be_written_are_refused_before_ray_starts(
     (tmp_path / "locked").mkdir(mode=0o555)
     data = ("--data.root", str(store))
     for runs, message in (("file", "file: Not a directory"), ("locked/deep/er", "locked: Permission denied")):
-        done = as_stranger("demo", "--name", "x", "--runs", runs, *data, folder=tmp_path, job=job)
+        done = harness.as_stranger("demo", "--name", "x", "--runs", runs, *data, folder=tmp_path, job=job)
         assert done.returncode == 1 and f"error: {message}" in done.stderr, done
         assert "Traceback" not in done.stderr and "Ray" not in done.stdout + done.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "locked"]
 
 
 def test_a_user_without_a_home_evaluates_and_is_told_where_caches_go(trained: Path, tmp_path: Path) -> None:
-    done = as_stranger(str(trained), folder=tmp_path, job="evaluate")
+    done = harness.as_stranger(str(trained), folder=tmp_path, job="evaluate")
     assert done.returncode == 0 and "nats" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr and "has no home folder to write to: caches go to" in done.stderr
 
@@ -103,10 +87,10 @@ def test_a_folder_that_may_not_be_read_is_named(trained: Path, tmp_path: Path) -
     run = harness.copied(trained, tmp_path / "run")
     (run / "checkpoints").chmod(0)
     for job, words in (("evaluate", [str(run)]), ("report", [str(run), "--out", "out"])):
-        done = as_stranger(*words, folder=tmp_path, job=job)
+        done = harness.as_stranger(*words, folder=tmp_path, job=job)
         assert done.returncode and "Permission denied" in done.stderr and "Traceback" not in done.stderr, done
 
 
 def test_from_a_wheel_the_cluster_files_are_asked_for(tmp_path: Path) -> None:
-    done = as_stranger("lint", folder=tmp_path, job="cluster")
+    done = harness.as_stranger("lint", folder=tmp_path, job="cluster")
     assert done.returncode == 1 and "ray-cluster.yaml: is not here; run this in a checkout" in done.stderr, done
