@@ -32,11 +32,16 @@ _CANNOT_SYNC = (
 def replacing(path: Path) -> Iterator[Path]:
     """Give the path of an empty file to write to within the block, which takes the place of `path` at its end.
 
-    If the block fails, `path` is what it was before and the temporary file is gone.
+    If the block fails, `path` is what it was before and the temporary file is gone. What a link points to is replaced
+    and not the link; a device or pipe, which cannot be replaced, is written to.
 
     Raises:
         OSError: that names `path`, if it cannot be written.
     """
+    path = _behind_links(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}{SUFFIX}")
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -110,6 +115,12 @@ def _sync(path: Path, flags: int) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
+
+
+def _behind_links(path: Path) -> Path:
+    """Return where a link points to; a link to what has no path, as /dev/stdout, stays."""
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    return target if target.exists() or not path.exists() else path
 
 
 def _remove_abandoned(path: Path) -> None:

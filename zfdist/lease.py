@@ -164,15 +164,21 @@ class Lease:
         return found is not None and (found["owner"], found["launch"]) == (self.owner, self.launch)
 
     def _read(self) -> dict[str, Any] | None:
+        content = b""
         for _ in range(_READS):
             try:
-                found: dict[str, Any] = json.loads(self.place.read(self.name))
-                return found
+                content = self.place.read(self.name)
+                found = json.loads(content)
+                if isinstance(found, dict) and {"owner", "launch", "who"} <= found.keys():
+                    return found
             except Missing:
                 return None
-            except ValueError:
-                time.sleep(0.1)  # replaced while it was read: size and content come by two requests
-        raise StorageError(f"{self._run}/{self.name}: is no claim; remove it if nobody trains this run")
+            except ValueError as error:
+                if isinstance(error, StorageError):
+                    raise
+            time.sleep(0.1)  # replaced while it was read: size and content come by two requests
+        # Torn by a crash: nobody renews it.
+        return {"owner": None, "launch": 0, "who": "a damaged claim", "content": content.hex()}
 
     def _write(self) -> None:
         who = f"process {os.getpid()} on {socket.gethostname()}"

@@ -84,3 +84,19 @@ def test_a_disk_that_fails_is_not_passed_over(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="Input/output error"):
         atomic_io.write(tmp_path / "x", "whole")
     assert not list(tmp_path.iterdir())
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x").write_text("before")
+    for name, target in (("link", "folder/x"), ("dangling", "folder/y"), ("null", "/dev/null")):
+        (tmp_path / name).symlink_to(target)
+        atomic_io.write(tmp_path / name, name)
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "folder/x").read_text() == "link" and (tmp_path / "folder/y").read_text() == "dangling"
+    assert Path("/dev/null").is_char_device()
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    atomic_io.write(tmp_path / "pipe", "through")
+    assert os.read(reader, 99) == b"through" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)

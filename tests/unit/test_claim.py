@@ -133,3 +133,19 @@ def test_a_refused_claim_changes_nothing(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), claim.held(tmp_path / "none" / "lock"):
         pass
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 50, b"[]", b'{"owner": "x"'])
+def test_a_torn_claim_without_locks_is_taken_over(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "none")
+
+    monkeypatch.setattr(fcntl, "flock", lacks_locks)
+    monkeypatch.setattr(lease, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(lease, "_READS", 1)
+    monkeypatch.setattr(lease, "STALE_S", 0.3)
+    (tmp_path / "lock.lease").write_bytes(content)
+    with claim.held(tmp_path / "lock", wait_s=5):
+        assert str(os.getpid()).encode() in (tmp_path / "lock.lease").read_bytes()
