@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ray
-import ray._private.state
 
+from cluster import ray_internals
 from cluster.session import ClusterError
 
 _KNOCK_S = 2.0
@@ -25,7 +25,7 @@ class Node(NamedTuple):
     """When it will be taken away, in seconds since 1970; 0 if it does not say. None if it stays."""
 
 
-class Share(NamedTuple):
+class WorkerResources(NamedTuple):
     """What one worker of a run holds."""
 
     cpus: int
@@ -35,13 +35,13 @@ class Share(NamedTuple):
 
 def alive() -> list[Node]:
     """Return the machines that are up, also those that are about to be taken away."""
-    draining = ray._private.state.state.get_draining_nodes()  # what Ray's own preemption watcher asks
+    draining = ray_internals.draining_nodes()
     return [_node(n, n["Resources"], draining.get(n["NodeID"])) for n in ray.nodes() if n["Alive"]]
 
 
 def free(nodes: Sequence[Node]) -> list[Node]:
     """Return the machines with only what nobody holds."""
-    available = ray._private.state.available_resources_per_node()
+    available = ray_internals.free_resources()
     return [
         n._replace(cpus=int(available.get(n.id, {}).get("CPU", 0)), gpus=int(available.get(n.id, {}).get("GPU", 0)))
         for n in nodes
@@ -68,37 +68,38 @@ def staying(nodes: Sequence[Node]) -> list[Node]:
 
 def leaves_at_s(node_id: str) -> float | None:
     """Return when a machine will be taken away, in seconds since 1970 (0 if that is not known); None if it stays."""
-    until_ms: int | None = ray._private.state.state.get_draining_nodes().get(node_id)
-    return None if until_ms is None else until_ms / 1000
+    return ray_internals.draining_nodes().get(node_id)
 
 
-def _node(entry: dict[str, Any], resources: dict[str, float], draining_until_ms: int | None) -> Node:
-    until_s = None if draining_until_ms is None else draining_until_ms / 1000
+def _node(entry: dict[str, Any], resources: dict[str, float], draining_until_s: float | None) -> Node:
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    return Node(entry["NodeManagerAddress"], cpus, gpus, entry["NodeID"], entry["NodeManagerPort"], until_s)
+    return Node(entry["NodeManagerAddress"], cpus, gpus, entry["NodeID"], entry["NodeManagerPort"], draining_until_s)
 
 
-def room_for(nodes: Sequence[Node], share: Share) -> int:
-    """Return how many such shares the machines hold, each share on one machine."""
+def room_for(nodes: Sequence[Node], resources: WorkerResources) -> int:
+    """Return how many workers with such resources the machines hold, each worker on one machine."""
     return sum(
-        min(n.cpus // share.cpus if share.cpus else 10**6, n.gpus * on_a_gpu(share) if share.gpus else 10**6)
+        min(
+            n.cpus // resources.cpus if resources.cpus else 10**6,
+            n.gpus * on_a_gpu(resources) if resources.gpus else 10**6,
+        )
         for n in nodes
     )
 
 
-def on_a_gpu(share: Share) -> int:
-    """Return how many such shares one GPU holds: 3 of 0.33, but 2 of 0.34."""
-    return int(1 / share.gpus + 1e-9)
+def on_a_gpu(resources: WorkerResources) -> int:
+    """Return how many workers with such a part of a GPU one GPU holds: 3 of 0.33, but 2 of 0.34."""
+    return int(1 / resources.gpus + 1e-9)
 
 
-def share_of(
+def resources_per_worker(
     nodes: Sequence[Node],
     *,
     workers: int,
     cpus_per_worker: int | None,
     use_gpu: bool | None,
     gpu_part: float | None = None,
-) -> Share:
+) -> WorkerResources:
     """Return what each of `workers` gets: a GPU where there are any, and an even part of the CPUs if not told.
 
     With `gpu_part`, in (0, 1], it is so much of one GPU, where `use_gpu` is not False.
@@ -115,9 +116,9 @@ def share_of(
     gpus = (gpu_part or 1) * wanted
     most = max((n.cpus for n in nodes), default=0)
     for cpus in [cpus_per_worker] if cpus_per_worker else range(most, 0, -1):
-        if room_for(nodes, Share(cpus, gpus)) >= workers:
-            return Share(cpus, gpus)
-    smallest = Share(cpus_per_worker or 1, gpus)
+        if room_for(nodes, WorkerResources(cpus, gpus)) >= workers:
+            return WorkerResources(cpus, gpus)
+    smallest = WorkerResources(cpus_per_worker or 1, gpus)
     need = _plural(smallest.cpus, "CPU") + (f" and {'a' if gpus == 1 else format(gpus, 'g')} GPU" if gpus else "")
     raise ClusterError(
         f"--workers {workers} of {need} each do not fit: the cluster has {describe(nodes)}, "

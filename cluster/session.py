@@ -24,7 +24,7 @@ _SETTINGS = {
     "RAY_prestart_worker_first_driver": "0",  # they would lack our runtime environment, and serve nobody
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same on workers as in the command
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a worker prints goes to its run's log
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # `cluster.fit` looks itself
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # `cluster.run.fit` looks itself
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",  # a busy machine takes more than the 60 that it is by default
     "RAY_AIR_NEW_OUTPUT": "0",

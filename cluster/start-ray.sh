@@ -52,5 +52,6 @@ case "$(cat /sys/class/dmi/id/sys_vendor 2>/dev/null || true)" in
 esac
 if [ -n "$cloud" ] && [[ "$*" == *--address* ]]; then
     cd "$HOME/zfdist"
-    PYTHONDONTWRITEBYTECODE=1 setsid nohup python -m cluster.spot --cloud "$cloud" </dev/null >spot.log 2>&1 &
+    PYTHONDONTWRITEBYTECODE=1 setsid nohup python -m cluster.provision.preemption --cloud "$cloud" \
+        </dev/null >spot.log 2>&1 &
 fi

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jobs import command
+from jobs.cli import command
 
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "benchmarks"
 

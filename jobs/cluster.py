@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from jobs import command
-from jobs.cluster_options import Doctor, Named, Reach, Resume, Submit, Up, Which
+from jobs.cli import command
+from jobs.cli.cluster_options import Doctor, Named, Reach, Resume, Submit, Up, Which
+from jobs.cli.job_entrypoint import JOBS
 from jobs.recipes import RECIPES
-from jobs.submitted import JOBS
 
 if TYPE_CHECKING:
-    from cluster.files import Cluster
-    from cluster.submit import Job, Jobs
+    from cluster.provision.cluster_file import Cluster
+    from cluster.provision.submit import Jobs, SubmittedJob
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,26 +77,28 @@ def _plan(argv: Sequence[str]) -> int:
 
 
 def _findings(which: Which, *, ready: bool) -> list[str]:
-    from cluster import files, lint
+    from cluster.provision import cluster_file, lint
 
-    return lint.cluster_findings(files.read(which.file, which.overlay), which.file.absolute().parent, ready=ready)
+    return lint.cluster_findings(
+        cluster_file.read(which.file, which.overlay), which.file.absolute().parent, ready=ready
+    )
 
 
 def _up(argv: Sequence[str]) -> int:
     which = tyro.cli(Up, prog="python -m jobs.cluster up", args=argv)
-    from cluster import launcher
+    from cluster.provision import up_down
     from cluster.session import ClusterError
 
     if findings := _findings(which, ready=True):
         raise ClusterError("; ".join(findings))
     cluster = _cluster(which)
-    if launcher.make_token(launcher.token_file()):
-        command.say(f"made {launcher.token_file()}, the token that opens your clusters")
-    if not which.restart and launcher.is_up(cluster):
+    if up_down.make_token(up_down.token_file()):
+        command.say(f"made {up_down.token_file()}, the token that opens your clusters")
+    if not which.restart and up_down.is_up(cluster):
         command.say(f"cluster {cluster.name} is up already (--restart sets it up anew)")
         _bring_back(cluster)
         return 0
-    launcher.up(cluster)
+    up_down.up(cluster)
     flags = f" --overlay {which.overlay}" if which.overlay else ""
     command.say(
         f"\ncluster {cluster.name} is up and answers; its workers join as they come up. Next:\n"
@@ -111,20 +113,20 @@ def _bring_back(cluster: "Cluster") -> None:
     """Start Ray again on machines of ours that the cluster has lost; a cloud's are the autoscaler's to replace."""
     if not cluster.is_local:
         return
-    from cluster import launcher
-    from cluster.submit import Jobs
+    from cluster.provision import up_down
+    from cluster.provision.submit import Jobs
 
-    with launcher.tunnel(cluster) as address:
+    with up_down.tunnel(cluster) as address:
         alive = {machine.ip for machine in Jobs(address).machines() if machine.is_alive}
     for machine in sorted(set(cluster.config["provider"]["worker_ips"]) - alive):
-        command.say(f"{machine} is not in it: {launcher.rejoin(cluster, machine)}")
+        command.say(f"{machine} is not in it: {up_down.rejoin(cluster, machine)}")
 
 
 def _down(argv: Sequence[str]) -> int:
     which = tyro.cli(Which, prog="python -m jobs.cluster down", args=argv)
-    from cluster import launcher
+    from cluster.provision import up_down
 
-    launcher.down(_cluster(which), say=command.say)
+    up_down.down(_cluster(which), say=command.say)
     return 0
 
 
@@ -143,12 +145,12 @@ def _submit(argv: Sequence[str]) -> int:
     for flag, value in defaults.items():
         if value is not None and _value(words, flag) is None:
             words += [flag, value]
-    return _start(options, name, ["jobs.submitted", "run", name, storage, *words])
+    return _start(options, name, ["jobs.cli.job_entrypoint", "run", name, storage, *words])
 
 
 def _resume(argv: Sequence[str]) -> int:
     options = tyro.cli(Resume, prog="python -m jobs.cluster resume", args=argv)
-    return _start(options, options.name, ["jobs.submitted", "again", options.name, _storage(options)])
+    return _start(options, options.name, ["jobs.cli.job_entrypoint", "again", options.name, _storage(options)])
 
 
 def _start(options: Submit, name: str, words: Sequence[str]) -> int:
@@ -174,8 +176,8 @@ def _doctor(argv: Sequence[str]) -> int:
     from cluster import session
 
     with session.connect("auto", say=command.say):
-        from cluster import diagnosis, doctor
-        from jobs.cluster_tables import print_facts, print_findings
+        from cluster.provision import diagnosis, doctor
+        from jobs.cli.cluster_tables import print_facts, print_findings
 
         facts = doctor.examine(storage)
         findings = diagnosis.judge(facts, workers=options.workers, gpu=options.gpu)
@@ -186,7 +188,7 @@ def _doctor(argv: Sequence[str]) -> int:
 
 def _status(argv: Sequence[str]) -> int:
     options = tyro.cli(Reach, prog="python -m jobs.cluster status", args=argv)
-    from jobs.cluster_tables import print_status
+    from jobs.cli.cluster_tables import print_status
 
     with _jobs(options) as jobs:
         print_status(jobs.machines(), jobs.all())
@@ -212,7 +214,7 @@ def _stop(argv: Sequence[str]) -> int:
     return 0
 
 
-def _follow(jobs: "Jobs", job: "Job") -> int:
+def _follow(jobs: "Jobs", job: "SubmittedJob") -> int:
     """Print what a job says until it ends; return its exit code. Ctrl-C leaves it running."""
     from cluster.session import ClusterError
 
@@ -238,27 +240,27 @@ def _follow(jobs: "Jobs", job: "Job") -> int:
 
 @contextlib.contextmanager
 def _jobs(reach: Reach) -> "Iterator[Jobs]":
-    from cluster import launcher
-    from cluster.submit import Jobs
+    from cluster.provision import up_down
+    from cluster.provision.submit import Jobs
 
     with contextlib.ExitStack() as stack:
-        address = reach.address or stack.enter_context(launcher.tunnel(_cluster(reach)))
+        address = reach.address or stack.enter_context(up_down.tunnel(_cluster(reach)))
         yield Jobs(address)
 
 
 def _cluster(which: Which) -> "Cluster":
-    from cluster import files
+    from cluster.provision import cluster_file
 
-    return files.load(which.file, which.overlay)
+    return cluster_file.load(which.file, which.overlay)
 
 
 def _storage(options: Submit | Doctor) -> str:
     """Return where runs are kept: as told, or as the cluster file says."""
     if options.storage is not None:
         return options.storage
-    from cluster import files
+    from cluster.provision import cluster_file
 
-    metadata = files.read(options.file, options.overlay).get("metadata") or {}
+    metadata = cluster_file.read(options.file, options.overlay).get("metadata") or {}
     if "storage" not in metadata:
         command.refuse(f"{options.overlay or options.file}: metadata.storage is missing; or pass --storage")
     return str(metadata["storage"])
@@ -268,9 +270,9 @@ def _data(options: Submit, recipe: str) -> str | None:
     """Return where the data of a recipe are, if the cluster file says it; None to leave it to the command."""
     if options.storage is not None or recipe not in RECIPES:
         return None
-    from cluster import files
+    from cluster.provision import cluster_file
 
-    data = (files.read(options.file, options.overlay).get("metadata") or {}).get("data")
+    data = (cluster_file.read(options.file, options.overlay).get("metadata") or {}).get("data")
     return f"{data.rstrip('/')}/{Path(RECIPES[recipe]().data.root).name}" if data else None
 
 

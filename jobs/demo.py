@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from jobs import evaluate, prepare, report, sweep
-from jobs.command import RUNS, duration
+from jobs.cli.command import RUNS, duration
 
 DATA = Path("data/demo")
 SWEEP = Path(RUNS) / "demo"

@@ -4,21 +4,18 @@ Without --workers it needs neither Ray nor DeepSpeed; it reads no pickles.
 """
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jobs import command, scores
+from jobs.cli import command
+from jobs.reporting import evaluation_table
 
 if TYPE_CHECKING:
     from zfdist.config import Config
-    from zfdist.evaluate import Loaded
-    from zfdist.scores import Question, Result
+    from zfdist.evaluation.results import Question, Result
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,11 @@ def _refuse_mistakes(arguments: Arguments) -> None:
 
 
 def _evaluate(arguments: Arguments) -> None:
-    from zfdist import atomic_io, checkpoint, export
-    from zfdist.evaluate import load_model
-    from zfdist.reading import local, with_weights
+    from zfdist import atomic_io
+    from zfdist.checkpoint import export
+    from zfdist.checkpoint import folder as checkpoint
+    from zfdist.checkpoint.fetch import local, with_weights
+    from zfdist.evaluation.evaluate import load_model, on_split
 
     if arguments.export:  # what cannot be written is said before the work, not after it
         export.refuse_other(arguments.export)
@@ -112,13 +111,13 @@ def _evaluate(arguments: Arguments) -> None:
         config = checkpoint.read_manifest(folder).config.with_values(settings)
         result = _on_ray(arguments, folder, config)
     print(f"{folder} on {config.data.root}\n")
-    names_and_values = scores.rows(result)
+    names_and_values = evaluation_table.rows(result)
     width = max(len(name) for name, _ in names_and_values)
     for name, value in names_and_values:
         print(f"  {name:<{width}}  {value}")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        atomic_io.write(arguments.json, scores.to_json(result, checkpoint=str(folder), data=config.data.root))
+        atomic_io.write(arguments.json, evaluation_table.to_json(result, checkpoint=str(folder), data=config.data.root))
         print(f"\nwritten to {arguments.json}")
     if arguments.export:
         export.write(folder, arguments.export)
@@ -126,8 +125,8 @@ def _evaluate(arguments: Arguments) -> None:
 
 
 def _question(arguments: Arguments, config: "Config") -> "Question":
-    from zfdist.bounds import Importance
-    from zfdist.scores import Question
+    from zfdist.evaluation.bounds import Importance
+    from zfdist.evaluation.results import Question
 
     first = config.train.seed
     return Question(
@@ -146,65 +145,10 @@ def _on_ray(arguments: Arguments, folder: Path, config: "Config") -> "Result":
     from cluster import session
 
     with session.connect(arguments.address, say=command.say):
-        from cluster.measure import measure
+        from cluster.evaluate import measure
 
         assert arguments.workers is not None
         return measure(folder, config, _question(arguments, config), workers=arguments.workers, say=command.say)
-
-
-def on_split(loaded: "Loaded", question: "Question") -> "Result":
-    """Return what is asked about a loaded model, on the data of its config; shows progress if it takes long.
-
-    Raises:
-        StoreError: if the data is not there or damaged.
-        OrderError: if the config's frames or view do not fit the data.
-        EvaluationError: if model and data do not go together.
-    """
-    import torch
-
-    from zfdist.data.loader import sequences_of
-    from zfdist.data.store import Store
-    from zfdist.evaluate import evaluate_split
-
-    data = loaded.config.data
-    store = Store.open(data.root, verify=data.verify, cache=data.cache)
-    frames = 0
-    if question.split in store.splits:  # else `evaluate_split` refuses it
-        frames = int(sequences_of(store, data, question.split, data.eval_view).frames.sum())
-    passes = len(question.seeds) * (1 + (question.importance.samples if question.importance else 0))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with _progress(passes * frames) as advance:
-        # Every call of the network is told the scored frames of each row, and has noise for one trajectory or more.
-        hook = loaded.model.register_forward_hook(
-            lambda _module, given, _terms: advance(int(given[2].sum()) * (given[3].shape[1] // len(given[2])))
-        )
-        try:
-            return evaluate_split(loaded, store, question, device=device)
-        finally:
-            hook.remove()
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show, on stderr and not before a second has passed, the share of `total` frames done and the time left."""
-    begun = latest = time.monotonic()
-    done = 0
-    on_terminal = sys.stderr.isatty()
-
-    def advance(frames: int) -> None:
-        nonlocal done, latest
-        done += frames
-        now = time.monotonic()
-        if now - latest < (1 if on_terminal else 10) or done >= total:
-            return
-        latest = now
-        left_s = (now - begun) * (total - done) / done
-        line = f"{done:,} of {total:,} frames, {100 * done / total:.0f} %, {left_s:.0f} s left"
-        print(f"\r{line:<72}" if on_terminal else line, end="" if on_terminal else "\n", file=sys.stderr, flush=True)
-
-    yield advance
-    if on_terminal and latest != begun:
-        print(f"\r{'':<72}\r", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

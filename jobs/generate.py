@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jobs import command
+from jobs.cli import command
 
 if TYPE_CHECKING:
-    from jobs.generations import Request
+    from jobs.reporting.draw_samples import Request
     from zfdist.config import Config
     from zfdist.data.store import Store
 
@@ -91,11 +91,12 @@ def _refuse_mistakes(arguments: Arguments) -> None:
 
 
 def _generate(arguments: Arguments) -> list[Path]:
-    from jobs import generations, pieces
-    from zfdist import atomic_io, checkpoint
+    from jobs.reporting import draw_samples, write_samples
+    from zfdist import atomic_io
+    from zfdist.checkpoint import folder as checkpoint
+    from zfdist.checkpoint.fetch import local, with_weights
     from zfdist.data.store import Store
-    from zfdist.evaluate import load_model, refuse_other_data
-    from zfdist.reading import local, with_weights
+    from zfdist.evaluation.evaluate import load_model, refuse_other_data
 
     command.check_place(str(arguments.out))
     folder = checkpoint.resolve(with_weights(local(arguments.model)))
@@ -105,8 +106,8 @@ def _generate(arguments: Arguments) -> list[Path]:
     store = Store.open(loaded.config.data.root, verify=loaded.config.data.verify, cache=loaded.config.data.cache)
     refuse_other_data(loaded, store, arguments.split)
     request = _request(arguments, loaded.config, store)
-    made = generations.pieces(loaded, store, request)
-    files = pieces.write(arguments.out, made, loaded, store)
+    made = draw_samples.pieces(loaded, store, request)
+    files = write_samples.write(arguments.out, made, loaded, store)
     record = {"checkpoint": str(folder), "data": str(store.root), **dataclasses.asdict(request)}
     record["pieces"] = [{"name": piece.name, "title": piece.title, "frames": len(piece.values_TX)} for piece in made]
     path = arguments.out / "generated.json"
@@ -116,7 +117,7 @@ def _generate(arguments: Arguments) -> list[Path]:
 
 def _request(arguments: Arguments, config: "Config", store: "Store") -> "Request":
     """Fill in the lengths that the command line leaves open, as the kind of data has it."""
-    from jobs.generations import Request
+    from jobs.reporting.draw_samples import Request
 
     per_second = store.sample_rate / config.data.frame_samples
     if arguments.seconds is not None and not per_second:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jobs import command, paper_rows
+from jobs.cli import command
 from jobs.recipes import RECIPES
+from jobs.reporting import paper_rows
 from zfdist.config import Config, ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Arguments:
     alpha: float = paper_rows.USUAL_ALPHA
     """alpha = beta of the rows with auxiliary cost, where the paper prints none."""
     parameters: int | None = None
-    """Size of every system; 0 takes the recipe's sizes; default: that of zforcing in the recipe's sizes."""
+    """Size of every system, heads without weight not counted; 0 takes the recipe's sizes; default for table1: that of
+    zforcing with all its heads in the recipe's sizes, else 0, as the paper compares rows of one size."""
     num_samples: int | None = None
     """Of IWAE; 0 for none; default: 25 for table2, else none."""
     workers_per_trial: int = 1
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> int:
         command.refuse("give --name to train the table's rows, or --runs to take trained ones")
     if arguments.runs and arguments.out is None:
         command.refuse("--runs: needs --out, the folder for the table")
-    from jobs.history import HistoryError
+    from jobs.reporting.run_history import HistoryError
 
     try:
         if arguments.name is not None:
@@ -121,22 +123,23 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
     _refuse_other_kind(arguments.table, store, base)
     x_dim = store.frame_size(base.data.frame_samples)
     rows = paper_rows.rows(arguments.table, base, arguments.alpha)
-    points = paper_rows.points(base, rows, arguments.seeds, x_dim, arguments.parameters)
+    budget = 0 if arguments.parameters is None and arguments.table != "table1" else arguments.parameters
+    points = paper_rows.points(base, rows, arguments.seeds, x_dim, budget)
 
-    from cluster.space import prepare_list
-    from zfdist import outcome
+    from cluster.sweep.search_space import prepare_list
+    from zfdist import run_protocol
 
     record = prepare_list(folder, base, points)
-    if all(outcome.result(folder / "trials" / trial.id) is not None for trial in record.trials):
+    if all(run_protocol.result(folder / "trials" / trial.id) is not None for trial in record.trials):
         return True
 
     from cluster import session
-    from jobs.board import Board
+    from jobs.cli.sweep_table import Board
 
     with session.connect(arguments.address, say=command.say), Board(list(points[0]), base.train.steps) as board:
-        from cluster.sweep import Plan, sweep
+        from cluster.sweep.driver import SweepPlan, sweep
 
-        plan = Plan(asha=False, workers=arguments.workers_per_trial, max_concurrent=arguments.max_concurrent)
+        plan = SweepPlan(asha=False, workers=arguments.workers_per_trial, max_concurrent=arguments.max_concurrent)
         results = sweep(folder, base, record, plan, show=board.show, say=board.say)
     unfinished = len(record.trials) - sum(result["state"] != "unfinished" for result in results)
     if unfinished:
@@ -152,7 +155,7 @@ def _refuse_other_kind(table: str, store: "Store", base: Config) -> None:
 
 
 def _write(arguments: Arguments, runs: "list[Path] | tuple[Path, ...]", out: Path) -> None:
-    from jobs import paper_figures, paper_tables
+    from jobs.reporting import paper_figures, paper_tables
 
     samples = arguments.num_samples
     if samples is None:

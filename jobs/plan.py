@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from jobs import command
+from jobs.cli import command
 from zfdist.config import Config
 
 if TYPE_CHECKING:
-    from cluster.plan import Memory
+    from cluster.estimate import Memory
 
 _GIB = 2**30
 
@@ -58,26 +58,30 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _lines(arguments: Arguments) -> Iterator[str]:
-    from cluster import plan
+    from cluster import estimate
+    from zfdist.model import systems
 
     config, workers = arguments.config, arguments.workers
-    x_dim, frames = _x_dim(arguments), plan.frames_of(config, arguments.frames)
+    x_dim, frames = _x_dim(arguments), estimate.frames_of(config, arguments.frames)
     if frames is None:
         command.refuse("data.train_view = utterances: pass --frames, the steps of the longest")
-    count = plan.parameters(config.model, x_dim)
+    model = systems.sized(config.model, config.loss, x_dim)
+    count = estimate.parameters(model, x_dim)
     sequences = math.ceil(config.data.global_batch / workers / config.engine.accumulation_steps)
-    kept = plan.activations(config.model, x_dim).of(frames, sequences)
-    yield f"{count:,} parameters; gradient {count * 4 / 2**20:,.1f} MiB"
+    kept = estimate.activations(model, x_dim).of(frames, sequences)
+    idle = systems.idle_heads(model, config.loss)
+    unused = f" (with {' and '.join(idle)}, which have no weight in the objective)" if idle else ""
+    yield f"{count:,} parameters{unused}; gradient {count * 4 / 2**20:,.1f} MiB"
     yield f"{workers} worker{'s' * (workers > 1)}, each {sequences} sequences of {frames} steps at a time"
     yield ""
     yield "GiB per worker   weights  gradients  optimizer  activations    total"
-    for stage in plan.STAGES:
+    for stage in estimate.STAGES:
         yield _memory_line(
-            stage, plan.memory(count, stage, workers, kept), arguments, stage == config.engine.zero_stage
+            stage, estimate.memory(count, stage, workers, kept), arguments, stage == config.engine.zero_stage
         )
     yield ""
-    size = plan.checkpoint_bytes(count, config.engine.zero_stage)
-    number = plan.checkpoints_kept(config.checkpoint, config.train.steps)
+    size = estimate.checkpoint_bytes(count, config.engine.zero_stage)
+    number = estimate.checkpoints_kept(config.checkpoint, config.train.steps)
     written = math.ceil(config.train.steps / config.checkpoint.every_steps)
     yield (
         f"checkpoints: {size / _GIB:.2f} GiB each, {written:,} written, at most {number} kept: "
@@ -97,15 +101,15 @@ def _memory_line(stage: int, need: "Memory", arguments: Arguments, chosen: bool)
 
 
 def _time_lines(arguments: Arguments, count: int) -> Iterator[str]:
-    from cluster import plan
+    from cluster import estimate
 
     measured = _measured(arguments)
     if measured is None:
         yield "time and money: pass --from-run runs/NAME of the same model and batch, or --step-s"
         return
     steps, workers = arguments.config.train.steps, arguments.workers
-    exchange_s = plan.exchange_s(count, workers, arguments.gbit)
-    time = plan.step_time(*measured, workers, exchange_s)
+    exchange_s = estimate.exchange_s(count, workers, arguments.gbit)
+    time = estimate.step_time(*measured, workers, exchange_s)
     yield (
         f"a step: {time.best_s:.3f} s if a smaller share is as much faster, {time.worst_s:.3f} s if not; "
         f"{exchange_s:.4f} s of it for gradients at {arguments.gbit:g} Gbit/s"
@@ -114,11 +118,12 @@ def _time_lines(arguments: Arguments, count: int) -> Iterator[str]:
         f"{steps:,} steps: {command.duration(steps * time.best_s)} to {command.duration(steps * time.worst_s)} "
         "(validation and checkpoints not counted)"
     )
-    most = plan.workers_that_pay(measured[0] * measured[1], count, arguments.gbit)
+    most = estimate.workers_that_pay(measured[0] * measured[1], count, arguments.gbit)
     yield f"up to {most} workers each still does half of its work, at best; beyond that run more trials instead"
     if arguments.price is not None:
         low, high = (
-            plan.money(steps * s, workers, arguments.price, arguments.head_price) for s in (time.best_s, time.worst_s)
+            estimate.money(steps * s, workers, arguments.price, arguments.head_price)
+            for s in (time.best_s, time.worst_s)
         )
         yield f"money: {low:,.2f} to {high:,.2f} at {arguments.price:g} an hour for each worker"
 
@@ -129,11 +134,12 @@ def _measured(arguments: Arguments) -> tuple[float, int] | None:
         return arguments.step_s, 1
     if arguments.from_run is None:
         return None
-    from zfdist import checkpoint, outcome
+    from zfdist import run_protocol
+    from zfdist.checkpoint import folder as checkpoint
 
-    if not (arguments.from_run / outcome.METRICS).is_file():
-        command.refuse(f"--from-run {arguments.from_run}: holds no {outcome.METRICS}, so this is not a run")
-    measured = (record.get("speed/step_s") for record in outcome.records(arguments.from_run))
+    if not (arguments.from_run / run_protocol.METRICS).is_file():
+        command.refuse(f"--from-run {arguments.from_run}: holds no {run_protocol.METRICS}, so this is not a run")
+    measured = (record.get("speed/step_s") for record in run_protocol.records(arguments.from_run))
     seconds = [value for value in measured if value is not None]
     saved = checkpoint.steps(arguments.from_run)
     if not seconds or not saved:

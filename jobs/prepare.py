@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from jobs.command import sentence
-from jobs.data_sets import Blizzard, Command, Mnist, Speech, Text, Timit
+from jobs.cli.command import sentence
+from jobs.cli.prepare_options import Blizzard, Command, Mnist, Speech, Text, Timit
 
 if TYPE_CHECKING:
     from zfdist.data.sources.convert import Outcome, Progress
@@ -50,13 +50,14 @@ def main(argv: list[str]) -> int:
 
 def _convert(command: Command, progress: "Progress") -> "Outcome":
     """Call the converter of a command."""
-    from zfdist.data.sources import blizzard, mnist, speech, text, texts, timit
+    from zfdist.data.sources import blizzard, mnist, speech, text, timit
+    from zfdist.data.sources.rows import Fields
 
     given = {name: value for name, value in vars(command).items() if name != "out"}
     if isinstance(command, Mnist):
         return mnist.prepare(mnist.Mnist(**given), command.out, progress)
     if isinstance(command, Text):
-        fields = texts.Fields(*(given.pop(f"{name}_field") for name in ("text", "review", "label")))
+        fields = Fields(*(given.pop(f"{name}_field") for name in ("text", "review", "label")))
         return text.prepare(text.Text(sources=given.pop("source"), fields=fields, **given), command.out, progress)
     given["lists"] = _lists(given)
     if isinstance(command, Speech):
@@ -129,16 +130,22 @@ def _progress(command: Command) -> Iterator["Progress"]:
 
 
 def _print_outcome(command: Command, outcome: "Outcome") -> None:
-    from jobs import data_set_tables
+    from jobs.cli import prepare_summary
+    from zfdist.data.sources.convert import named
 
     manifest = outcome.manifest
     if outcome.was_there:
         print(f"{command.out} was already made from this input; nothing to do.")
+    for remark in outcome.remarks:
+        print(remark)
     if outcome.bad:
         print(f"{len(outcome.bad)} files left out:")
         for name, reason in outcome.bad.items():
             print(f"  {name}: {reason}")
-    for line in data_set_tables.lines(command.out, manifest):
+    if outcome.doubtful:
+        print(f"{len(outcome.doubtful):,} files were read of which this should be known:")
+        print(named(outcome.doubtful))
+    for line in prepare_summary.lines(command.out, manifest):
         print(line)
     if outcome.short:
         print(f"{outcome.short} recordings are shorter than two frames of 200 samples and give no sequence of those.")

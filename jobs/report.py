@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from jobs import command
+from jobs.cli import command
 
 if TYPE_CHECKING:
-    from jobs.page import Page
-    from zfdist.evaluate import Loaded
+    from jobs.reporting.report_markdown import Page
+    from zfdist.evaluation.evaluate import Loaded
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, prog="python -m jobs.report", args=argv)
     if not arguments.runs:
         command.refuse("name at least one run or sweep folder")
-    from jobs.history import HistoryError
+    from jobs.reporting.run_history import HistoryError
 
     try:
         command.give_home()
@@ -63,27 +63,28 @@ def write(
     Raises:
         HistoryError: if one of `runs` is neither a run nor a sweep.
     """
-    from jobs import figures, history, page
-    from zfdist import atomic_io, reading
-    from zfdist.checkpoint import CheckpointError
-    from zfdist.storage import StorageError
+    from jobs.reporting import figures, report_markdown, run_history
+    from zfdist import atomic_io
+    from zfdist.checkpoint import fetch
+    from zfdist.checkpoint.folder import CheckpointError
+    from zfdist.object_store import StorageError
 
     command.check_place(str(out))
     try:
-        histories = history.read([reading.local(str(run)) for run in runs])
+        histories = run_history.read([fetch.local(str(run)) for run in runs])
     except (CheckpointError, StorageError) as error:
-        raise history.HistoryError(str(error)) from None
+        raise run_history.HistoryError(str(error)) from None
     say(f"drawing the curves of {len(histories)} run{'s' * (len(histories) > 1)} ...")
-    labels = history.labels(histories)
+    labels = run_history.labels(histories)
     drawn = {"curves": "figures/learning-curves.png", "kl": "figures/kl.png"}
     figures.learning_curves(out / drawn["curves"], histories, labels)
     figures.kl_curves(out / drawn["kl"], histories)
-    if {"loss.alpha", "loss.beta"} & set(history.varied(histories)) and histories[0].best:
+    if {"loss.alpha", "loss.beta"} & set(run_history.varied(histories)) and histories[0].best:
         drawn["sweep"] = "figures/sweep.png"
         figures.sweep(out / drawn["sweep"], histories, labels)
-    content = page.Page(title=title, histories=histories, best=None, figures=drawn)
+    content = report_markdown.Page(title=title, histories=histories, best=None, figures=drawn)
     path = out / "report.md"
-    atomic_io.write(path, page.markdown(_with_best(content, out, samples, say)))
+    atomic_io.write(path, report_markdown.markdown(_with_best(content, out, samples, say)))
     return path
 
 
@@ -91,14 +92,14 @@ def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], N
     """Add the best run's bound on the test split, and its speech, or why they cannot be had."""
     import dataclasses
 
-    from jobs import evaluate, page, scores
-    from zfdist.checkpoint import CheckpointError
+    from jobs.reporting import evaluation_table, report_markdown
+    from zfdist.checkpoint.fetch import with_weights
+    from zfdist.checkpoint.folder import CheckpointError
     from zfdist.config import ConfigError
     from zfdist.data.store import StoreError
-    from zfdist.evaluate import EvaluationError, load_model
-    from zfdist.reading import with_weights
-    from zfdist.scores import Question
-    from zfdist.storage import StorageError
+    from zfdist.evaluation.evaluate import EvaluationError, load_model, on_split
+    from zfdist.evaluation.results import Question
+    from zfdist.object_store import StorageError
 
     history = content.histories[0]
     try:
@@ -106,11 +107,11 @@ def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], N
     except (CheckpointError, StorageError) as error:
         return dataclasses.replace(content, problem=f"Not evaluated: {error}.")
     parameters = sum(p.numel() for p in loaded.model.parameters())
-    best = page.Best(history=history, manifest=loaded.manifest, parameters=parameters)
+    best = report_markdown.Best(history=history, manifest=loaded.manifest, parameters=parameters)
     try:
         say(f"evaluating {history.name} on the test split ...")
         asked = Question(split="test", seeds=[loaded.config.train.seed])
-        bound = scores.rows(evaluate.on_split(loaded, asked))
+        bound = evaluation_table.rows(on_split(loaded, asked))
         content = dataclasses.replace(content, best=dataclasses.replace(best, bound=bound))
         return _with_speech(content, loaded, out, say) if samples else content
     except (StoreError, StorageError, EvaluationError, ConfigError) as error:
@@ -120,13 +121,13 @@ def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], N
 def _with_speech(content: "Page", loaded: "Loaded", out: Path, say: Callable[[str], None]) -> "Page":
     import dataclasses
 
-    from jobs import figures, listen
+    from jobs.reporting import audio, figures
     from zfdist.data.store import Store
 
     say("generating speech ...")
     store = Store.open(loaded.config.data.root, verify=loaded.config.data.verify, cache=loaded.config.data.cache)
-    sounds = listen.speech(loaded, store, "test", loaded.config.train.seed)
-    files = [path.relative_to(out).as_posix() for path in listen.write(out / "samples", sounds, store.sample_rate)]
+    sounds = audio.speech(loaded, store, "test", loaded.config.train.seed)
+    files = [path.relative_to(out).as_posix() for path in audio.write(out / "samples", sounds, store.sample_rate)]
     drawn = {**content.figures, "speech": "figures/speech.png"}
     figures.speech(out / drawn["speech"], {s.title: s.wave for s in sounds}, store.sample_rate)
     rows = [

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jobs import command
+from jobs.cli import command
 from zfdist.config import Config, ConfigError, parse_value
 
 if TYPE_CHECKING:
-    from cluster.space import Space
-    from cluster.sweep import Plan
-    from zfdist.working_copy import WorkingCopy
+    from cluster.sweep.driver import SweepPlan
+    from cluster.sweep.search_space import Space
+    from zfdist.checkpoint.run_sync import WorkingCopy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,22 +95,22 @@ def _sweep_in(
     arguments: Arguments, place: str, folder: Path, copy: "WorkingCopy | None", on_accepted: Callable[[], None]
 ) -> None:
     """Sweep in a folder, which follows the sweep `place` if that is in a store."""
-    from cluster.space import prepare
+    from cluster.sweep.search_space import prepare
 
     space = _space(arguments)
     record = prepare(folder, arguments.config, space, samples=arguments.samples, seed=arguments.seed)
     command.check_data(arguments.config)
 
     from cluster import session
-    from jobs.board import Board
+    from jobs.cli.sweep_table import Board
 
     names, steps = space.names(), arguments.config.train.steps
     with session.connect(arguments.address, say=command.say), Board(names, steps) as board:
-        from cluster.sweep import sweep
-        from cluster.sweep_store import SweepStore
-        from cluster.worker import Store
+        from cluster.run.worker import RunLocation
+        from cluster.sweep.driver import sweep
+        from cluster.sweep.remote_sweep import SweepStore
 
-        here = Store(place, command.owner(), Path(arguments.config.data.cache))
+        here = RunLocation(place, command.owner(), Path(arguments.config.data.cache))
         store = None if copy is None else SweepStore(copy, here)
         results = sweep(
             folder,
@@ -130,10 +130,10 @@ def _sweep_in(
         command.say(f"best trial: {results[0]['folder']}")
 
 
-def _plan(arguments: Arguments) -> "Plan":
-    from cluster.sweep import Plan
+def _plan(arguments: Arguments) -> "SweepPlan":
+    from cluster.sweep.driver import SweepPlan
 
-    return Plan(
+    return SweepPlan(
         metric=arguments.metric,
         mode=arguments.mode,
         asha=arguments.asha,
@@ -150,7 +150,7 @@ def _plan(arguments: Arguments) -> "Plan":
 
 def _space(arguments: Arguments) -> "Space":
     """Return the space that the command line tells, or the default one if it tells none."""
-    from cluster.space import DEFAULT, Space
+    from cluster.sweep.search_space import DEFAULT, Space
 
     values = {kind: dict(map(_values, getattr(arguments, kind))) for kind in ("grid", "choice")}
     bounds = {

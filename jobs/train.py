@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jobs import command
+from jobs.cli import command
 from zfdist.config import Config
 
 
@@ -85,12 +85,12 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
     console = Console(arguments.config.train.steps)
     follows = command.followed(place, arguments.config.data.cache)
     with session.connect(arguments.address, say=command.say), follows as (folder, copy):
-        from cluster.decide import Range
-        from cluster.fit import fit
-        from cluster.worker import Store
+        from cluster.run.fit import fit
+        from cluster.run.policy import Range
+        from cluster.run.worker import RunLocation
 
         cache = Path(arguments.config.data.cache)
-        store = None if copy is None else Store(place, command.owner(), cache)
+        store = None if copy is None else RunLocation(place, command.owner(), cache)
         outcome = fit(
             arguments.config,
             folder,

@@ -7,20 +7,21 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from zfdist import atomic_io, checkpoint, continuation, metrics
-from zfdist.checkpoint import CheckpointError
+from zfdist import atomic_io, continuation, metrics
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.checkpointer import Checkpointer
+from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
+from zfdist.checkpoint.remote_checkpointer import RemoteCheckpointer
+from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.data.loader import TrainLoader, sequences_of
 from zfdist.data.store import Store
-from zfdist.engine import OPERANDS, Engine, EngineError
-from zfdist.home import Home
+from zfdist.engine import OPERANDS, OPTIMIZER, Engine, EngineError
 from zfdist.model import systems
-from zfdist.model.latent_chain import LatentChain
 from zfdist.model.objective import LABEL_SUMS, SUMS
-from zfdist.model.recurrence import Recurrence
-from zfdist.outcome import RESULT
-from zfdist.remote import RemoteHome
-from zfdist.working_copy import WorkingCopy
+from zfdist.model.recurrent.latent_chain import LatentChain
+from zfdist.model.recurrent.recurrence import Recurrence
+from zfdist.run_protocol import RESULT
 from zfdist.world import World
 
 _PER_THREAD = 10**9
@@ -33,7 +34,7 @@ class Run:
 
     config: Config
     folder: Path
-    home: Home
+    checkpointer: Checkpointer
     world: World
     store: Store
     loader: TrainLoader
@@ -53,11 +54,15 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
         ConfigError: if the model does not go with the data.
         StorageError: if the run lives in a store that cannot be used.
     """
-    home = Home(folder, world, config.checkpoint) if copy is None else RemoteHome(copy, world, config.checkpoint)
+    checkpointer = (
+        Checkpointer(folder, world, config.checkpoint)
+        if copy is None
+        else RemoteCheckpointer(copy, world, config.checkpoint)
+    )
     store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
     shown = str(folder) if copy is None else copy.shown
     config = continuation.accepted(
-        config, store, home.manifest(),
+        config, store, checkpointer.manifest(),
         run=shown, device=world.device.type, workers=[world.size], start_from=start_from,
     )  # fmt: skip
     loader = TrainLoader(
@@ -69,7 +74,7 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
         accumulation_steps=config.engine.accumulation_steps,
         device=world.device,
     )
-    newest = home.newest(say=lambda line: print(line, flush=True))
+    newest = checkpointer.newest(say=lambda line: print(line, flush=True))
     x_dim = store.frame_size(config.data.frame_samples)
     module = systems.build(config.model, x_dim, config.train.seed)
     if start_from is not None and newest is None:
@@ -85,7 +90,7 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
     run = Run(
         config=config,
         folder=folder,
-        home=home,
+        checkpointer=checkpointer,
         world=world,
         store=store,
         loader=loader,
@@ -114,20 +119,24 @@ def threads_worth_having(weights: int, frames: float, available: int) -> int:
 def _introduction(config: Config, module: systems.System) -> str:
     counts = systems.parameter_counts(module)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
-    return f"{config.model.system} with {config.model.density} output: {counts['total']:,} parameters ({parts})"
+    idle = systems.idle_heads(config.model, config.loss)
+    unused = f"; {' and '.join(idle)} without weight in the objective" if idle else ""
+    return f"{config.model.system} with {config.model.density} output: {counts['total']:,} parameters ({parts}{unused})"
 
 
 def _implementations(module: systems.System, engine: Engine) -> str:
     """Say what computes the loop over time and float32 products on this machine."""
     operand = OPERANDS[engine.precision]
     loops = [
-        f"loop by {part.in_words(operand)}" for part in module.modules() if isinstance(part, LatentChain | Recurrence)
+        f"loop by {part.describe(operand)}" for part in module.modules() if isinstance(part, LatentChain | Recurrence)
     ]
     return ", ".join([*loops, f"float32 products {engine.products}, CPU threads {torch.get_num_threads()}"])
 
 
 def _restore(run: Run, folder: Path) -> None:
     manifest = checkpoint.read_manifest(folder)
+    if manifest.optimizer != OPTIMIZER and run.world.rank == 0:
+        print(_other_optimizer(folder, manifest), flush=True)
     scratch = run.folder / "checkpoints" / ".universal"
     _remove(scratch, run)  # left by a crash in mid-conversion: its pieces must not mix with ours
     try:
@@ -136,7 +145,7 @@ def _restore(run: Run, folder: Path) -> None:
             saved_world_size=manifest.world_size,
             saved_zero_stage=manifest.config.engine.zero_stage,
             scratch=scratch,
-            converts=run.home.leads,
+            converts=run.checkpointer.leads,
         )
     except EngineError as error:
         raise CheckpointError(f"{folder}: {error}") from None
@@ -147,10 +156,15 @@ def _restore(run: Run, folder: Path) -> None:
     run.meter.restore(metrics.place_state(meters, run.world.rank, run.world.size))
 
 
+def _other_optimizer(folder: Path, manifest: CheckpointManifest) -> str:
+    before = manifest.optimizer or "AdamW with a weight decay of 0.01 (as all runs on a CPU were)"
+    return f"{folder} was trained with {before}; from here on it is {OPTIMIZER}, without weight decay"
+
+
 def _remove(scratch: Path, run: Run) -> None:
     """Remove a folder once no worker reads it any more."""
     run.world.barrier()
-    if run.home.leads:
+    if run.checkpointer.leads:
         shutil.rmtree(scratch, ignore_errors=True)
 
 

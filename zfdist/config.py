@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from zfdist.knobs import Between, ConfigError, Section, build, flatten, kind_name, nest, unknown_name
+from zfdist.config_base import Between, ConfigError, Section, build, flatten, kind_name, nest, unknown_name
 from zfdist.model_config import Count, CountOrZero, ModelConfig
 
 __all__ = ["Config", "ConfigError", "ModelConfig", "parse_value", "unknown_name"]

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfdist import checkpoint
-from zfdist.checkpoint import CheckpointError, Manifest
-from zfdist.config import Config, ConfigError
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
+from zfdist.config import Config, ConfigError, ModelConfig
 
 if TYPE_CHECKING:
     from zfdist.data.store import Store
@@ -23,7 +23,7 @@ _FIXED = ("data.frame_samples", "data.segment_frames", "data.train_view", "data.
 def accepted(
     config: Config,
     store: "Store",
-    newest: Manifest | None,
+    newest: CheckpointManifest | None,
     *,
     run: str,
     device: str,
@@ -50,10 +50,8 @@ def accepted(
     _refuse_other_density(store, config)
     precision = config.engine.precision_on(device)
     if config.model.parameter_budget:
-        from zfdist.model import systems
-
         x_dim = store.frame_size(config.data.frame_samples)
-        config = dataclasses.replace(config, model=systems.sized(config.model, x_dim))
+        config = dataclasses.replace(config, model=_sized(config, x_dim, newest))
     if newest is not None:
         _refuse_other_run(config, newest, precision, store.fingerprint, run)
         _refuse_recutting(config, newest, workers, run)
@@ -69,15 +67,23 @@ def weights_to_start_from(config: Config, start_from: str) -> Path:
         CheckpointError: if there is none, it is damaged, or of another model.
         StorageError: if it is in a store that cannot be used.
     """
-    from zfdist import reading
+    from zfdist.checkpoint import fetch
 
-    folder = checkpoint.resolve(reading.with_weights(reading.local(start_from, Path(config.data.cache))))
+    folder = checkpoint.resolve(fetch.with_weights(fetch.local(start_from, Path(config.data.cache))))
     manifest = checkpoint.verify(folder, only=checkpoint.WEIGHTS)
     if manifest.config.model != config.model:
         old, new = manifest.config.flat(), config.flat()
         name = next(n for n in new if n.startswith("model.") and old[n] != new[n])
         raise CheckpointError(f"{folder} was trained with {name} = {old[name]}, this run has {new[name]}")
     return folder
+
+
+def _sized(config: Config, x_dim: int, newest: CheckpointManifest | None) -> ModelConfig:
+    """Return the model with its budget spent; a run that goes on keeps the sizes that it has."""
+    from zfdist.model import systems
+
+    kept = None if newest is None else systems.sized_as(config.model, newest.config.model, x_dim)
+    return kept or systems.sized(config.model, config.loss, x_dim)
 
 
 def _refuse_other_density(store: "Store", config: Config) -> None:
@@ -89,7 +95,7 @@ def _refuse_other_density(store: "Store", config: Config) -> None:
         )
 
 
-def _refuse_other_run(config: Config, newest: Manifest, precision: str, fingerprint: str, run: str) -> None:
+def _refuse_other_run(config: Config, newest: CheckpointManifest, precision: str, fingerprint: str, run: str) -> None:
     old, new = newest.config.flat(), config.flat()
     fixed = [n for n in new if n.startswith("model.") and n != "model.recurrence"] + [*_FIXED, "train.seed"]
     pairs = {name: (old[name], new[name]) for name in fixed}
@@ -108,7 +114,7 @@ def _refuse_other_run(config: Config, newest: Manifest, precision: str, fingerpr
         )
 
 
-def _refuse_recutting(config: Config, newest: Manifest, workers: Sequence[int], run: str) -> None:
+def _refuse_recutting(config: Config, newest: CheckpointManifest, workers: Sequence[int], run: str) -> None:
     saved, stage = newest.config.engine.zero_stage, config.engine.zero_stage
     if not any(config.engine.loading(saved, newest.world_size, count) for count in workers):
         raise CheckpointError(

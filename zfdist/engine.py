@@ -18,15 +18,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zfdist import memory
+from zfdist import malloc
 from zfdist.config import EngineConfig, OptimConfig
 from zfdist.loss_scale import LossScale
-from zfdist.model import products
+from zfdist.model.kernels import matmul_backend
 from zfdist.profile import spanned
 from zfdist.world import World
 
 OPERANDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What the operands of products are rounded to; in TF32 the GPU does that inside."""
+
+OPTIMIZER = "torch.optim.Adam"
+"""What every device and ZeRO stage trains with, as manifests of checkpoints call it; it needs no CUDA toolkit."""
 
 _MOST_IN_A_BUCKET = 500_000_000  # gradients that are reduced together: DeepSpeed's own default
 
@@ -52,6 +55,7 @@ class Engine:
         self._world = world
         self._scale = float(world.size * config.accumulation_steps)
         self._clip_norm = optim.clip_norm
+        self._adam = adam_settings(optim)
         self.zero_stage = config.zero_stage
         self._config = config
         self.precision = config.precision_on(world.device.type)
@@ -67,6 +71,7 @@ class Engine:
             self._engine, *_ = deepspeed.initialize(
                 model=module,
                 model_parameters=list(module.parameters()),
+                optimizer=lambda parameters: torch.optim.Adam(parameters, **self._adam),
                 config=_deepspeed_config(config, optim, world, weights),
                 dist_init_required=False,
             )
@@ -74,8 +79,8 @@ class Engine:
         self._engine.allreduce_gradients = spanned("gradient reduction")(self._engine.allreduce_gradients)
         self._scale_loss_by(LossScale() if self.precision == "fp16" else LossScale(1.0))
         if world.device.type == "cpu":
-            self._settings.enter_context(memory.freed_is_kept())
-        how = products.float32(world.device, self.precision, onednn=config.matmul == "auto")
+            self._settings.enter_context(malloc.freed_is_kept())
+        how = matmul_backend.float32(world.device, self.precision, onednn=config.matmul == "auto")
         self.products = self._settings.enter_context(how)
 
     def forward(self, *inputs: Tensor) -> Any:
@@ -182,8 +187,17 @@ class Engine:
         self._engine._config.load_universal_checkpoint = False
         if path is None:
             raise EngineError(f"DeepSpeed could not read {folder}")
+        self._optimize_as_configured()
         if self.precision == "fp16":
             self._scale_loss_by(LossScale(*client_state["loss_scale"]))
+
+    def _optimize_as_configured(self) -> None:
+        """Give Adam this run's settings: what was loaded brings along those of the run, and the program, that saved."""
+        optimizer = self._engine.basic_optimizer
+        for group in optimizer.param_groups:
+            group.update(self._adam)
+        for parameter, state in optimizer.state.items():  # a universal checkpoint leaves the counts on the CPU
+            state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device)
 
     def _to_universal(self, state: Path, scratch: Path, converts: bool) -> Path:
         if converts:
@@ -208,9 +222,19 @@ class Engine:
         self._engine.destroy()
 
 
+def adam_settings(optim: OptimConfig) -> dict[str, Any]:
+    """Return the arguments of torch.optim.Adam: the paper's, without weight decay; fused, one pass over the weights."""
+    return {
+        "lr": optim.learning_rate,
+        "betas": (optim.beta1, optim.beta2),
+        "eps": optim.adam_eps,
+        "weight_decay": 0.0,
+        "decoupled_weight_decay": False,
+        "fused": True,
+    }
+
+
 def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, weights: int) -> dict[str, Any]:
-    # One pass over the weights on either device: torch's fused Adam on a CPU, DeepSpeed's kernel on a GPU.
-    kind = {"torch_adam": True, "fused": True} if world.device.type == "cpu" else {"torch_adam": False}
     # Batch sizes are bookkeeping only: shares may be uneven, and `backward` gets sums over the global batch.
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -218,18 +242,8 @@ def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, we
         "train_batch_size": config.accumulation_steps * world.size,
         "gradient_clipping": optim.clip_norm if config.zero_stage else 0.0,
         "steps_per_print": None,
-        # The bucket is allocated at every step: at its default of 2 GB more than zfdist.memory can keep.
+        # The bucket is allocated at every step: at its default of 2 GB more than zfdist.malloc can keep.
         "zero_optimization": {"stage": config.zero_stage, "reduce_bucket_size": min(weights, _MOST_IN_A_BUCKET)},
-        "zero_allow_untested_optimizer": True,
-        "optimizer": {
-            "type": "Adam",
-            "params": {
-                **kind,
-                "lr": optim.learning_rate,
-                "betas": [optim.beta1, optim.beta2],
-                "eps": optim.adam_eps,
-            },
-        },
     }
 
 

@@ -5,7 +5,7 @@ It is for runs in object stores, and for folders on file systems that cannot loc
 A store has no locks that die with their holder, so a claim that has not changed for `STALE_S` of the observer's own
 clock counts as left behind. A holder that was cut off and comes back reads another name there, and must stop. Two who
 take a stale claim in the same moment both look again after a pause, and only the one who wrote last goes on; even if
-both slipped through, neither could mix its files with the other's (see `zfdist.remote`).
+both slipped through, neither could mix its files with the other's (see `zfdist.checkpoint.remote_checkpointer`).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from zfdist import atomic_io
-from zfdist.storage import Missing, StorageError, without_options
+from zfdist.object_store import Missing, StorageError, without_options
 
 NAME = "lock.json"
 RENEW_S = 4.0

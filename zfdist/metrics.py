@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from zfdist import atomic_io
-from zfdist.outcome import METRICS, records
 from zfdist.profile import span
+from zfdist.run_protocol import METRICS, records
 from zfdist.world import World
 
 Batches = TypeVar("Batches")

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from zfdist.knobs import Between, ConfigError, Section
+from zfdist.config_base import Between, ConfigError, Section
 
 Count = Annotated[int, Between(1, 2**31)]
 CountOrZero = Annotated[int, Between(0, 2**31)]
 
 _ZFORCING_ONLY = ("aux_sees_h", "latent_sees_x", "output_skip", "output_sees_z", "layer_norm_z")
+_BY_AUTOGRAD = ("layer_norm_z", "vrnn_features")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class ModelConfig(Section):
     output_layers: Annotated[int, Between(0, 8)] = 1
     """Hidden layers of the output nets f_o (forward and backward)."""
     parameter_budget: CountOrZero = 0
-    """Parameters that the network should have: hidden is chosen, mlp_dim in proportion; 0 takes both as they are."""
+    """Parameters that the network should have, heads without weight in the objective not counted: hidden is chosen,
+    mlp_dim in proportion; 0 takes both as they are."""
     density: Literal["gaussian", "mixture", "bernoulli", "categorical"] = "gaussian"
     """Density of an observation given the state: frames (gaussian, mixture), bits or tokens."""
     mixture_components: Count = 20
@@ -44,7 +46,8 @@ class ModelConfig(Section):
     aux_tanh: bool = True
     """Pass the auxiliary mean through tanh, since b_t lies in (-1, 1)."""
     aux_stop_gradient: Literal["target", "backward_net"] = "target"
-    """Where alpha's gradient stops: at the target b_t, or before all of the backward net (unrolls twice)."""
+    """Where alpha's gradient stops. target: at the target b_t alone, as in the authors' code. backward_net: before all
+    of the backward net, also on the way b_t -> q -> z_t, as the paper's text says; unrolls twice."""
     aux_sees_h: bool = False
     """zforcing: the auxiliary net reads h_{t-1} beside z_t, as its authors' code does."""
     latent_sees_x: bool = False
@@ -57,6 +60,9 @@ class ModelConfig(Section):
     """zforcing: z_t sets gain and bias of a layer norm of the recurrent product instead of being an input."""
     vrnn_prior: Literal["learned", "standard"] = "learned"
     """vrnn: prior from h_{t-1}, or N(0, I)."""
+    vrnn_features: bool = False
+    """vrnn: all nets read x and z through feature extractors phi_x and phi_z of mlp_dim units, as published (Chung et
+    al., 2015); z's is inside the loop over time, which then runs by autograd (model.recurrence auto or reference)."""
     label_classes: CountOrZero = 0
     """Classes that a head on the latents tells apart, trained jointly; 0 for no such head."""
     recurrence: Literal["auto", "reference", "bptt", "native", "graph", "triton"] = "auto"
@@ -72,7 +78,15 @@ class ModelConfig(Section):
         for name in _ZFORCING_ONLY:
             if getattr(self, name) and self.system != "zforcing":
                 raise ConfigError(f"model.{name} = true: a switch of zforcing, and model.system is {self.system}")
-        if self.layer_norm_z and self.recurrence not in ("auto", "reference"):
-            raise ConfigError(
-                f"model.recurrence = {self.recurrence}: does not know model.layer_norm_z; use auto or reference"
-            )
+        if self.vrnn_features and self.system != "vrnn":
+            raise ConfigError(f"model.vrnn_features = true: a switch of vrnn, and model.system is {self.system}")
+        for name in _BY_AUTOGRAD:
+            if getattr(self, name) and self.recurrence not in ("auto", "reference"):
+                raise ConfigError(
+                    f"model.recurrence = {self.recurrence}: does not know model.{name}; use auto or reference"
+                )
+
+    @property
+    def loop_by_autograd(self) -> bool:
+        """Whether a switch changes the loop over time into one that only autograd differentiates."""
+        return any(getattr(self, name) for name in _BY_AUTOGRAD)

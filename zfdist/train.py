@@ -20,18 +20,19 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from zfdist import atomic_io, checkpoint, schedule, seeding
+from zfdist import atomic_io, schedule, seeding
 from zfdist.build import Run, build
-from zfdist.checkpoint import Manifest
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.checkpointer import NoRoomError
+from zfdist.checkpoint.folder import CheckpointManifest
+from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.data.loader import Batch, evaluation_batches
-from zfdist.engine import Update
-from zfdist.evaluate import evaluate
-from zfdist.home import NoRoomError
+from zfdist.engine import OPTIMIZER, Update
+from zfdist.evaluation.evaluate import evaluate
 from zfdist.model.objective import Loss, objective
-from zfdist.outcome import RESULT, NonFiniteError, Outcome, Reporter, records
 from zfdist.profile import profiled, span, spanned
-from zfdist.working_copy import WorkingCopy
+from zfdist.run_protocol import RESULT, NonFiniteError, Outcome, Reporter, records
 from zfdist.world import World
 
 
@@ -82,7 +83,7 @@ def _train(run: Run, reporter: Reporter, profile: bool) -> Outcome:
     finally:
         if run.log:
             run.log.close()
-        run.home.close()
+        run.checkpointer.close()
         run.engine.close()
 
 
@@ -91,7 +92,7 @@ def _loop(run: Run, reporter: Reporter, close_step: Callable[[], None]) -> Liter
     for micro_batches in run.meter.timed(run.loader.iterate(run.step, steps)):
         _update(run, micro_batches)
         run.step += 1
-        run.home.check()
+        run.checkpointer.check()
         reporter.progress(run.step)
         last = run.step == steps
         stop = run.world.any(reporter.should_stop()) and not last
@@ -221,7 +222,7 @@ def _save(run: Run, validation: dict[str, float] | None, *, is_last: bool = Fals
     """
     started = time.monotonic()
     try:
-        partial = run.home.begin(run.step)
+        partial = run.checkpointer.begin(run.step)
     except NoRoomError as error:
         run.unsaved_in_a_row += 1
         if is_last or run.unsaved_in_a_row >= run.config.checkpoint.max_failures:
@@ -229,7 +230,7 @@ def _save(run: Run, validation: dict[str, float] | None, *, is_last: bool = Fals
         _write(run, {"checkpoint/skipped": str(error), "checkpoint/skipped_in_a_row": run.unsaved_in_a_row})
         return None
     run.unsaved_in_a_row = 0
-    with run.home.room_explained(run.step):
+    with run.checkpointer.room_explained(run.step):
         run.engine.save(partial / checkpoint.SHARDS)
         weights = run.engine.weights()
         meters = run.world.gather(run.meter.state())  # also the barrier after which all shards are written
@@ -237,20 +238,21 @@ def _save(run: Run, validation: dict[str, float] | None, *, is_last: bool = Fals
             assert weights is not None
             with atomic_io.replacing(partial / checkpoint.WEIGHTS) as fresh:
                 save_file(weights, str(fresh))
-        manifest = Manifest(
+        manifest = CheckpointManifest(
             step=run.step,
             config=run.config,
             world_size=run.world.size,
             precision=run.engine.precision,
+            optimizer=OPTIMIZER,
             data_fingerprint=run.store.fingerprint,
             normalisation={"mean": run.store.mean, "std": run.store.std},
             progress={"meters": meters, "skipped_in_a_row": run.skipped_in_a_row},
             validation=validation,
         )
-        folder = run.home.commit(partial, manifest)
+        folder = run.checkpointer.commit(partial, manifest)
     if is_last:
-        run.home.finish()
-    _write(run, {"checkpoint/save_s": round(time.monotonic() - started, 3)} | run.home.timings())
+        run.checkpointer.finish()
+    _write(run, {"checkpoint/save_s": round(time.monotonic() - started, 3)} | run.checkpointer.timings())
     return folder
 
 

@@ -17,8 +17,10 @@ import torch
 from measure import Options, Table, interleaved
 
 from jobs.recipes import RECIPES
-from zfdist import checkpoint, train, working_copy, world
+from zfdist import train, world
 from zfdist.build import build
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint import run_sync
 from zfdist.config import Config
 from zfdist.data.store_writer import Recording, publish, write_shard
 
@@ -81,7 +83,7 @@ def _remote_rows(config: Config, folder: Path, here: world.World, unit_s: float)
 
     with object_store.server() as port:
         uri = object_store.uri(port, "runs/bench")
-        with working_copy.opened(uri, 0, owner="bench", cache=folder / "cache") as copy:
+        with run_sync.opened(uri, 0, owner="bench", cache=folder / "cache") as copy:
             run = build(config, copy.folder, here, None, copy)
             _train(run)
             stood: dict[str, list[float]] = {"uploaded beside training": [], "waiting for the upload": []}
@@ -90,7 +92,7 @@ def _remote_rows(config: Config, folder: Path, here: world.World, unit_s: float)
                     started = time.perf_counter()
                     train._save(run, None, is_last=name == "waiting for the upload")
                     times.append(time.perf_counter() - started)
-                    run.home.finish()
+                    run.checkpointer.finish()
                     run.step += 1
             run.engine.close()
     return [

@@ -17,8 +17,8 @@ from core_case import NAIVE, ON_A_CPU, ON_A_GPU, SIZES, Candidate, Case, candida
 from measure import Options, Table
 from torch import Tensor, nn
 
-from zfdist.memory import freed_is_kept
-from zfdist.model.products import through_onednn
+from zfdist.malloc import freed_is_kept
+from zfdist.model.kernels.matmul_backend import through_onednn
 
 __all__ = ["SIZES", "tables"]
 

@@ -11,9 +11,9 @@ from peak import Peak
 from torch import Tensor
 
 from jobs.recipes import RECIPES
-from zfdist.bounds import Importance, importance_weighted
 from zfdist.config import Config
 from zfdist.data.loader import Batch
+from zfdist.evaluation.bounds import Importance, importance_weighted
 from zfdist.model.systems import build
 
 FRAMES = 40  # half a second of sound

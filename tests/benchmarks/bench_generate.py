@@ -15,8 +15,8 @@ from torch import Tensor
 
 from jobs.recipes import RECIPES
 from zfdist.config import Config
-from zfdist.model import native_steps
-from zfdist.model.products import through_onednn
+from zfdist.model.kernels import cpp_lstm_step
+from zfdist.model.kernels.matmul_backend import through_onednn
 from zfdist.model.systems import build
 
 STEPS = 80  # a second of sound
@@ -66,12 +66,12 @@ class Case:
 @contextmanager
 def _cell(native: bool) -> Iterator[None]:
     """Run the cell in C++ always, or never."""
-    before = native_steps.LEAST_STEPS
-    native_steps.LEAST_STEPS = 1 if native else STEPS + 1
+    before = cpp_lstm_step.LEAST_STEPS
+    cpp_lstm_step.LEAST_STEPS = 1 if native else STEPS + 1
     try:
         yield
     finally:
-        native_steps.LEAST_STEPS = before
+        cpp_lstm_step.LEAST_STEPS = before
 
 
 def tables(options: Options) -> Iterator[Table]:

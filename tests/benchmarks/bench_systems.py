@@ -13,9 +13,9 @@ from measure import Options, Table, Timing, interleaved
 from peak import Peak
 
 from jobs.recipes import RECIPES
-from zfdist.config import Config, ModelConfig
+from zfdist.config import Config, LossConfig, ModelConfig
+from zfdist.model.kernels.matmul_backend import float32
 from zfdist.model.objective import objective
-from zfdist.model.products import float32
 from zfdist.model.systems import build, parameter_counts, sized
 from zfdist.schedule import Weights
 
@@ -104,7 +104,8 @@ def _table(size: str, config: Config, repeats: int) -> Table:
 
 def _sized(config: Config, system: str, prior: str, density: str, budget: int) -> ModelConfig:
     changed = config.with_values({"model.system": system, "model.vrnn_prior": prior, "model.density": density})
-    return sized(dataclasses.replace(changed.model, parameter_budget=budget), config.data.frame_samples)
+    loss = LossConfig(alpha=WEIGHTS.alpha, beta=WEIGHTS.beta)
+    return sized(dataclasses.replace(changed.model, parameter_budget=budget), loss, config.data.frame_samples)
 
 
 def _row(name: str, case: Case, timings: dict[str, Timing], peak: int, frames: int) -> tuple[str, ...]:

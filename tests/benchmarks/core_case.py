@@ -15,8 +15,8 @@ from torch import Tensor
 from jobs.recipes import RECIPES
 from zfdist import seeding
 from zfdist.config import Config
+from zfdist.model.kernels.matmul_backend import float32, through_onednn
 from zfdist.model.objective import objective
-from zfdist.model.products import float32, through_onednn
 from zfdist.model.systems import build
 from zfdist.model.terms import Terms
 from zfdist.schedule import Weights

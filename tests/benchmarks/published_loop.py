@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zfdist.model.networks.zforcing import ZForcing
 from zfdist.model.terms import Terms
-from zfdist.model.zforcing import ZForcing
 
 SLOPE, CLIP = 1 / 3, 3.0
 

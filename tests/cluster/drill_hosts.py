@@ -8,7 +8,7 @@ from followed_run import Run
 from hosts import Host
 from real_cluster import HEAD, RealCluster
 
-from zfdist import checkpoint
+from zfdist.checkpoint import folder as checkpoint
 
 # More to compute a step, that a machine has the time to come back; and a learning rate at which the rounding of another
 # number of workers is not amplified: at the recipe's, losses that differ by 1e-7 differ by 4e-2 after 250 steps.
@@ -144,7 +144,7 @@ def sweep_driver_killed(cluster: RealCluster) -> Result:
     done = lambda: sorted(p.parent for p in sweep.folder.glob("trials/*/result.json"))  # noqa: E731
     sweep.wait_for(lambda: len(done()) >= 1, "a finished trial", 240)
     fault_s = time.time()
-    cluster.hosts[HEAD].kill("jobs.submitted")
+    cluster.hosts[HEAD].kill("jobs.cli.job_entrypoint")
     before = {trial: (trial / "metrics.jsonl").read_bytes() for trial in done()}
     assert sweep.wait(60) != 0, "the laptop is told that the sweep failed"
     detect_s = time.time() - fault_s

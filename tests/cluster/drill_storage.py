@@ -14,8 +14,8 @@ from hosts import Host
 from real_cluster import FAULTY_STEP, HEAD, RealCluster
 from waiting import last_lines
 
-from zfdist import checkpoint
-from zfdist.storage import Place
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.object_store import ObjectFolder
 
 
 def torn_ray_files(cluster: RealCluster) -> Result:
@@ -82,7 +82,7 @@ def storage_failing(cluster: RealCluster) -> Result:
         door.fail(6, "503", lambda method, path: method in ("PUT", "POST"))
         finish(cluster, run)
         assert door.failed == 6, f"{door.failed} requests failed"
-        stored = Place(f"{object_store.uri(port, 'runs/stored')}")
+        stored = ObjectFolder(f"{object_store.uri(port, 'runs/stored')}")
         names = set(stored.sizes())
         folders = {name.split("/")[1] for name in names if name.startswith("checkpoints/")}
         half = [folder for folder in folders if f"checkpoints/{folder}/manifest.json" not in names]

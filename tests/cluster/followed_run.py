@@ -8,8 +8,8 @@ from pathlib import Path
 
 from waiting import HostError, last_lines, wait_for
 
-from cluster.follow import Records
-from zfdist import checkpoint
+from cluster.run.tail import Records
+from zfdist.checkpoint import folder as checkpoint
 
 
 class Run:

@@ -24,7 +24,14 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 HEAD = "head"
 
-_OURS = ("RayTrainWorker", "TrainController", "ray::Post", "TrialActor", "PlacementGroupCleaner", "jobs.submitted")
+_OURS = (
+    "RayTrainWorker",
+    "TrainController",
+    "ray::Coordinator",
+    "TrialActor",
+    "PlacementGroupCleaner",
+    "jobs.cli.job_entrypoint",
+)
 # A small network on the sample that ships, a line of metrics for every step.
 _SMALL = {
     "model.hidden": 32,
@@ -168,7 +175,7 @@ class RealCluster:
             if not host.is_up:
                 self.hosts.boot(host.name)
             self.hosts.heal(host.name)
-        self.hosts[HEAD].kill("jobs.submitted")
+        self.hosts[HEAD].kill("jobs.cli.job_entrypoint")
         try:  # Ray's autoscaler brings back a machine that answers again
             self.wait_for_nodes([HEAD, *self.workers], 100)
         except HostError:

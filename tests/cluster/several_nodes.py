@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import harness
 
-from zfdist import checkpoint, train
+from zfdist import train
+from zfdist.checkpoint import folder as checkpoint
 from zfdist.config import Config
 
 
@@ -44,7 +45,7 @@ def each_step(before: Callable[[Any], None]) -> None:
 
 def slow_work(job: dict[str, Any]) -> Any:
     """What workers do in the drill of machines that come and go: steps take time, as they do in real runs."""
-    from cluster.worker import work
+    from cluster.run.worker import work
 
     each_step(lambda run: time.sleep(0.05))
     return work(job)
@@ -52,7 +53,7 @@ def slow_work(job: dict[str, Any]) -> Any:
 
 def hanging_work(job: dict[str, Any]) -> Any:
     """What workers do in the drill of hangs: one stands still at three steps, each time in another way."""
-    from cluster.worker import work
+    from cluster.run.worker import work
 
     stand_still = {
         ("sleep", 1, 15): lambda: time.sleep(1e6),
@@ -79,10 +80,10 @@ def fitted(
     **options: Any,
 ) -> dict[str, Any]:
     """Run `fit`, with `disturb` called at each record of its metrics; return what came of it."""
-    from cluster import launch
-    from cluster.fit import fit
+    from cluster.run import attempt
+    from cluster.run.fit import fit
 
-    launch.work = work  # type: ignore[assignment]
+    attempt.work = work  # type: ignore[assignment]
     said: list[str] = []
     started = time.monotonic()
 
@@ -96,7 +97,7 @@ def fitted(
 
 def drill_elastic(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
     """A machine dies, another comes, and is taken away again with notice: 2 -> 1 -> 2 -> 1 workers."""
-    from cluster.decide import Range
+    from cluster.run.policy import Range
 
     nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
     run = folder / "elastic"
@@ -131,7 +132,9 @@ def _spot(cluster: Any, node_id: str, folder: Path) -> "subprocess.Popen[str]":
     """Start the daemon against the EC2 service that the test serves."""
     endpoint = (folder / "endpoint").read_text()
     words = ["--cloud", "aws", "--endpoint", endpoint, "--address", cluster.address, "--node-id", node_id]
-    return subprocess.Popen([sys.executable, "-m", "cluster.spot", *words], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "cluster.provision.preemption", *words], stdout=subprocess.PIPE, text=True
+    )
 
 
 def drill_hangs(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
@@ -145,8 +148,8 @@ def drill_hangs(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
 
 def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
     """Two trials; the machine of one dies, and the next one that it gets is taken away with notice."""
-    from cluster.space import Space, prepare
-    from cluster.sweep import Plan, sweep
+    from cluster.sweep.driver import SweepPlan, sweep
+    from cluster.sweep.search_space import Space, prepare
 
     nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
     done: list[str] = []
@@ -173,18 +176,18 @@ def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
             nodes.append(cluster.add_node(num_cpus=1))
             done.append("taken")
 
-    results = sweep(folder / "sweep", base, record, Plan(asha=False, max_failures=1), show=disturb, say=print)
+    results = sweep(folder / "sweep", base, record, SweepPlan(asha=False, max_failures=1), show=disturb, say=print)
     for node in nodes:
         cluster.remove_node(node)
     return {"states": [r["state"] for r in results], "done": done}
 
 
 def _drain(cluster: Any, node_id: str, within_s: float) -> None:
-    import ray._raylet
 
-    from cluster.spot import Notice, drain
+    from cluster import ray_internals
+    from cluster.provision.preemption import Notice, drain
 
-    drain(ray._raylet.GcsClient(address=cluster.address), node_id, Notice("a test", time.time() + within_s))
+    drain(ray_internals.gcs_client(cluster.address), node_id, Notice("a test", time.time() + within_s))
 
 
 def left_behind() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import commands
 import pytest
 
-from zfdist import outcome
+from zfdist import run_protocol
 from zfdist.config import Config
 
 WEIGHTS = "checkpoints/step-00000600/model.safetensors"
@@ -18,14 +18,14 @@ WEIGHTS = "checkpoints/step-00000600/model.safetensors"
 @pytest.fixture(scope="module")
 def undisturbed(cluster: str, slow_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of two workers that nothing happened to."""
-    from cluster.fit import fit
+    from cluster.run.fit import fit
 
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
     records: list[dict[str, Any]] = []
     end = fit(slow_config, folder, workers=2, on_report=records.append, say=lambda line: None)
     assert end == ("finished", 600)
     assert [r["step"] for r in records if "valid/elbo_nats" in r] == [100, 200, 300, 400, 500, 600]
-    assert records == list(outcome.records(folder)), "each record is told once, in order"
+    assert records == list(run_protocol.records(folder)), "each record is told once, in order"
     assert not (folder / ".ray").exists()
     assert commands.nothing_held()
     return folder
@@ -34,7 +34,7 @@ def undisturbed(cluster: str, slow_config: Config, tmp_path_factory: pytest.Temp
 def test_stopped_run_goes_on_bit_equal_and_without_rays_own_state(
     undisturbed: Path, slow_config: Config, tmp_path: Path
 ) -> None:
-    from cluster.fit import fit
+    from cluster.run.fit import fit
 
     def stop_after_200(record: dict[str, Any]) -> None:
         if record["step"] == 200:
@@ -55,7 +55,7 @@ def test_killed_worker_is_replaced_and_the_run_ends_bit_equal(
 ) -> None:
     from ray.util.state import list_actors
 
-    from cluster.fit import fit
+    from cluster.run.fit import fit
 
     killed: list[int] = []
     said: list[str] = []
@@ -74,8 +74,8 @@ def test_killed_worker_is_replaced_and_the_run_ends_bit_equal(
 
 
 def test_what_the_run_refuses_is_one_sentence_without_a_second_try(undisturbed: Path, slow_config: Config) -> None:
-    from cluster.fit import fit
-    from zfdist.checkpoint import CheckpointError
+    from cluster.run.fit import fit
+    from zfdist.checkpoint.folder import CheckpointError
 
     other = dataclasses.replace(slow_config, model=dataclasses.replace(slow_config.model, z_dim=5))
     said: list[str] = []
@@ -86,16 +86,17 @@ def test_what_the_run_refuses_is_one_sentence_without_a_second_try(undisturbed: 
 
 
 def test_too_many_workers_are_refused_at_once(cluster: str, slow_config: Config, tmp_path: Path) -> None:
-    from cluster.fit import fit
     from cluster.nodes import ClusterError
+    from cluster.run.fit import fit
 
     with pytest.raises(ClusterError, match=r"--workers 1000 of 1 CPU each do not fit: the cluster has 1 machine with"):
         fit(slow_config, tmp_path, workers=1000)
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(cluster: str, slow_config: Config, tmp_path: Path) -> None:
-    from cluster.worker import claim
     from zfdist.lease import BusyError
+
+    from cluster.run.worker import claim
 
     with (
         claim(tmp_path, wait_s=0),

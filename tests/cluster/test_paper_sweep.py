@@ -5,8 +5,8 @@ from pathlib import Path
 import commands
 import pytest
 
-from cluster.space import prepare_list
-from zfdist import outcome
+from cluster.sweep.search_space import prepare_list
+from zfdist import run_protocol
 from zfdist.config import Config, ConfigError
 
 
@@ -27,11 +27,11 @@ def test_a_figure_from_nothing_and_again(cluster: str, store: Path, tmp_path: Pa
     assert {path.name for path in (folder / "figure2").iterdir()} == {"figure2.png", "figure2.csv", "figure2.md"}
     trials = sorted((folder / "trials").iterdir())
     assert len(trials) == 4
-    before = [list(outcome.records(trial)) for trial in trials]
+    before = [list(run_protocol.records(trial)) for trial in trials]
 
     code, out = commands.run("paper", *words, folder=tmp_path)
     assert code == 0 and "Ray" not in out, out
-    assert [list(outcome.records(trial)) for trial in trials] == before
+    assert [list(run_protocol.records(trial)) for trial in trials] == before
 
     code, out = commands.run("paper", *words, "--train.steps", "30", folder=tmp_path)
     assert code == 2 and "is another sweep: train.steps was 20 and now is 30" in out and "Traceback" not in out, out

@@ -13,7 +13,7 @@ from zfdist.config import Config
 
 def refused(config: Config, run: Path, message: str, **how: Any) -> None:
     """Assert that `fit` refuses with a message and changes nothing in the folder of the run."""
-    from cluster.fit import fit
+    from cluster.run.fit import fit
 
     before = harness.tree(run.parent)
     with pytest.raises(ValueError) as caught:
@@ -46,7 +46,7 @@ def test_a_run_that_may_not_go_on_stays_as_it_is(cluster: str, store: Path, trai
 
 
 def train_again(config: Config, run: Path) -> None:
-    from cluster.fit import fit
+    from cluster.run.fit import fit
 
     fit(config, run, say=lambda line: None, use_gpu=False)
 
@@ -61,8 +61,8 @@ def test_a_new_run_that_is_refused_leaves_no_folder(cluster: str, store: Path, t
 
 
 def test_a_sweep_whose_data_are_others_stays_as_it_is(cluster: str, store: Path, trained: Path, tmp_path: Path) -> None:
-    from cluster.space import Space, prepare
-    from cluster.sweep import Plan, sweep
+    from cluster.sweep.driver import SweepPlan, sweep
+    from cluster.sweep.search_space import Space, prepare
 
     other = harness.make_store(tmp_path / "other", seed=1)
     folder, base = tmp_path / "sweep", harness.tiny_config(other)
@@ -71,7 +71,7 @@ def test_a_sweep_whose_data_are_others_stays_as_it_is(cluster: str, store: Path,
     before = harness.tree(folder)
     record = prepare(tmp_path / "nothing", base, Space(grid={"train.seed": (1234, 2)}), samples=0, seed=0)
     with pytest.raises(ValueError, match="the fingerprint of the data"):
-        sweep(folder, base, record, Plan(use_gpu=False), show=lambda rows: None, say=lambda line: None)
+        sweep(folder, base, record, SweepPlan(use_gpu=False), show=lambda rows: None, say=lambda line: None)
     assert harness.tree(folder) == before
 
 

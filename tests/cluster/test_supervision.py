@@ -13,7 +13,8 @@ import harness
 import pytest
 import several_nodes
 
-from zfdist import checkpoint, outcome, train
+from zfdist import run_protocol, train
+from zfdist.checkpoint import folder as checkpoint
 from zfdist.world import connect
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.drill]  # minutes: left to `make drills`
@@ -41,7 +42,9 @@ def drills(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
 
 def losses(run: Path, up_to: int) -> dict[int, float]:
     return {
-        r["step"]: r["train/elbo_nats"] for r in outcome.records(run) if "train/elbo_nats" in r and r["step"] <= up_to
+        r["step"]: r["train/elbo_nats"]
+        for r in run_protocol.records(run)
+        if "train/elbo_nats" in r and r["step"] <= up_to
     }
 
 
@@ -104,7 +107,7 @@ def test_a_trial_moves_from_a_machine_that_dies_and_from_one_that_is_taken_away(
     assert told["done"] == ["killed", "noticed", "taken"], told
     assert told["states"] == ["finished", "finished"], "one failure was allowed: only the machine that died is one"
     for trial in (drills["folder"] / "sweep" / "trials").iterdir():
-        steps = [line["step"] for line in outcome.records(trial) if "valid/elbo_nats" in line]
+        steps = [line["step"] for line in run_protocol.records(trial) if "valid/elbo_nats" in line]
         assert steps == list(range(100, 2001, 100)), "no step twice, none lost"
 
 

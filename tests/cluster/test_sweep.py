@@ -9,8 +9,8 @@ import commands
 import harness
 import pytest
 
-from cluster.space import Space, prepare
-from zfdist import outcome
+from cluster.sweep.search_space import Space, prepare
+from zfdist import run_protocol
 from zfdist.config import Config
 
 # One learning rate that learns, and one that cannot: the scheduler has something to stop.
@@ -27,17 +27,17 @@ def config(store: Path) -> Config:
 
 def swept(folder: Path, config: Config, space: Space = SPACE, **plan: Any) -> tuple[list[dict[str, Any]], list[str]]:
     """Run or go on with a sweep in this process; return its results and what it said."""
-    from cluster.sweep import Plan, sweep
+    from cluster.sweep.driver import SweepPlan, sweep
 
     trials = prepare(folder, config, space, samples=0, seed=0)
     said: list[str] = []
-    results = sweep(folder, config, trials, Plan(**plan), show=lambda rows: None, say=said.append)
+    results = sweep(folder, config, trials, SweepPlan(**plan), show=lambda rows: None, say=said.append)
     return results, said
 
 
 def lines_of(folder: Path) -> dict[str, int]:
     """Return how many lines of metrics each trial has: more of them means that it was trained again."""
-    return {run.name: sum(1 for _ in outcome.records(run)) for run in sorted((folder / "trials").iterdir())}
+    return {run.name: sum(1 for _ in run_protocol.records(run)) for run in sorted((folder / "trials").iterdir())}
 
 
 def test_sweep_stops_laggards_frees_everything_and_is_not_repeated(
@@ -88,7 +88,9 @@ def test_killed_driver_repeats_and_loses_no_finished_trial(
     assert [r["state"] for r in results] == ["finished"] * 4
     assert f"best trial: runs/s/trials/{results[0]['id']}" in out
     for result in results:
-        steps = [line["step"] for line in outcome.records(tmp_path / result["folder"]) if "valid/elbo_nats" in line]
+        steps = [
+            line["step"] for line in run_protocol.records(tmp_path / result["folder"]) if "valid/elbo_nats" in line
+        ]
         assert steps == [100, 200, 300, 400, 500, 600], "no step twice, none lost"
     commands.wait_for(commands.nothing_held, "all CPUs free and no placement group left", within_s=10)
 

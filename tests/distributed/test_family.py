@@ -22,6 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
     "zforcing over tokens": TOKENS | {"aux_stop_gradient": "backward_net", "label_classes": 2},
     "storn": {"system": "storn"},
     "vrnn": {"system": "vrnn"},
+    "vrnn with feature extractors": {"system": "vrnn", "vrnn_features": True},
     "vrnn over tokens": {"system": "vrnn"} | TOKENS,
     "srnn": {"system": "srnn", "density": "bernoulli"},
     "srnn over tokens": {"system": "srnn"} | TOKENS,

@@ -10,8 +10,10 @@ import harness
 import pytest
 import torch
 
-from zfdist import checkpoint, export, outcome, seeding, train, world
-from zfdist.checkpoint import CheckpointError
+from zfdist import run_protocol, seeding, train, world
+from zfdist.checkpoint import export
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.folder import CheckpointError
 from zfdist.config import CheckpointConfig, Config
 
 HERE = world.World(0, 1, 0, torch.device("cpu"), None)
@@ -51,7 +53,7 @@ def train_with_nan_noise(folder: str, config: Config, bad_steps: set[int], bad_r
     train.seeding.normals = poisoned  # type: ignore[attr-defined]
     try:
         train.train(config, Path(folder), here, harness.Recorder())
-    except outcome.NonFiniteError as error:
+    except run_protocol.NonFiniteError as error:
         return str(error)
     return ""
 
@@ -84,7 +86,7 @@ def test_too_many_in_a_row_stop_the_run(store: Path, tmp_path: Path) -> None:
     assert checkpoint.steps(tmp_path / "run") == [4]
 
 
-def resume(run: Path, **values: Any) -> outcome.Outcome:
+def resume(run: Path, **values: Any) -> run_protocol.Outcome:
     config = Config.from_json((run / "config.json").read_text())
     changed = {name.replace("__", "."): value for name, value in values.items()}
     return train.train(config.with_values(changed), run, HERE, harness.Recorder())
@@ -197,7 +199,7 @@ def test_retention_keeps_the_best(run: Path) -> None:
 
 
 def test_export_is_enough_to_evaluate(run: Path, tmp_path: Path) -> None:
-    from zfdist.evaluate import load_model
+    from zfdist.evaluation.evaluate import load_model
 
     export.write(checkpoint.resolve(run), tmp_path / "export")
     assert sorted(p.name for p in (tmp_path / "export").iterdir()) == [

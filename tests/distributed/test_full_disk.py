@@ -9,8 +9,9 @@ import harness
 import pytest
 import torch
 
-from zfdist import checkpoint, outcome, train, world
-from zfdist.home import NoRoomError
+from zfdist import run_protocol, train, world
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.checkpointer import NoRoomError
 
 HERE = world.World(0, 1, 0, torch.device("cpu"), None)
 WEIGHTS = "checkpoints/step-00000008/model.safetensors"
@@ -53,7 +54,7 @@ def test_a_run_goes_on_without_and_never_loses_what_it_has(
     ):
         train.train(config, run, HERE, harness.Recorder())
     assert checkpoint.steps(run)[0] == 2
-    assert [line["step"] for line in outcome.records(run) if "checkpoint/skipped" in line][-1] == 6
+    assert [line["step"] for line in run_protocol.records(run) if "checkpoint/skipped" in line][-1] == 6
     newest = checkpoint.newest_valid(run, say=print)
     assert newest is not None and newest.name == f"step-{checkpoint.steps(run)[-1]:08d}"
     disk(40 * kib)

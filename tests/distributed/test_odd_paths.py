@@ -5,7 +5,8 @@ from pathlib import Path
 import harness
 import pytest
 
-from jobs import command, evaluate
+from jobs import evaluate
+from jobs.cli import command
 from zfdist import train, world
 
 

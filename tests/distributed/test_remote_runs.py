@@ -15,10 +15,12 @@ import torch
 from object_store import Door
 from safetensors.torch import load
 
-from zfdist import checkpoint, lease, storage, train, working_copy, world
-from zfdist.checkpoint import CheckpointError
+from zfdist import lease, run_sync, train, world
+from zfdist import object_store as storage
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.folder import CheckpointError
 from zfdist.config import Config
-from zfdist.storage import Place, StorageError
+from zfdist.object_store import ObjectFolder, StorageError
 
 STEPS = 8
 HERE = world.World(0, 1, 0, torch.device("cpu"), None)
@@ -62,13 +64,13 @@ def train_remotely(
     """Train as a worker of a cluster does; `private` gives every rank a disk of its own."""
     here = world.connect()
     own = Path(cache, str(here.rank)) if private else Path(cache)
-    with working_copy.opened(uri, here.rank, owner=owner, cache=own, tries=config.checkpoint.max_failures) as copy:
+    with run_sync.opened(uri, here.rank, owner=owner, cache=own, tries=config.checkpoint.max_failures) as copy:
         return tuple(train.train(config, copy.folder, here, harness.Recorder(stop_after), copy=copy))
 
 
 def weights(uri: str, step: int = STEPS) -> bytes:
     """The weights of a step as the store has them."""
-    place = Place(uri)
+    place = ObjectFolder(uri)
     (name,) = [n for n in place.sizes() if n.endswith(f"/{checkpoint.WEIGHTS}") and f"step-{step:08d}." in n]
     return place.read(name)
 
@@ -78,7 +80,7 @@ def weights_of(run: Path, step: int = STEPS) -> bytes:
 
 
 def manifests(uri: str) -> list[str]:
-    return sorted(n for n in Place(uri).sizes() if n.endswith("/manifest.json"))
+    return sorted(n for n in ObjectFolder(uri).sizes() if n.endswith("/manifest.json"))
 
 
 def test_a_fresh_node_goes_on_bit_for_bit(server: int, store: Path, tmp_path: Path, undisturbed: Path) -> None:
@@ -87,9 +89,9 @@ def test_a_fresh_node_goes_on_bit_for_bit(server: int, store: Path, tmp_path: Pa
     assert train_remotely(uri, config, str(tmp_path / "a"), stop_after=5) == ("stopped", 5)
     assert train_remotely(uri, config, str(tmp_path / "b")) == ("finished", STEPS)
     assert weights(uri) == weights_of(undisturbed)
-    assert lease.NAME not in Place(uri).sizes()
-    lines = Place(uri).read("metrics.jsonl").decode().splitlines()
-    assert lines == (working_copy.folder_of(uri, tmp_path / "b") / "metrics.jsonl").read_text().splitlines()
+    assert lease.NAME not in ObjectFolder(uri).sizes()
+    lines = ObjectFolder(uri).read("metrics.jsonl").decode().splitlines()
+    assert lines == (run_sync.folder_of(uri, tmp_path / "b") / "metrics.jsonl").read_text().splitlines()
     steps = [int(line.split('"step": ')[1].split(",")[0]) for line in lines if "train/elbo_nats" in line]
     assert steps == [3, 6, 8]
     assert len(manifests(uri)) == 3
@@ -101,7 +103,7 @@ def test_a_new_run_takes_the_weights_of_one_in_a_store(server: int, store: Path,
     train_remotely(uri, config, str(tmp_path / "there"))
     new = config.with_values({"train.steps": 1, "optim.learning_rate": 0.0})
     train.train(new, tmp_path / "new", HERE, harness.Recorder(), start_from=uri)
-    best = checkpoint.best(working_copy.folder_of(uri, tmp_path / "there"))
+    best = checkpoint.best(run_sync.folder_of(uri, tmp_path / "there"))
     assert best is not None
     assert weights_of(tmp_path / "new", 1) == (best / checkpoint.WEIGHTS).read_bytes()
     with pytest.raises(CheckpointError, match=r"s3://bucket/runs/nobody: no such run"):
@@ -135,8 +137,8 @@ def test_faults_that_last_stop_the_run_with_their_cause(door: Door, store: Path,
         train_remotely(uri, config, str(tmp_path / "a"))
     assert door.failed == 3
     assert [n for n in manifests(uri) if "step-00000004" in n] == manifests(uri) and len(manifests(uri)) == 1
-    assert lease.NAME not in Place(uri).sizes(), "the claim is left behind"
-    assert "metrics.jsonl" in Place(uri).sizes()
+    assert lease.NAME not in ObjectFolder(uri).sizes(), "the claim is left behind"
+    assert "metrics.jsonl" in ObjectFolder(uri).sizes()
 
 
 @pytest.mark.parametrize("victim", ["mp_rank_00_model_states.pt", "manifest.json"])
@@ -164,7 +166,7 @@ def test_kill_9_in_mid_upload_then_another_node(
 
     door.fail(10**6, "reset", kills)
     assert process.wait(200) == -signal.SIGKILL
-    left = [n for n in Place(uri).sizes("checkpoints") if "step-00000008" in n]
+    left = [n for n in ObjectFolder(uri).sizes("checkpoints") if "step-00000008" in n]
     assert not any(n.endswith("manifest.json") for n in left)
     if victim == "manifest.json":
         written = [p for p in checkpoint.folder_of(undisturbed, STEPS).rglob("*") if p.is_file()]
@@ -172,14 +174,16 @@ def test_kill_9_in_mid_upload_then_another_node(
     door.fail(0, "reset")
     assert train_remotely(uri, config, str(tmp_path / "b")) == ("finished", STEPS)
     assert weights(uri) == weights_of(undisturbed)
-    assert len(manifests(uri)) == 2 and not set(left) & set(Place(uri).sizes()), "what the dead launch left stays"
+    assert len(manifests(uri)) == 2 and not set(left) & set(ObjectFolder(uri).sizes()), (
+        "what the dead launch left stays"
+    )
 
 
 def test_a_damaged_checkpoint_is_set_aside(server: int, store: Path, tmp_path: Path, undisturbed: Path) -> None:
     uri = object_store.uri(server, "runs/damaged")
     config = harness.tiny_config(store)
     assert train_remotely(uri, config, str(tmp_path / "a")) == ("finished", STEPS)
-    place = Place(uri)
+    place = ObjectFolder(uri)
     (victim,) = [n for n in place.sizes() if "step-00000008" in n and n.endswith("optim_states.pt")]
     content = place.read(victim)
     place.write(victim, content[:100] + bytes([content[100] ^ 1]) + content[101:])
@@ -223,7 +227,7 @@ def test_two_nodes_that_share_nothing(server: int, store: Path, tmp_path: Path) 
     first, second = (object_store.uri(server, f"runs/two-{i}") for i in range(2))
     assert weights(first) == weights_of(tmp_path / "shared")
     (manifest,) = [n for n in manifests(first) if "step-00000008" in n]
-    files = checkpoint.parse(Place(first).read(manifest), manifest).files
+    files = checkpoint.parse(ObjectFolder(first).read(manifest), manifest).files
     assert sum("optim_states" in name for name in files) == 2
     kept = [sorted(p.name for p in (tmp_path / "b" / str(r)).rglob("step-00000008/**/*.pt")) for r in range(2)]
     assert kept[0] != kept[1] and len(kept[1]) == 1, "each node holds what it wrote"
@@ -235,7 +239,7 @@ def test_two_nodes_that_share_nothing(server: int, store: Path, tmp_path: Path) 
 def test_one_run_has_one_trainer(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW_S", 0.1)
     monkeypatch.setattr(lease, "STALE_S", 1.0)
-    place = Place(object_store.uri(server, "runs/claimed"))
+    place = ObjectFolder(object_store.uri(server, "runs/claimed"))
     with lease.held(place, "one", 1, wait_s=0) as held:
         with pytest.raises(lease.BusyError, match=r"s3://bucket/runs/claimed is being trained by another process"):
             lease.Lease(place, "two", 1).acquire(wait_s=2.0)
@@ -252,7 +256,7 @@ def test_one_run_has_one_trainer(server: int, monkeypatch: pytest.MonkeyPatch) -
 def test_what_a_store_refuses_is_one_sentence(server: int) -> None:
     uri = object_store.uri(server, "runs")
     assert 0 < storage.probe(uri) < 60
-    assert not any(".probe" in name for name in Place(uri).sizes())
+    assert not any(".probe" in name for name in ObjectFolder(uri).sizes())
     for wrong, message in {
         uri.replace("bucket/", "nowhere/"): "there is no such bucket",
         uri.replace(f":{server}", ":9"): "could not write it .tried once; AWS Error NETWORK_CONNECTION",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from typing import Any
 
 import harness
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from zfdist.checkpoint import folder as checkpoint
 from zfdist.config import Config
 
 STEPS = 8
@@ -105,3 +108,51 @@ def test_kill_9_and_start_again_is_bit_equal(store: Path, tmp_path: Path) -> Non
     weights = "checkpoints/step-00000060/model.safetensors"
     assert (killed / weights).read_bytes() == (tmp_path / "unbroken" / weights).read_bytes()
     assert comparable_metrics(killed) == comparable_metrics(tmp_path / "unbroken")
+
+
+def as_it_was_before(run: Path) -> None:
+    """Make of a run's checkpoint one of before: AdamW's settings beside the moments, no optimizer in its manifest."""
+    folder = run / "checkpoints/step-00000004"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest.pop("optimizer") == "torch.optim.Adam"
+    found = 0
+    for path in sorted(folder.rglob("*.pt")):
+        shard = torch.load(path, weights_only=False)
+        found += decay(shard)
+        torch.save(shard, path)
+    assert found
+    manifest["files"] = {name: size for name, size in checkpoint.hashed(folder).items() if name != "manifest.json"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def decay(shard: Any) -> int:
+    """Set AdamW's decay in every group of an optimizer that is found in a shard; return in how many."""
+    if isinstance(shard, dict) and "weight_decay" in shard:
+        shard.update(weight_decay=0.01, decoupled_weight_decay=True)
+        return 1
+    inner = shard.values() if isinstance(shard, dict) else shard if isinstance(shard, list) else ()
+    return sum(map(decay, inner))
+
+
+def test_a_checkpoint_of_adamw_goes_on_with_adam_and_says_so(
+    store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configs = {stage: harness.tiny_config(store, engine__zero_stage=stage) for stage in (0, 1, 3)}
+    parts: list[tuple[str, Config, int | None]] = []
+    for stage, config in configs.items():
+        parts += [(str(tmp_path / f"unbroken-{stage}"), config, None), (str(tmp_path / f"cut-{stage}"), config, 4)]
+    harness.run_ranks(2, train_parts, parts)
+    for stage in configs:
+        as_it_was_before(tmp_path / f"cut-{stage}")
+    shutil.copytree(tmp_path / "cut-1", tmp_path / "universal-1")
+    capfd.readouterr()
+    harness.run_ranks(2, train_parts, [(str(tmp_path / f"cut-{stage}"), configs[stage], None) for stage in configs])
+    harness.run_ranks(1, train_parts, [(str(tmp_path / "universal-1"), configs[1], None)])
+    said = [line for line in capfd.readouterr().out.splitlines() if "was trained with AdamW" in line]
+    assert len(said) == 4 and all(line.endswith("it is torch.optim.Adam, without weight decay") for line in said)
+    for stage, kind, most in ((0, "cut", 0.0), (1, "cut", 0.0), (3, "cut", 0.0), (1, "universal", 1e-5)):
+        ours, theirs = (
+            load_file(tmp_path / f"{name}-{stage}/checkpoints/step-{STEPS:08d}/model.safetensors")
+            for name in (kind, "unbroken")
+        )
+        assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= most, (kind, stage)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from zfdist import checkpoint
-from zfdist.checkpoint import Manifest
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.folder import CheckpointManifest
 from zfdist.config import Config
 from zfdist.data.kinds import BITS, SPECIALS, TOKENS, Kind
 from zfdist.data.store import Store
@@ -65,7 +65,7 @@ def save(folder: Path, config: Config, *, step: int = 100) -> Path:
             parameter.add_(0.3 * torch.randn_like(parameter))
     partial = checkpoint.begin(folder, step)
     save_file(model.state_dict(), str(partial / checkpoint.WEIGHTS))
-    manifest = Manifest(
+    manifest = CheckpointManifest(
         step=step, config=config, world_size=1, precision="fp32", data_fingerprint=store.fingerprint,
         normalisation={"mean": store.mean, "std": store.std}, progress={}, validation={"valid/elbo_nats": -1.0},
     )  # fmt: skip

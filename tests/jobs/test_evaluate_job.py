@@ -20,7 +20,7 @@ from jobs import evaluate
 from zfdist import seeding, train, world
 from zfdist.data.kinds import BITS, TOKENS, Kind
 from zfdist.data.store import Store
-from zfdist.evaluate import Result, load_model
+from zfdist.evaluation.evaluate import Result, load_model
 
 HERE = world.World(0, 1, 0, torch.device("cpu"), None)
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,12 @@ import models
 import pytest
 from matplotlib import image
 
-from jobs import paper, paper_published, paper_rows
+from jobs import paper
 from jobs.recipes import RECIPES
-from zfdist.bounds import Importance
+from jobs.reporting import paper_published, paper_rows
 from zfdist.config import Config
 from zfdist.data.kinds import BITS, TOKENS
+from zfdist.evaluation.bounds import Importance
 
 AUX = {"loss__alpha": 0.015, "loss__beta": 0.015}
 PLAIN = {"loss__kl__kind": "constant"}
@@ -88,7 +89,7 @@ def test_published_lines_have_source_mark_and_why_not(runs: dict[str, Path], tmp
 
 
 def test_on_the_papers_own_data_some_rows_are_like_for_like() -> None:
-    from jobs.paper_tables import _why_not
+    from jobs.reporting.paper_tables import _why_not
 
     like = {p.row for p in paper_published.PUBLISHED if not _why_not(p, {p.data_set})}
     assert {"srnn", "Z-Forcing + kla, aux, over 1,680", "zforcing-aux"} <= like

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from folders import lists, prepare_to, tree, write
 
-from zfdist.data.manifest import Manifest
+from zfdist.data.manifest import StoreManifest
 from zfdist.data.sources.inputs import SourceError, split_of
 from zfdist.data.sources.speech import SAMPLE, Options, prepare
 from zfdist.data.store import Store, StoreError
@@ -124,7 +124,7 @@ def test_bad_files_are_reported_together(source: Path, tmp_path: Path) -> None:
     assert "Traceback" not in out.stderr and not (tmp_path / "out" / "manifest.json").exists()
     out = job("speech", "--source", source, "--out", tmp_path / "out", "--max-bad", "4")
     assert out.returncode == 0 and "4 files left out:" in out.stdout
-    assert set(Manifest.read(tmp_path / "out").source["left_out"]) == {
+    assert set(StoreManifest.read(tmp_path / "out").source["left_out"]) == {
         "empty.wav",
         "text.mp3",
         "speaker0/cut.wav",

@@ -54,11 +54,11 @@ def test_finished_shards_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     split = lists(tmp_path, train=["0.wav", "1.wav", "2.wav"], valid=["3.wav"], test=["4.wav"])
     real, read = audio.read, []
 
-    def failing(path: Path, rate: int) -> object:
+    def failing(path: Path, rate: int, remarks: list[str]) -> object:
         read.append(path.name)
         if len(read) == 3:
             raise KeyboardInterrupt
-        return real(path, rate)
+        return real(path, rate, remarks)
 
     monkeypatch.setattr(audio, "read", failing)
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,8 @@ import pytest
 import soundfile
 import torch
 
-from jobs import evaluate, figures, history, report
+from jobs import evaluate, report
+from jobs.reporting import figures, run_history
 from zfdist import train, world
 from zfdist.data.store import Store
 
@@ -201,4 +202,4 @@ def test_mistakes_are_answered_in_one_sentence(
 
 
 def test_the_same_run_given_twice_counts_once(runs: Path) -> None:
-    assert [h.name for h in history.read([runs / "aux", runs / "../" / runs.name / "aux"])] == ["aux"]
+    assert [h.name for h in run_history.read([runs / "aux", runs / "../" / runs.name / "aux"])] == ["aux"]

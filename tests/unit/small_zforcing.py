@@ -3,8 +3,8 @@
 import torch
 
 from zfdist.config import ModelConfig
+from zfdist.model.networks.zforcing import ZForcing
 from zfdist.model.systems import build
-from zfdist.model.zforcing import ZForcing
 
 T, B, X, Z = 9, 3, 5, 4
 SIZES = {"hidden": 12, "z_dim": Z, "mlp_dim": 8}

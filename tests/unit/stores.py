@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zfdist.data.kinds import NO_LABEL, Kind
-from zfdist.data.manifest import Manifest
+from zfdist.data.manifest import StoreManifest
 from zfdist.data.store import Store
 from zfdist.data.store_writer import Recording, publish, write_shard
 
@@ -34,7 +34,7 @@ def noise(*lengths: int, seed: int = 0) -> list[Pcm]:
 
 
 def shard_file(root: Path, number: int = 0) -> Path:
-    return root / Manifest.read(root).splits["train"].shards[number].path
+    return root / StoreManifest.read(root).splits["train"].shards[number].path
 
 
 def read_all(root: Path, verify: str = "first_use") -> list[Pcm]:

@@ -8,12 +8,12 @@ import torch
 from peak import Peak
 
 from zfdist import seeding
-from zfdist.bounds import Importance, Sums, add_up, importance_weighted
 from zfdist.config import ModelConfig
 from zfdist.data.loader import Batch
+from zfdist.evaluation.bounds import Importance, Sums, add_up, importance_weighted
+from zfdist.evaluation.results import Question, legacy_rows, result_fields
 from zfdist.model.systems import build
 from zfdist.model.terms import Terms
-from zfdist.scores import Question, legacy_rows, result_fields
 
 T, X, Z = 6, 5, 3
 LENGTHS = [6, 4, 1, 6, 3]

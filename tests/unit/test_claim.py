@@ -24,7 +24,8 @@ int flock(int descriptor, int operation) { errno = atoi(getenv("FLOCK_ERRNO")); 
 """
 HOLD = """
 import sys, time
-from zfdist import claim, lease
+from zfdist import claim
+from zfdist import lease
 lease.STALE_S, lease.RENEW_S = 2.0, 0.3
 try:
     with claim.held(__import__("pathlib").Path(sys.argv[1]), wait_s=float(sys.argv[2])):

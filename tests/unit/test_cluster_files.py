@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import files, launcher, lint
+from cluster.provision import cluster_file, lint, up_down
 from cluster.session import ClusterError
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ KUBERAY = sorted(ROOT.glob("cluster/kuberay/*.yaml"))
 
 
 def shipped(overlay: Path | None = None) -> dict[str, Any]:
-    return files.read(ROOT / "ray-cluster.yaml", overlay)
+    return cluster_file.read(ROOT / "ray-cluster.yaml", overlay)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.name if p else "aws")
@@ -193,7 +193,7 @@ def test_an_image_with_another_ray_is_found(tmp_path: Path) -> None:
 def test_an_overlay_replaces_whole_keys_and_null_removes(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("cluster_name: a\nprovider: {type: aws, region: x}\nmax_workers: 3\n")
     (tmp_path / "b.yaml").write_text("provider: {type: local}\nmax_workers: null\nauth: {ssh_user: me}\n")
-    config = files.read(tmp_path / "a.yaml", tmp_path / "b.yaml")
+    config = cluster_file.read(tmp_path / "a.yaml", tmp_path / "b.yaml")
     assert config == {"cluster_name": "a", "provider": {"type": "local"}, "auth": {"ssh_user": "me"}}
 
 
@@ -201,12 +201,12 @@ def test_an_overlay_replaces_whole_keys_and_null_removes(tmp_path: Path) -> None
 def test_a_file_that_is_no_cluster_is_refused_in_a_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ClusterError, match=re.escape(str(tmp_path / "c.yaml"))):
-        files.load(tmp_path / "c.yaml")
+        cluster_file.load(tmp_path / "c.yaml")
     with pytest.raises(ClusterError, match="is not here; run this in a checkout"):
-        files.load(tmp_path / "none.yaml")
+        cluster_file.load(tmp_path / "none.yaml")
 
 
 def test_the_token_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
     path = tmp_path / ".ray" / "auth_token"
-    assert launcher.make_token(path) and not launcher.make_token(path)
+    assert up_down.make_token(path) and not up_down.make_token(path)
     assert len(path.read_text()) >= 32 and path.stat().st_mode & 0o777 == 0o600

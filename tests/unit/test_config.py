@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zfdist.config import Config, ConfigError, parse_value
-from zfdist.knobs import Between
+from zfdist.config_base import Between
 
 DEFAULTS = Config().flat()
 OTHERS = {

@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from zfdist.config import ModelConfig
-from zfdist.model import cross_entropy
-from zfdist.model.cross_entropy import CHUNK_LOGITS, KEPT_LOGITS, token_log_prob
+from zfdist.model.kernels import cross_entropy
+from zfdist.model.kernels.cross_entropy import CHUNK_LOGITS, KEPT_LOGITS, token_log_prob
 from zfdist.model.systems import build
 
 

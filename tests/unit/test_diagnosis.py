@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.diagnosis import Facts, judge
+from cluster.provision.diagnosis import Facts, judge
 
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0", "deepspeed": "0.19.8", "code": "aa"}
 

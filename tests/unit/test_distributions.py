@@ -8,7 +8,8 @@ from torch.distributions import Normal, kl_divergence
 
 from zfdist.config import ModelConfig
 from zfdist.model.densities import output_density
-from zfdist.model.distributions import Gaussian, latent_gaussian, widen
+from zfdist.model.distributions import Gaussian, latent_gaussian
+from zfdist.model.kernels.mixed_precision import widen
 
 
 def random_gaussian(*shape, seed=0):

@@ -12,19 +12,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zfdist import checkpoint, export, generate, seeding
-from zfdist.checkpoint import CheckpointError, Manifest
+from zfdist import seeding
+from zfdist.checkpoint import export
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.config import Config
 from zfdist.data.loader import evaluation_batches
 from zfdist.data.store import Store
 from zfdist.data.store_writer import Recording, publish, write_shard, writing
-from zfdist.evaluate import EvaluationError, evaluate, evaluate_split, load_model
-from zfdist.model import products
+from zfdist.evaluation import generate
+from zfdist.evaluation.evaluate import EvaluationError, evaluate, evaluate_split, load_model
+from zfdist.evaluation.results import Question
+from zfdist.model.kernels import matmul_backend
 from zfdist.model.objective import objective
 from zfdist.model.systems import build
 from zfdist.model.terms import Terms
 from zfdist.schedule import EVALUATION
-from zfdist.scores import Question
 
 CPU = torch.device("cpu")
 CONFIG = Config().with_values(
@@ -63,7 +66,7 @@ def batches(store, *, rank=0, world_size=1, **values):
 def save(folder: Path, weights, store, *, step=100, valid=None, config=CONFIG) -> Path:
     partial = checkpoint.begin(folder, step)
     save_file({name: w.contiguous() for name, w in weights.items()}, str(partial / checkpoint.WEIGHTS))
-    manifest = Manifest(
+    manifest = CheckpointManifest(
         step=step, config=config, world_size=1, precision="fp32", data_fingerprint=store.fingerprint,
         normalisation={"mean": store.mean, "std": store.std}, progress={},
         validation=None if valid is None else {"valid/elbo_nats": valid},
@@ -161,7 +164,7 @@ def test_a_split_with_its_provenance(store, model, tmp_path):
     assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert result.sequences == 2 + 1 + 6 + 1 + 2 + 3
     json.dumps(dataclasses.asdict(result))
-    with products.float32(CPU):
+    with matmul_backend.float32(CPU):
         assert asked(loaded, store).elbo_nats == run(model, batches(store)).elbo_nats
 
 
@@ -216,7 +219,10 @@ def test_weights_that_are_not_the_configs_are_named(store, model, tmp_path, chan
 
 
 def test_evaluation_needs_neither_ray_nor_deepspeed():
-    code = "import sys, zfdist.evaluate, zfdist.generate; print(sorted({'ray', 'deepspeed'} & sys.modules.keys()))"
+    code = (
+        "import sys; from zfdist.evaluation import evaluate, generate; "
+        "print(sorted({'ray', 'deepspeed'} & sys.modules.keys()))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

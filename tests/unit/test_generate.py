@@ -4,9 +4,10 @@ import pytest
 import torch
 from small_systems import DENSITIES, SYSTEMS, T, X, data, make
 
-from zfdist import generate, seeding
+from zfdist import seeding
 from zfdist.data.loader import Batch
-from zfdist.model import products
+from zfdist.evaluation import generate
+from zfdist.model.kernels import matmul_backend
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_density = pytest.mark.parametrize("density", DENSITIES)
@@ -109,15 +110,15 @@ def test_words_that_are_never_to_be_written_are_not(system):
 
 
 def test_products_of_a_loop_go_to_onednn_where_a_step_has_enough_of_them(monkeypatch):
-    model, asked, original = make("rnn", "gaussian", torch.float32), [], products.float32
+    model, asked, original = make("rnn", "gaussian", torch.float32), [], matmul_backend.float32
 
     def float32(device, *, onednn=True):
         asked.append(onednn)
         return original(device, onednn=onednn)
 
     weights = sum(parameter.numel() for parameter in model.parameters())
-    monkeypatch.setattr(products, "float32", float32)
-    monkeypatch.setattr(products, "FROM_MULTIPLICATIONS", 3 * weights)
+    monkeypatch.setattr(matmul_backend, "float32", float32)
+    monkeypatch.setattr(matmul_backend, "FROM_MULTIPLICATIONS", 3 * weights)
     generate.samples(model, sequences=2, steps=2, seed=0)
     generate.samples(model, sequences=3, steps=2, seed=0)
     generate.continued(model, batch_of("gaussian", [T, T]), steps=2, seed=0)

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,33 @@ def test_jobs_parse_before_they_import_machinery(job: str) -> None:
     code = f"import sys, jobs.{job}; print(sorted({{'torch', 'ray', 'deepspeed', 'pyarrow'}} & sys.modules.keys()))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.is_relative_to(ROOT / "cluster")], ids=lambda p: p.name)
+def test_private_parts_of_ray_are_used_in_one_file(path: Path) -> None:
+    found = sorted(name for name in _names_of_ray(ast.parse(path.read_text())) if _is_private(name))
+    assert not found or path.name == "ray_internals.py", f"{path}: {found} belong into cluster/ray_internals.py"
+
+
+def _is_private(name: str) -> bool:
+    undocumented = ("ray.autoscaler", "ray.core", "ray.scripts", "ray.train.v2._internal")
+    return name.startswith(undocumented) or any(part.startswith("_") for part in name.split("."))
+
+
+def _names_of_ray(tree: ast.AST) -> Iterator[str]:
+    """Yield what is imported from ray, and the dotted names that begin with it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "ray")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ray":
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute) and (name := ast.unparse(node)).startswith("ray."):
+            yield name
+
+
+def test_the_file_of_private_parts_is_seen_by_that_test() -> None:
+    tree = ast.parse((ROOT / "cluster/ray_internals.py").read_text())
+    assert {"ray._private.state", "ray._raylet"} <= set(filter(_is_private, _names_of_ray(tree)))
 
 
 def test_import_contracts() -> None:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unrolls import assert_any_output_may_go_unused, assert_close, mixed
 
-from zfdist.model import compiled, native_chain
 from zfdist.model.distributions import latent_gaussian
-from zfdist.model.latent_chain import LatentChain
+from zfdist.model.kernels import cpp_latent_chain, cpp_library
+from zfdist.model.recurrent.latent_chain import LatentChain
 
 IMPLEMENTATIONS = ("reference", "bptt", "native")
 BY_HAND = IMPLEMENTATIONS[1:]
@@ -184,7 +184,7 @@ def test_native_is_bit_equal_on_every_number_of_threads(monkeypatch):
     case = Case(6, 21, 7, 30, clamp=1.0, dtype=torch.float32)
 
     def run(threads):
-        monkeypatch.setattr(native_chain, "threads_for", lambda work: threads)
+        monkeypatch.setattr(cpp_latent_chain, "threads_for", lambda work: threads)
         return case.outputs_and_gradients("native")
 
     expected, *others = map(run, (1, 2, 3))
@@ -223,27 +223,27 @@ def taken(case, implementation):
 def test_auto_takes_the_fastest_that_can_serve():
     case = Case(3, 2, 2, 3)
     for name in ("auto", "native", "graph"):
-        assert "Native" in taken(case, name) and case.module.in_words(torch.float64) == "native"
-    assert "ByHand" in taken(case, "bptt") and case.module.in_words(torch.float64) == "bptt"
-    assert "Stack" in taken(case, "reference") and case.module.in_words(torch.float64) == "reference"
+        assert "Native" in taken(case, name) and case.module.describe(torch.float64) == "native"
+    assert "ByHand" in taken(case, "bptt") and case.module.describe(torch.float64) == "bptt"
+    assert "Stack" in taken(case, "reference") and case.module.describe(torch.float64) == "reference"
     narrow = Case(3, 2, 2, 3, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         assert "ByHand" in taken(narrow, "auto")
-    assert narrow.module.in_words(torch.bfloat16).startswith("bptt (native: is for float32 and float64")
+    assert narrow.module.describe(torch.bfloat16).startswith("bptt (native: is for float32 and float64")
     case.eps.requires_grad_()
     assert torch.autograd.grad(case.run("auto")[0].sum(), case.eps)[0].abs().sum() > 0
 
 
 def test_without_a_compiler_auto_is_by_hand_and_without_a_gradient_reference(monkeypatch):
-    compiled.library.cache_clear()
-    monkeypatch.setattr(compiled, "COMPILERS", ("no-such-compiler",))
+    cpp_library.library.cache_clear()
+    monkeypatch.setattr(cpp_library, "COMPILERS", ("no-such-compiler",))
     case = Case(3, 2, 2, 3)
     assert "ByHand" in taken(case, "auto")
-    assert case.module.in_words(torch.float64) == "bptt (native: no C++ compiler found (no-such-compiler))"
+    assert case.module.describe(torch.float64) == "bptt (native: no C++ compiler found (no-such-compiler))"
     expected = case.run("reference")
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(expected, case.run("auto"), strict=True))
-    compiled.library.cache_clear()
+    cpp_library.library.cache_clear()
 
 
 def test_under_a_compiler_of_torch_autograd_does_it(monkeypatch):

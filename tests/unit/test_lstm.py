@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from zfdist.model import lstm, native
-from zfdist.model.cell import State
-from zfdist.model.lstm import LSTM, BackwardLSTM
+from zfdist.model.kernels import cpp_library
+from zfdist.model.kernels.lstm_cell import State
+from zfdist.model.recurrent import lstm
+from zfdist.model.recurrent.lstm import LSTM, BackwardLSTM
 
 
 class Case:
@@ -62,7 +63,7 @@ def assert_agree(case, tolerance=1e-12):
 
 @pytest.fixture(autouse=True)
 def built():
-    assert not native.unfit(torch.device("cpu"), torch.float64, torch.float64)
+    assert not cpp_library.unsupported_reason(torch.device("cpu"), torch.float64, torch.float64)
 
 
 @settings(max_examples=40, deadline=None)
@@ -112,7 +113,7 @@ def test_without_a_gradient_the_numbers_are_the_same(lengths):
 def test_where_the_library_cannot_be_built_torch_gives_the_same(lengths, monkeypatch):
     case = Case(9, 3, 5, 12, lengths=lengths)
     wanted, wanted_gradients = case.with_gradients(case.run)
-    monkeypatch.setattr(native, "unfit", lambda *types: "no compiler")
+    monkeypatch.setattr(cpp_library, "unsupported_reason", lambda *types: "no compiler")
     monkeypatch.setattr(lstm, "_sweep", None)  # must not be reached
     result, gradients = case.with_gradients(case.run)
     for got, expected in zip((result, *gradients), (wanted, *wanted_gradients), strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster import files
+from cluster.provision import cluster_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +52,20 @@ def test_an_environment_is_made_and_brought_to_new_versions(tmp_path: Path) -> N
         assert "has the pinned versions" in set_up(tmp_path)
 
 
+def test_the_files_that_a_node_gets_are_enough_for_the_watch_of_notices(tmp_path: Path) -> None:
+    """It starts before any job has brought the code."""
+    mounts = cluster_file.read(ROOT / "ray-cluster.yaml")["file_mounts"]
+    for there, here in mounts.items():
+        if there.startswith("~/zfdist/"):
+            target = tmp_path / there.removeprefix("~/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / here, target)
+    command = [sys.executable, "-m", "cluster.provision.preemption", "--help"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
+    done = subprocess.run(command, cwd=tmp_path / "zfdist", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "--node-id" in done.stdout, done.stderr
+
+
 def test_ray_starts_an_on_demand_head_and_spot_workers_on_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's own bootstrap and node provider, on the shipped file."""
     boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto")
@@ -59,7 +73,7 @@ def test_ray_starts_an_on_demand_head_and_spot_workers_on_aws(tmp_path: Path, mo
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("HOME", str(tmp_path))  # where the launcher puts the key that it makes
     (tmp_path / ".ssh").mkdir()
-    config = files.read(ROOT / "ray-cluster.yaml")
+    config = cluster_file.read(ROOT / "ray-cluster.yaml")
     region = config["provider"]["region"]
     with moto.mock_aws():
         boto3.client("iam", region_name=region).create_instance_profile(InstanceProfileName="zfdist-node")

@@ -3,41 +3,41 @@
 import pytest
 
 from cluster import nodes
-from cluster.nodes import Node, Share, share_of
+from cluster.nodes import Node, WorkerResources, resources_per_worker
 from cluster.session import ClusterError
 
 BOX = Node("10.0.0.1", cpus=16, gpus=2)
 PLAIN = Node("10.0.0.2", cpus=8, gpus=0)
 
 
-def shares(machines, workers=1, cpus=None, use_gpu=None, part=None):
-    return share_of(machines, workers=workers, cpus_per_worker=cpus, use_gpu=use_gpu, gpu_part=part)
+def resources_of(machines, workers=1, cpus=None, use_gpu=None, part=None):
+    return resources_per_worker(machines, workers=workers, cpus_per_worker=cpus, use_gpu=use_gpu, gpu_part=part)
 
 
 def test_a_whole_gpu_where_there_are_any_and_an_even_part_of_the_cpus():
-    assert shares([PLAIN], workers=2) == Share(4, 0)
-    assert shares([BOX], workers=2) == Share(8, 1)
-    assert shares([BOX, PLAIN], workers=2) == Share(8, 1)
-    assert shares([BOX, PLAIN], workers=3, use_gpu=False) == Share(8, 0)
+    assert resources_of([PLAIN], workers=2) == WorkerResources(4, 0)
+    assert resources_of([BOX], workers=2) == WorkerResources(8, 1)
+    assert resources_of([BOX, PLAIN], workers=2) == WorkerResources(8, 1)
+    assert resources_of([BOX, PLAIN], workers=3, use_gpu=False) == WorkerResources(8, 0)
 
 
 @pytest.mark.parametrize(
     ("part", "on_one", "in_all"), [(1.0, 1, 2), (0.5, 2, 4), (0.34, 2, 4), (0.33, 3, 6), (0.25, 4, 8), (0.1, 10, 16)]
 )
 def test_parts_of_a_gpu(part, on_one, in_all):
-    share = shares([BOX], cpus=1, part=part)
-    assert share == Share(1, part)
-    assert nodes.on_a_gpu(share) == on_one
-    assert nodes.room_for([BOX, PLAIN], share) == in_all, "a part lies on one GPU, and CPUs bound it too"
+    resources = resources_of([BOX], cpus=1, part=part)
+    assert resources == WorkerResources(1, part)
+    assert nodes.on_a_gpu(resources) == on_one
+    assert nodes.room_for([BOX, PLAIN], resources) == in_all, "a part lies on one GPU, and CPUs bound it too"
 
 
 def test_a_part_of_a_gpu_is_for_a_trial_of_one_worker():
     with pytest.raises(ClusterError, match=r"a part of a GPU \(0.5\) is for one worker, not 2: NCCL"):
-        shares([BOX], workers=2, part=0.5)
-    assert shares([BOX], workers=2, part=1.0) == Share(8, 1)
+        resources_of([BOX], workers=2, part=0.5)
+    assert resources_of([BOX], workers=2, part=1.0) == WorkerResources(8, 1)
 
 
 def test_parts_of_what_is_not_there_are_refused():
     with pytest.raises(ClusterError, match=r"1 CPU and 0.5 GPU each do not fit: .*8 CPUs and no GPU, room for 0"):
-        shares([PLAIN], part=0.5)
-    assert shares([PLAIN], use_gpu=False, part=0.5) == Share(8, 0)
+        resources_of([PLAIN], part=0.5)
+    assert resources_of([PLAIN], use_gpu=False, part=0.5) == WorkerResources(8, 0)

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from small_zforcing import data, make
 from unrolls import assert_any_output_may_go_unused
 
-from zfdist.model import compiled, native
-from zfdist.model.cell import State
+from zfdist.model.kernels import cpp_library
+from zfdist.model.kernels.lstm_cell import State
 from zfdist.model.objective import objective
-from zfdist.model.recurrence import Recurrence
+from zfdist.model.recurrent.recurrence import Recurrence
 from zfdist.schedule import Weights
 
 IMPLEMENTATIONS = ("reference", "bptt", "native")
@@ -141,7 +141,7 @@ def test_without_a_gradient_the_numbers_are_the_same(implementation):
 
 
 def test_native_is_bit_equal_on_every_number_of_threads(threads, monkeypatch):
-    monkeypatch.setattr(compiled, "PER_THREAD", 1)  # as if it were worth while
+    monkeypatch.setattr(cpp_library, "PER_THREAD", 1)  # as if it were worth while
     case, results = Case(6, 21, 30, 7, 11, dtype=torch.float32), []
     for count in (1, 2, 3):
         threads(count)
@@ -242,12 +242,14 @@ def test_auto_takes_the_fastest_that_can_serve():
 
 
 def test_without_a_compiler_auto_is_bptt(monkeypatch, capsys):
-    compiled.library.cache_clear()
-    monkeypatch.setattr(compiled, "COMPILERS", ("no-such-compiler",))
+    cpp_library.library.cache_clear()
+    monkeypatch.setattr(cpp_library, "COMPILERS", ("no-such-compiler",))
     case = Case(3, 2, 4, 2, 3)
     assert "BPTT" in type(case.run("auto")[0].grad_fn).__name__
-    assert "no C++ compiler found (no-such-compiler)" in native.unfit(case.gx.device, case.gx.dtype, case.gx.dtype)
-    compiled.library.cache_clear()
+    assert "no C++ compiler found (no-such-compiler)" in cpp_library.unsupported_reason(
+        case.gx.device, case.gx.dtype, case.gx.dtype
+    )
+    cpp_library.library.cache_clear()
 
 
 def test_differentiating_by_hand_twice_is_refused_and_reference_does_it():

@@ -10,9 +10,9 @@ import pytest
 from object_store import Door
 from pyarrow import fs
 
-from zfdist import storage
+from zfdist import object_store as storage
 from zfdist.data.store import ShardCorrupt, Store, StoreError
-from zfdist.storage import Place, StorageError
+from zfdist.object_store import ObjectFolder, StorageError
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +88,9 @@ def test_what_is_wrong_is_said_in_a_sentence(door: Door, uri: str, tmp_path: Pat
         Store.open(uri.replace("bucket/", "nowhere/"), cache=tmp_path)
     opened = Store.open(uri, cache=tmp_path)
     name = opened.manifest.splits["train"].shards[0].path
-    Place(uri).write(name, b"something else")
+    ObjectFolder(uri).write(name, b"something else")
     with pytest.raises(ShardCorrupt, match=r"its content is not what its manifest says; copy it again"):
         first_samples(opened)
-    Place(uri).delete([name])
+    ObjectFolder(uri).delete([name])
     with pytest.raises(ShardCorrupt, match=r"missing; copy it again"):
         first_samples(opened)

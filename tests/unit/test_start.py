@@ -6,7 +6,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["jobs.train", "jobs.sweep", "cluster.fit", "cluster.sweep", "cluster.group"])
+@pytest.mark.parametrize(
+    "module", ["jobs.train", "jobs.sweep", "cluster.run.fit", "cluster.sweep.driver", "cluster.run.process_group"]
+)
 def test_commands_and_rays_controller_import_no_torch(module: str) -> None:
     """Torch takes seconds, which commands, and Ray Train's controller after them, would add to every start."""
     code = f"import sys, {module}; print([name for name in ('torch', 'deepspeed') if name in sys.modules])"

@@ -9,7 +9,7 @@ import pytest
 from stores import flip, make, noise, read_all, shard_file
 
 from zfdist.data import store_writer
-from zfdist.data.manifest import Manifest
+from zfdist.data.manifest import StoreManifest
 from zfdist.data.store import ShardCorrupt, Store, StoreError
 
 
@@ -40,7 +40,7 @@ def too_long(root: Path) -> None:
 
 
 def flip_in_second_batch(root: Path) -> None:
-    batch = Manifest.read(root).splits["train"].shards[0].batches[1]
+    batch = StoreManifest.read(root).splits["train"].shards[0].batches[1]
     flip(shard_file(root), batch.offset + batch.bytes - 100)
 
 

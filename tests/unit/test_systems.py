@@ -1,12 +1,15 @@
 """Every system with every density: padding, alignment, gradients, narrow arithmetic, generation, sizes."""
 
+import dataclasses
+import itertools
+
 import pytest
 import torch
 from small_systems import DENSITIES, SIZES, SYSTEMS, B, T, X, Z, data, latents, make, noise_that_gives, run
 
-from zfdist.config import ConfigError, ModelConfig
+from zfdist.config import ConfigError, LossConfig, ModelConfig
 from zfdist.model.objective import objective
-from zfdist.model.systems import build, parameter_counts, sized
+from zfdist.model.systems import build, idle_heads, parameter_counts, sized, sized_as
 from zfdist.schedule import Weights
 
 SWITCHES = [
@@ -18,6 +21,8 @@ CASES = [(s, d, {}) for s in SYSTEMS for d in DENSITIES]
 CASES += [("zforcing", "gaussian", switches) for switches in SWITCHES]
 CASES += [(s, "categorical", {"embed_separate": True}) for s in SYSTEMS] + [
     ("vrnn", "gaussian", {"vrnn_prior": "standard"}),
+    ("vrnn", "gaussian", {"vrnn_features": True}),
+    ("vrnn", "categorical", {"vrnn_features": True, "vrnn_prior": "standard", "embed_separate": True}),
     ("zforcing", "categorical", {"latent_sees_x": True, "output_skip": True, "aux_sees_h": True}),
     ("srnn", "categorical", {"label_classes": 2}),
     ("zforcing", "categorical", {"label_classes": 3, "output_layers": 0}),
@@ -25,6 +30,7 @@ CASES += [(s, "categorical", {"embed_separate": True}) for s in SYSTEMS] + [
 every_case = pytest.mark.parametrize(
     ("system", "density", "options"), CASES, ids=lambda v: v if isinstance(v, str) else ",".join(v)
 )
+EVERY_HEAD = LossConfig(alpha=0.1, beta=0.1)
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 
 
@@ -80,10 +86,10 @@ def test_gradients_of_the_objective(system, density, options):
 
 
 @pytest.mark.parametrize("t", [1, 4, T, T + 1])
-@every_system
-def test_who_may_read_what(system, t):
+@pytest.mark.parametrize(("system", "options"), [*((s, {}) for s in SYSTEMS), ("vrnn", {"vrnn_features": True})])
+def test_who_may_read_what(system, options, t):
     """With z held fixed, a change of x_t moves the outputs from t on, and priors and posteriors as they are defined."""
-    model, (frames, lengths, eps) = make(system), data()
+    model, (frames, lengths, eps) = make(system, **options), data()
     changed = frames.clone()
     changed[t - 1] += 1.0
     later = set(range(t, T + 1))
@@ -246,15 +252,47 @@ def test_parameters_are_counted_by_part(system, density, options):
     assert {"output"} < counts.keys() <= {name.split(".")[0] for name, _ in model.named_parameters()}
 
 
+def test_the_feature_extractors_of_vrnn_as_they_are_written():
+    """Chung et al. (2015), equations (5) to (9), one step and one product at a time."""
+    model, (frames, lengths, eps) = make("vrnn", vrnn_features=True), data()
+    loop = model.recurrence
+
+    def net(layer, value):
+        return torch.nn.functional.leaky_relu(layer(value), 1 / 3).clamp(-3, 3)
+
+    def lstm(x, z, h, c):
+        gates = model.input(net(model.features_x.layer, x)) + loop.recurrent(h)
+        o, i, f, u = (gates + loop.input_z(net(loop.features.layer, z))).chunk(4, dim=-1)
+        c = f.sigmoid() * c + i.sigmoid() * u.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+    h, c = lstm(frames[0], torch.zeros(B, Z).double(), *torch.zeros(2, B, SIZES["hidden"]).double())
+    log_px, kl = [], []
+    for y, noise in zip(frames[1:], eps, strict=True):
+        seen = model.posterior_y(net(model.features_x.layer, y)) + loop.posterior_h(h)
+        mean, logvar = (
+            loop.posterior(torch.nn.functional.leaky_relu(seen, 1 / 3).clamp(-3, 3)).clamp(-8, 8).chunk(2, -1)
+        )
+        z = mean + (logvar / 2).exp() * noise
+        prior_mean, prior_logvar = model.prior(h).clamp(-8, 8).chunk(2, -1)
+        q, p = (torch.distributions.Normal(m, (v / 2).exp()) for m, v in ((mean, logvar), (prior_mean, prior_logvar)))
+        kl.append(torch.distributions.kl_divergence(q, p).sum(-1))
+        log_px.append(model.output(torch.cat([h, net(loop.features.layer, z)], dim=-1)[None], y[None])[0])
+        h, c = lstm(y, z, h, c)
+    terms = run(model, frames, lengths, eps)
+    torch.testing.assert_close(terms.log_px_TB, torch.stack(log_px))
+    torch.testing.assert_close(terms.kl_TB, torch.stack(kl))
+
+
 @every_system
 @pytest.mark.parametrize("budget", [200_000, 1_000_000, 19_556_640])
 def test_a_budget_is_met_as_nearly_as_one_unit_of_hidden_allows(system, budget):
     config = ModelConfig(system=system, hidden=1024, mlp_dim=512, z_dim=32, parameter_budget=budget)
-    chosen = sized(config, 200)
+    chosen = sized(config, EVERY_HEAD, 200)
     assert chosen.parameter_budget == 0
     assert (chosen.z_dim, chosen.system) == (32, system)
     assert chosen.mlp_dim == max(1, round(chosen.hidden / 2))
-    assert sized(chosen, 200) is chosen
+    assert sized(chosen, EVERY_HEAD, 200) is chosen
 
     def off(hidden):
         near = ModelConfig(system=system, hidden=hidden, mlp_dim=max(1, round(hidden / 2)), z_dim=32)
@@ -267,8 +305,34 @@ def test_a_budget_is_met_as_nearly_as_one_unit_of_hidden_allows(system, budget):
 
 def test_a_budget_out_of_reach_is_named():
     with pytest.raises(ConfigError, match=r"model.parameter_budget = 10: .* at least \d+ parameters"):
-        sized(ModelConfig(system="rnn", parameter_budget=10), 200)
-    assert sized(ModelConfig(parameter_budget=2**31), 200).hidden > 10_000
+        sized(ModelConfig(system="rnn", parameter_budget=10), EVERY_HEAD, 200)
+    assert sized(ModelConfig(parameter_budget=2**31), EVERY_HEAD, 200).hidden > 10_000
+
+
+@every_system
+def test_a_budget_is_spent_on_what_has_weight_in_the_objective(system):
+    """A head counts exactly if some weight makes its gradient other than zero."""
+    head = {} if system == "rnn" else {"label_classes": 2}
+    model, (frames, lengths, eps) = make(system, **head), data()
+    for alpha, beta, label in itertools.product((0.0, 0.5), repeat=3):
+        loss = LossConfig(alpha=alpha, beta=beta, label=label)
+        model.zero_grad()
+        labels = torch.tensor([0, 1, -1])
+        terms, mask = run(model, frames, lengths, eps), torch.ones(T, B, dtype=torch.bool)
+        objective(terms, mask, Weights(1.0, alpha, beta, 0.0, label), B, labels).total.backward()
+        still = [name for name, part in model.named_children() if part_is_still(part)]
+        assert still == idle_heads(model.config, loss)
+        config = ModelConfig(system=system, hidden=64, mlp_dim=32, z_dim=8, parameter_budget=100_000, **head)
+        chosen = sized(config, loss, 200)
+        counts = parameter_counts(build(chosen, 200, 0))
+        assert counts["total"] - sum(counts[name] for name in still) == pytest.approx(100_000, rel=0.02)
+        assert sized_as(config, chosen, 200) == chosen
+    assert sized_as(config, dataclasses.replace(chosen, hidden=chosen.hidden + 9), 200) is None
+
+
+def part_is_still(part):
+    gradients = [p.grad for p in part.parameters()]
+    return bool(gradients) and not any(g is not None and g.any() for g in gradients)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +342,8 @@ def test_a_budget_out_of_reach_is_named():
         ({"system": "rnn", "label_classes": 2}, "model.label_classes = 2: model.system = rnn"),
         ({"system": "vrnn", "output_skip": True}, "model.output_skip = true: a switch of zforcing"),
         ({"layer_norm_z": True, "recurrence": "bptt"}, "model.recurrence = bptt: does not know"),
+        ({"system": "vrnn", "vrnn_features": True, "recurrence": "native"}, "model.recurrence = native: does not know"),
+        ({"system": "srnn", "vrnn_features": True}, "model.vrnn_features = true: a switch of vrnn"),
     ],
 )
 def test_choices_that_exclude_each_other_are_named(options, message):

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.follow import Records
-from zfdist import metrics, outcome, run_folder
+from cluster.run.tail import Records
+from zfdist import metrics, run_protocol
+from zfdist.checkpoint import run_folder
 from zfdist.config import Config
 
 BAD = st.sampled_from(
@@ -30,28 +31,28 @@ def test_lines_that_are_no_records_are_passed_over_with_one_word(
     for at in range(5):
         whole += [bad for place, bad in placed if place == at]
         whole += [json.dumps(GOOD[at]).encode()] if at < 4 else []
-    (folder / outcome.METRICS).write_bytes(b"\n".join(whole) + end)
+    (folder / run_protocol.METRICS).write_bytes(b"\n".join(whole) + end)
     said: list[str] = []
-    assert list(outcome.records(folder, said.append)) == GOOD
+    assert list(run_protocol.records(folder, said.append)) == GOOD
     if end:
         assert len(said) == bool(lines) and all(f"{len(lines)} line" in line and str(folder) in line for line in said)
         followed: list[str] = []
-        assert list(Records(folder / outcome.METRICS, from_start=True, say=followed.append).new()) == GOOD
+        assert list(Records(folder / run_protocol.METRICS, from_start=True, say=followed.append).new()) == GOOD
         assert followed == said
 
 
 def test_a_record_behind_nuls_is_whole(tmp_path: Path) -> None:
-    (tmp_path / outcome.METRICS).write_bytes(bytes(4000) + json.dumps(GOOD[0]).encode() + b"\n")
-    assert list(outcome.records(tmp_path)) == GOOD[:1]
+    (tmp_path / run_protocol.METRICS).write_bytes(bytes(4000) + json.dumps(GOOD[0]).encode() + b"\n")
+    assert list(run_protocol.records(tmp_path)) == GOOD[:1]
 
 
 def test_a_new_record_is_not_glued_to_a_torn_one(tmp_path: Path) -> None:
     torn = json.dumps(GOOD[0]) + "\n" + json.dumps(GOOD[1])[:20]
-    (tmp_path / outcome.METRICS).write_text(torn)
+    (tmp_path / run_protocol.METRICS).write_text(torn)
     log = metrics.Log(tmp_path, resumed_step=0)
     log.write(1, {"train/elbo_nats": -1.0})
     log.close()
-    steps = [json.loads(line)["step"] for line in (tmp_path / outcome.METRICS).read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (tmp_path / run_protocol.METRICS).read_text().splitlines()]
     assert steps == [0, 1]
 
 
@@ -61,15 +62,15 @@ def test_a_new_record_is_not_glued_to_a_torn_one(tmp_path: Path) -> None:
      b'{"state": "happy", "step": 8}', b'{"state": ["finished"], "step": 8}', b'{"state": "finished", "step": "8"}'],
 )  # fmt: skip
 def test_a_result_that_is_empty_torn_or_of_another_shape_is_none(content: bytes, tmp_path: Path) -> None:
-    assert outcome.result(tmp_path) is None
-    (tmp_path / outcome.RESULT).write_bytes(content)
-    assert outcome.result(tmp_path) is None
+    assert run_protocol.result(tmp_path) is None
+    (tmp_path / run_protocol.RESULT).write_bytes(content)
+    assert run_protocol.result(tmp_path) is None
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     for result in ({"state": "finished", "step": 8}, {"state": "diverged", "error": "x"}):
-        (tmp_path / outcome.RESULT).write_text(json.dumps(result))
-        assert outcome.result(tmp_path) == result
+        (tmp_path / run_protocol.RESULT).write_text(json.dumps(result))
+        assert run_protocol.result(tmp_path) == result
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 200, b'{"model": {', b"\xff\xff", b"[]", b'{"model": 3}'])

@@ -6,7 +6,7 @@ from small_zforcing import SIZES, B, T, X, all_parts, data, make
 from torch.distributions import Normal, kl_divergence
 
 from zfdist.config import ModelConfig
-from zfdist.model.cell import clipped_leaky_relu
+from zfdist.model.kernels.lstm_cell import clipped_leaky_relu
 from zfdist.model.objective import objective
 from zfdist.model.systems import build
 from zfdist.schedule import EVALUATION, Weights

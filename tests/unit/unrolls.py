@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zfdist.model.kernels.core_arguments import Core
+
 
 def arguments(
     steps: int, batch: int, hidden: int, z_dim: int, mlp_dim: int, *, bound: float = 8.0, scale: float = 0.5,
     dtype: torch.dtype = torch.float64, operand: torch.dtype | None = None, seed: int = 0, device: str = "cpu",
-) -> list[Any]:  # fmt: skip
+) -> Core:  # fmt: skip
     """Draw all that an implementation takes; `scale` 2 makes the clips of a and a small clamp of q bite."""
     random = torch.Generator().manual_seed(seed)
 
@@ -21,7 +23,7 @@ def arguments(
     inputs = [leaf(steps, batch, 4 * hidden), leaf(steps, batch, mlp_dim)]
     inputs += [leaf(steps, batch, z_dim).detach(), leaf(batch, hidden), leaf(batch, hidden)]
     weights = [leaf(4 * hidden, hidden), leaf(4 * hidden, z_dim), leaf(mlp_dim, hidden), leaf(2 * z_dim, mlp_dim)]
-    return [*inputs, *weights, leaf(2 * z_dim), bound, operand or dtype]
+    return Core(*inputs, *weights, leaf(2 * z_dim), bound, operand or dtype)
 
 
 def mixed(outputs: Sequence[Tensor]) -> Tensor:
@@ -33,9 +35,9 @@ def mixed(outputs: Sequence[Tensor]) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def results(unroll: Callable[..., Sequence[Tensor]], given: Sequence[Any]) -> list[Tensor]:
+def results(unroll: Callable[[Any], Sequence[Tensor]], given: Sequence[Any]) -> list[Tensor]:
     """Return outputs, and the gradients of all that has one."""
-    outputs = unroll(*given)
+    outputs = unroll(given)
     leaves = [a for a in given if isinstance(a, Tensor) and a.requires_grad]
     return [*outputs, *torch.autograd.grad(mixed(outputs), leaves)]
 

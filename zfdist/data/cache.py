@@ -18,7 +18,7 @@ import xxhash
 from zfdist import atomic_io
 from zfdist.claim import held
 from zfdist.data.manifest import NAME, ShardCorrupt, ShardEntry, StoreError
-from zfdist.storage import CACHE, Missing, Place, cache_folder, without_options
+from zfdist.object_store import CACHE, Missing, ObjectFolder, cache_folder, without_options
 
 _ATTEMPTS = 2
 
@@ -33,7 +33,7 @@ class Cache:
             StoreError: if there is no manifest.
             StorageError: if the store cannot be used.
         """
-        self._place = Place(uri)
+        self._place = ObjectFolder(uri)
         self.shown = without_options(uri)
         try:
             content = self._place.read(NAME)

@@ -146,7 +146,7 @@ class VocabularyEntry:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class StoreManifest:
     """A store's description; it is written last, so a folder that has one is complete."""
 
     format: int
@@ -171,7 +171,7 @@ class Manifest:
         return json.dumps(tree, indent=1) + "\n"
 
     @staticmethod
-    def read(root: Path) -> "Manifest":
+    def read(root: Path) -> "StoreManifest":
         """Read and check a store's manifest; raises StoreError if it is missing, damaged or contradicts itself."""
         path = root / NAME
         try:
@@ -187,7 +187,7 @@ class Manifest:
             raise StoreError(
                 f"{path}: format is {tree.get('format')!r}, this version reads {FORMAT}; run jobs.prepare again"
             )
-        manifest = build(Manifest, tree, str(path))
+        manifest = build(StoreManifest, tree, str(path))
         manifest._check(path)
         return manifest
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from zfdist.data import manifest as manifests
 from zfdist.data.cache import Cache, is_verified, remember
 from zfdist.data.kinds import KINDS, Kind
-from zfdist.data.manifest import BatchEntry, IndexEntry, Manifest, ShardCorrupt, ShardEntry, StoreError
-from zfdist.storage import CACHE, is_remote
+from zfdist.data.manifest import BatchEntry, IndexEntry, ShardCorrupt, ShardEntry, StoreError, StoreManifest
+from zfdist.object_store import CACHE, is_remote
 
 __all__ = ["ShardCorrupt", "Store", "StoreError"]
 
@@ -54,7 +54,7 @@ class _Split:
 class Store:
     """A prepared data set, read only; safe to use from several threads."""
 
-    def __init__(self, root: Path, manifest: Manifest, verify: str, cache: Cache | None = None) -> None:
+    def __init__(self, root: Path, manifest: StoreManifest, verify: str, cache: Cache | None = None) -> None:
         """Use `Store.open`."""
         self.root = root
         self.manifest = manifest
@@ -77,7 +77,7 @@ class Store:
         if is_remote(root):
             return _open_remote(Cache(str(root), Path(cache)), verify)
         root = Path(root)
-        manifest = Manifest.read(root)
+        manifest = StoreManifest.read(root)
         for split in manifest.splits.values():
             for entry in split.shards:
                 _check_size(root / entry.path, entry.bytes)
@@ -194,7 +194,7 @@ class Store:
 
 def _open_remote(cache: Cache, verify: str) -> Store:
     """Open a store of which this node has or gets a copy: its manifest, indices and vocabulary now."""
-    manifest = Manifest.read(cache.root)
+    manifest = StoreManifest.read(cache.root)
     for split in manifest.splits.values():
         cache.fetch(split.index.path, split.index.bytes, split.index.xxh3_128)
     if manifest.vocabulary is not None:

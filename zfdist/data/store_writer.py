@@ -27,11 +27,11 @@ from zfdist.data.kinds import NO_LABEL, PCM16, SPECIALS, TOKENS, Kind
 from zfdist.data.manifest import (
     BatchEntry,
     IndexEntry,
-    Manifest,
     ShardEntry,
     SplitEntry,
     Statistics,
     StoreError,
+    StoreManifest,
     VocabularyEntry,
 )
 
@@ -141,7 +141,7 @@ def publish(
     licence: str,
     kind: Kind = PCM16,
     words: Sequence[str] | None = None,
-) -> Manifest:
+) -> StoreManifest:
     """Make the finished shards a store: write the indices, then the manifest, then remove what is left of the making.
 
     `words` are the vocabulary of a store of sentences, without the special ones. Raises StoreError if a split has no
@@ -159,7 +159,7 @@ def publish(
     if kind.is_normalised and statistics.minimum == statistics.maximum:
         raise StoreError("all samples of the training split are equal: no standard deviation to normalise by")
     vocabulary = None if words is None else _write_vocabulary(root, words)
-    manifest = Manifest(
+    manifest = StoreManifest(
         format=manifests.FORMAT,
         kind=kind.name,
         sample_rate=sample_rate,
@@ -177,7 +177,7 @@ def publish(
     return manifest
 
 
-def clean(root: Path, manifest: Manifest) -> None:
+def clean(root: Path, manifest: StoreManifest) -> None:
     """Remove done-files, what killed writers left, and shards that a published manifest does not name."""
     atomic_io.remove_left(root)
     named = {root / shard.path for split in manifest.splits.values() for shard in split.shards}

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zfdist.config import ModelConfig
-from zfdist.model import one_pass
-from zfdist.model.cell import clamp_latent
-from zfdist.model.distributions import HALF_LOG_2PI, Gaussian, latent_gaussian, widen
+from zfdist.model.distributions import HALF_LOG_2PI, Gaussian, latent_gaussian
+from zfdist.model.kernels import cpp_gaussian
+from zfdist.model.kernels.lstm_cell import clamp_latent
+from zfdist.model.kernels.mixed_precision import widen
 
 
 class Density(Protocol):
@@ -131,16 +132,16 @@ def output_density(config: ModelConfig, parameters: Tensor) -> Density:
 def output_log_prob(config: ModelConfig, parameters: Tensor, value: Tensor) -> Tensor:
     """Return the log-probability of an observation under `output_density`, in one pass where that can be: [...]."""
     parameters = widen(parameters)
-    if config.density == "gaussian" and one_pass.serves(parameters, value):
-        return one_pass.observation_log_prob(parameters, value, config.sigma_floor)
+    if config.density == "gaussian" and cpp_gaussian.is_supported(parameters, value):
+        return cpp_gaussian.observation_log_prob(parameters, value, config.sigma_floor)
     return output_density(config, parameters).log_prob(value)
 
 
 def auxiliary_log_prob(config: ModelConfig, parameters: Tensor, value: Tensor) -> Tensor:
     """Return log p(b_t | z_t) from the auxiliary net's mean and log-variance, each clamped: [..., 2 D] -> [...]."""
     parameters = widen(parameters)
-    if one_pass.serves(parameters, value):
-        return one_pass.latent_log_prob(parameters, value, config.latent_clamp, config.aux_tanh)
+    if cpp_gaussian.is_supported(parameters, value):
+        return cpp_gaussian.latent_log_prob(parameters, value, config.latent_clamp, config.aux_tanh)
     mean, log_variance = clamp_latent(parameters, config.latent_clamp).chunk(2, dim=-1)
     return latent_gaussian(torch.tanh(mean) if config.aux_tanh else mean, log_variance).log_prob(value)
 

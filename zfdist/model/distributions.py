@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zfdist.model.kernels.mixed_precision import widen
+
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -52,8 +54,3 @@ def standard_gaussian(like: Tensor) -> Gaussian:
 def log_ratio(prior: Gaussian, posterior: Gaussian, z: Tensor) -> Tensor:
     """Return log p(z) - log q(z), summed over the last dimension, without gradient: [..., D] -> [...]."""
     return prior.log_prob(z) - posterior.log_prob(z)
-
-
-def widen(value: Tensor) -> Tensor:
-    """Return 16-bit floats as float32, anything wider as it is."""
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

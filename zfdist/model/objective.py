@@ -45,28 +45,29 @@ def objective(
 ) -> Loss:
     """Return the loss of a batch, equation (10).
 
-    `mask_TB` is true where a frame is real; whatever stands elsewhere, NaN included, counts nowhere.
+    `mask_TB` is true where a frame is real; whatever terms stand elsewhere, NaN included, count nowhere in the loss and
+    get a gradient of exactly 0. Inside a network a NaN times that 0 is NaN again: padding itself must be finite.
     `num_sequences` (>= 1) is that of the global batch, so that ranks and micro-batches add up.
     A frame's KL below `weights.free_nats_per_frame` costs that much instead, in the objective only.
     `labels_B` (int64, -1 where unknown, None for all unknown) is what a label head should say.
     """
     scored = (terms.log_px_TB, terms.kl_TB, terms.log_pb_TB, terms.log_px_backward_TB)
     log_px, kl, log_pb, log_px_backward = (torch.where(mask_TB, term, 0.0) for term in scored)
-    charged_kl = torch.where(mask_TB, kl.clamp(min=weights.free_nats_per_frame), 0.0)
-    weighed_TB = log_px + weights.alpha * log_pb + weights.beta * log_px_backward - weights.kl * charged_kl
-    weighed = weighed_TB.sum()
+    free_bits_kl = torch.where(mask_TB, kl.clamp(min=weights.free_nats_per_frame), 0.0)
+    weighted_TB = log_px + weights.alpha * log_pb + weights.beta * log_px_backward - weights.kl * free_bits_kl
+    weighted = weighted_TB.sum()
     with torch.no_grad():
         px, kl_wide, pb, px_backward = (term.double() for term in (log_px, kl, log_pb, log_px_backward))
         elbo_TB = px - kl_wide
-        summed = (elbo_TB, px, kl_wide, pb, px_backward, weighed_TB.double())
+        summed = (elbo_TB, px, kl_wide, pb, px_backward, weighted_TB.double())
         sums = {name: term_TB.sum() for name, term_TB in zip(SUMS, summed, strict=True)}
     if terms.label_logits_BC is not None:
         labels = _labels(terms.label_logits_BC, mask_TB, labels_B)
         label_term = weights.label * labels.log_prob_B.sum()
-        weighed = weighed + label_term
+        weighted = weighted + label_term
         sums["objective_nats"] += label_term.detach()
         sums |= {name: term_B.detach().double().sum() for name, term_B in zip(LABEL_SUMS, labels, strict=True)}
-    return Loss(-weighed / num_sequences, sums, elbo_TB.sum(0))
+    return Loss(-weighted / num_sequences, sums, elbo_TB.sum(0))
 
 
 def _labels(logits_BC: Tensor, mask_TB: Tensor, labels_B: Tensor | None) -> _Labels:

@@ -15,7 +15,7 @@ Unlike the published preparation, channels are averaged, and sound is resampled 
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ from zfdist.data.sources.convert import (
     silent,
     too_many_bad,
 )
-from zfdist.data.sources.inputs import Input, SourceError, list_inputs
+from zfdist.data.sources.inputs import Input, Listing, SourceError, list_inputs
+from zfdist.data.sources.lists import lines_of_list, resolved
 from zfdist.data.sources.speech import Options, described, listed
 from zfdist.data.store_writer import UNFINISHED, Recording
 
@@ -82,7 +83,8 @@ def prepare(options: Rows, out: Path, progress: Progress = silent) -> Outcome:
     """
     if options.max_bad:
         raise SourceError("--max-bad: must be 0 for --split rows, as a file left out would move all rows after it")
-    groups = _groups(options)
+    listing = list_inputs(options.source)
+    groups = _groups(options, listing)
     inputs = [item for group in groups for item in group]
     boundaries = {name: getattr(options, name) for name in ("streams", "valid_row", "test_row", "end_row")}
     order = json_sha256([[item.name for item in group] for group in groups])
@@ -92,32 +94,33 @@ def prepare(options: Rows, out: Path, progress: Progress = silent) -> Outcome:
         "split": {"rule": "rows", "row_samples": ROW_SAMPLES, **boundaries, "groups": len(groups), "order": order},
         **described(options, inputs),
     }
+    remarks = listing.remarks({"not in the order list": len(listing.inputs) - len(inputs)})
     outcome = existing(out, source)
     if outcome is not None:
-        return outcome
-    return convert(
+        return replace(outcome, remarks=remarks)
+    doubtful: dict[str, str] = {}
+    outcome = convert(
         out,
-        _plan(options, out, groups, progress),
+        _plan(options, out, groups, progress, doubtful),
         source=source,
         licence=options.licence or licence_beside(options.source),
         total=options.end_row * ROW_SAMPLES,
         progress=progress,
         sample_rate=options.sample_rate,
+        doubtful=doubtful,
     )
+    return replace(outcome, remarks=remarks)
 
 
-def _groups(options: Rows) -> list[list[Input]]:
+def _groups(options: Rows, listing: Listing) -> list[list[Input]]:
     """Read the order list: groups of files in order; raises SourceError for a file that is missing or comes twice."""
-    try:
-        lines = options.order_list.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"--order-list {options.order_list}: unreadable ({error})") from None
-    known = {item.name: item for item in list_inputs(options.source)}
+    known = {item.name: item for item in listing.inputs}
     groups: list[list[Input]] = [[]]
     seen: dict[str, int] = {}
-    for number, line in enumerate((line.strip() for line in lines), start=1):
-        where = f"--order-list {options.order_list}, line {number}: {line!r}"
-        if line.startswith("#"):
+    for number, text in enumerate(lines_of_list(options.order_list, "--order-list"), start=1):
+        where = f"--order-list {options.order_list}, line {number}: {text!r}"
+        line = resolved(text, options.source, known)
+        if text.startswith("#"):
             continue
         if groups[-1] and (not line or len(groups[-1]) == options.group_files):
             groups.append([])
@@ -134,8 +137,13 @@ def _groups(options: Rows) -> list[list[Input]]:
     return [group for group in groups if group]
 
 
-def _plan(options: Rows, out: Path, groups: list[list[Input]], progress: Progress) -> Iterator[PlannedShard]:
-    """Yield the shards of a group after the other; a group is decoded when its length or samples are wanted first."""
+def _plan(
+    options: Rows, out: Path, groups: list[list[Input]], progress: Progress, doubtful: dict[str, str]
+) -> Iterator[PlannedShard]:
+    """Yield the shards of a group after the other; a group is decoded when its length or samples are wanted first.
+
+    What is to be said of files that were read goes into `doubtful`.
+    """
     row = 0
     bad: dict[str, str] = {}
     for number, items in enumerate(groups):
@@ -144,6 +152,7 @@ def _plan(options: Rows, out: Path, groups: list[list[Input]], progress: Progres
             lambda name, start=row: progress(start * ROW_SAMPLES, options.end_row * ROW_SAMPLES, name)
         )
         bad |= group.bad
+        doubtful |= group.doubtful
         if not bad:
             yield from _shards(options, group, samples, row)
         row += max(0, (samples // options.streams - 1) // ROW_SAMPLES) * options.streams
@@ -165,6 +174,7 @@ class _Group:
         self.number = number
         self.key = json_sha256([VERSION, options.sample_rate, [listed(item) for item in items]])
         self.bad: dict[str, str] = {}
+        self.doubtful: dict[str, str] = {}
         self._options = options
         self._items = items
         self._raw = out / UNFINISHED / f"group-{number:05d}.pcm"
@@ -176,13 +186,14 @@ class _Group:
         try:
             known = json.loads(self._length.read_bytes())
             if known["key"] == self.key:
+                self.doubtful = dict(known["doubtful"])
                 return int(known["samples"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
         self._decode(report)
         total = self._raw.stat().st_size // 2
         if not self.bad:
-            atomic_io.write(self._length, json.dumps({"key": self.key, "samples": total}))
+            atomic_io.write(self._length, json.dumps({"key": self.key, "samples": total, "doubtful": self.doubtful}))
         return total
 
     def window(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int16]]:
@@ -201,10 +212,13 @@ class _Group:
         with atomic_io.replacing(self._raw) as fresh, fresh.open("wb") as sink:
             for item in self._items:
                 report(item.name)
+                said: list[str] = []
                 try:
-                    audio.read(self._options.source / item.name, self._options.sample_rate).tofile(sink)
+                    audio.read(self._options.source / item.name, self._options.sample_rate, said).tofile(sink)
                 except audio.AudioError as error:
                     self.bad[item.name] = str(error)
+                if said:
+                    self.doubtful[item.name] = "; ".join(said)
 
 
 def _shards(options: Rows, group: _Group, samples: int, first_row: int) -> Iterator[PlannedShard]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from zfdist.data import manifest as manifests
 from zfdist.data.kinds import PCM16, Kind
-from zfdist.data.manifest import Manifest
+from zfdist.data.manifest import StoreManifest
 from zfdist.data.sources.inputs import SourceError
 from zfdist.data.store import Store, StoreError
 from zfdist.data.store_writer import FinishedShard, Recording, clean, finished_shard, publish, write_shard, writing
@@ -42,27 +42,31 @@ class PlannedShard:
     samples: int
     """About how many it will have; for the progress alone."""
     recordings: Callable[[dict[str, str], Report], Iterator[Recording]]
-    """Makes its recordings; puts what gives none, with the reason, into the dict."""
+    """Makes its recordings; puts into the dict the reason where an input gives none, or what is to be said of it."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a converter left behind."""
 
-    manifest: Manifest
+    manifest: StoreManifest
     was_there: bool
     """The store had been finished before from the same input."""
     bad: dict[str, str]
     """Inputs that gave no recording, with the reason."""
+    doubtful: dict[str, str]
+    """Inputs that were read, with what should be known of them."""
     short: int
     """Recordings of sound of fewer than SHORT_SAMPLES samples."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on what lay beside the input and was not read, for the summary."""
 
 
 def existing(out: Path, source: Mapping[str, Any]) -> Outcome | None:
     """Return the finished store in `out`, None if there is none; raises StoreError if it was made from other input."""
     if not (out / manifests.NAME).exists():
         return None
-    manifest = Manifest.read(out)
+    manifest = StoreManifest.read(out)
     differing = [name for name in source if manifest.source.get(name) != source[name]]
     if differing:
         raise StoreError(
@@ -85,10 +89,12 @@ def convert(
     sample_rate: int = 0,
     max_bad: int = 0,
     words: Sequence[str] | None = None,
+    doubtful: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Make the planned shards, in order, but for those that an earlier run has made, and publish the store.
 
-    `plan` is drawn from while shards are made; `source` describes what the data are made from: equal descriptions give
+    `plan` is drawn from while shards are made, and `doubtful` read afterwards: what is to be said of inputs beside the
+    notes of the shards. `source` describes what the data are made from: equal descriptions give
     equal bytes. Raises SourceError if more than `max_bad` inputs are bad, StoreError if `out` holds something else.
     """
     with writing(out):
@@ -101,14 +107,19 @@ def convert(
 
             shards[shard.split].append(_made(out, shard, kind, report))
             done += shard.samples
-        bad = {name: reason for split in shards.values() for shard in split for name, reason in shard.notes.items()}
+        bad: dict[str, str] = {}
+        said = dict(doubtful or {})
+        for made in (made for split in shards.values() for made in split):
+            names = set(made.names)
+            for name, note in made.notes.items():
+                (said if name in names else bad)[name] = note
         if len(bad) > max_bad:
             raise SourceError(too_many_bad(bad, max_bad))
         publish(
             out,
             shards,
             sample_rate=sample_rate,
-            source={**source, "left_out": bad},
+            source={**source, "left_out": bad} | ({"doubtful": said} if said else {}),
             licence=licence,
             kind=kind,
             words=words,
@@ -132,7 +143,8 @@ def _outcome(out: Path, *, was_there: bool) -> Outcome:
     short = 0
     if store.kind == PCM16:
         short = sum(int((store.lengths(split) < SHORT_SAMPLES).sum()) for split in store.splits)
-    return Outcome(store.manifest, was_there, store.manifest.source["left_out"], short)
+    source = store.manifest.source
+    return Outcome(store.manifest, was_there, source["left_out"], source.get("doubtful", {}), short)
 
 
 def too_many_bad(bad: Mapping[str, str], most: int, what: str = "files") -> str:

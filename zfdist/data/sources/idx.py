@@ -1,23 +1,28 @@
 """IDX files, in which MNIST's grey images were published, and making them binary by numbers that follow from a seed."""
 
-import gzip
 import hashlib
+import re
 import struct
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zfdist.data.kinds import BITS, NO_LABEL
+from zfdist.data.kinds import BITS
 from zfdist.data.order import mix
+from zfdist.data.sources import packed
 from zfdist.data.sources.inputs import SourceError
+from zfdist.data.sources.packed import UNREADABLE, unpacked
 
 PIXELS = BITS.width or 0
 IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
+SIDE = 28
 BLOCK_IMAGES = 4096
+EMNIST = re.compile(r"(^|[^a-z])emnist")
+"""Names of files of which the images lie on their side: EMNIST has rows and columns exchanged."""
 
 Bytes = NDArray[np.uint8]
 
@@ -30,11 +35,23 @@ class Image(NamedTuple):
     label: int
 
 
-def opened(path: Path) -> IO[bytes]:
-    """Open a file, unpacked if it is gzip by its first bytes."""
-    with path.open("rb") as file:
-        is_packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if is_packed else path.open("rb")  # type: ignore[return-value]
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file, unpacked if it is packed by its first bytes; raises SourceError naming it if that fails."""
+    try:
+        with unpacked(path) as file:
+            yield file
+    except UNREADABLE as error:
+        raise SourceError(f"{path}: not readable ({error})") from None
+
+
+def unpacked_sha256(path: Path) -> str:
+    """Return the hash of a file's content, unpacked."""
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def magic(path: Path) -> int:
@@ -47,44 +64,38 @@ def shape(path: Path) -> tuple[int, int]:
     """Return images and pixels of an image; raises SourceError unless the pixels are MNIST's."""
     with opened(path) as file:
         _, count, height, width = struct.unpack(">IIII", exactly(path, file, 16))
-    if height * width != PIXELS:
+    if (height, width) != (SIDE, SIDE):
         raise SourceError(f"{path}: images of {height} x {width}, not 28 x 28")
     return count, PIXELS
 
 
 def exactly(path: Path, file: IO[bytes], size: int) -> bytes:
-    """Read `size` bytes; raises SourceError if there are fewer, or they cannot be unpacked."""
-    try:
-        content = file.read(size)
-    except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"{path}: not readable ({error})") from None
+    """Read `size` bytes; raises SourceError if there are fewer."""
+    content = packed.exactly(file, size)
     if len(content) != size:
         raise SourceError(f"{path}: cut short: {size - len(content):,} bytes are missing")
     return content
 
 
-def images(path: Path, labels: Path | None, first: int, stop: int, seed: int) -> Iterator[Image]:
-    """Read grey images first .. stop - 1 and make them binary; rows are counted from 1.
+def blocks(path: Path) -> Iterator[Bytes]:
+    """Yield the grey images [N, 784] of a file, some thousand at a time.
 
-    Raises SourceError if the file or that of the labels is cut short or too long.
+    Raises SourceError if it is cut short or too long.
     """
     count, _ = shape(path)
-    label_of = _labels(labels, count) if labels else np.full(count, NO_LABEL)
+    is_turned = EMNIST.search(path.name.lower()) is not None
     with opened(path) as file:
-        file.read(16)
+        exactly(path, file, 16)
         for start in range(0, count, BLOCK_IMAGES):
             size = min(BLOCK_IMAGES, count - start)
             grey = np.frombuffer(exactly(path, file, size * PIXELS), np.uint8).reshape(size, PIXELS)
-            wanted = range(max(start, first), min(start + size, stop))
-            if wanted:
-                picked = grey[wanted.start - start : wanted.stop - start]
-                for row, pixels in zip(wanted, binarised(picked, wanted.start, path.name, seed), strict=True):
-                    yield Image(pixels, row + 1, int(label_of[row]))
+            yield grey.reshape(size, SIDE, SIDE).swapaxes(1, 2).reshape(size, PIXELS) if is_turned else grey
         if file.read(1):
             raise SourceError(f"{path}: longer than the {count:,} images that its header promises")
 
 
-def _labels(path: Path, count: int) -> NDArray[np.int64]:
+def labels(path: Path, count: int) -> NDArray[np.int64]:
+    """Return the labels of `count` images; raises SourceError if the file has others than so many."""
     with opened(path) as file:
         _, found = struct.unpack(">II", exactly(path, file, 8))
         if found != count:

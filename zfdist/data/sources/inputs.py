@@ -1,20 +1,144 @@
 """Which files of a folder are input, and which split each belongs to; the same for the same files, in any order."""
 
 import hashlib
+import os
+import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
 
-from zfdist.data.manifest import SPLITS
 from zfdist.data.sources import audio
 
 EDGE_BYTES = 1 << 16
+LISTED = 20
+"""Places and kinds that are named in a message; the others are counted."""
+HINTS = {
+    "not read; convert them, e.g. with ffmpeg -i FILE FILE.wav": (
+        "m4a mp4 aac ogg oga opus aif aiff aifc au snd wma w64 caf amr ape wv webm 3gp mka mp2 mpc ra voc spx raw pcm"
+    ),
+    "packed; unpack them first": "zip tar gz tgz bz2 xz zst 7z rar lzma",
+}
 
 
 class SourceError(ValueError):
     """Input that cannot be made a data set; the message names the files or options."""
+
+
+@dataclass
+class Tree:
+    """The files below a folder, and what was met there that is none."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    """By the path below the folder (POSIX), in the order of its bytes. Names that are not UTF-8 hold surrogates."""
+    broken: set[str] = field(default_factory=set)
+    """Those of `files` that are links to nowhere: opening one says so."""
+    links: int = 0
+    """Links to folders that were followed."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """How many things of each kind are not among the files, e.g. {"hidden": 2}."""
+
+
+def walk(source: Path) -> Tree:
+    """List the files of a folder, at any depth; the same for the same tree, in whatever order the disk gives it.
+
+    Links to files are files. Links to folders are followed once all is known that is reached without them, in the
+    order of their paths; a folder that was reached before, or that holds `source`, is not entered. Left out, by count:
+    what is hidden (.name, __MACOSX, name:Zone.Identifier), and sockets, pipes and devices.
+    Raises SourceError if `source` is no folder, or naming the folders and links that cannot be read.
+    """
+    try:
+        where = Path(os.path.realpath(source, strict=True))
+        if not where.is_dir():
+            raise SourceError(f"{source}: is a file; give the folder that it lies in")
+        entered = {_identity(folder) for folder in where.parents}
+    except OSError as error:
+        what = "no such folder" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise SourceError(f"{source}: {what}") from None
+    tree, unreadable = Tree(), dict[str, str]()
+    starts = [""]
+    while starts:
+        links: list[str] = []
+        for start in starts:
+            folders = [start]
+            while folders:
+                name = folders.pop()
+                try:
+                    if (identity := _identity(source / name)) in entered:
+                        tree.left_out["link to a folder that is read already or holds the source"] += 1
+                        continue
+                    entered.add(identity)
+                    tree.links += name == start != ""
+                    _read_folder(source, name, tree, unreadable, folders, links)
+                except OSError as error:
+                    unreadable[name] = str(error.strerror)
+        starts = sorted(links, key=os.fsencode)
+    if unreadable:
+        raise SourceError(
+            f"{source}: cannot read what is in it: {_shown(unreadable)}; make it readable or take it out of the folder"
+        )
+    tree.files = {name: tree.files[name] for name in sorted(tree.files, key=os.fsencode)}
+    return tree
+
+
+def _read_folder(
+    source: Path, folder: str, tree: Tree, unreadable: dict[str, str], folders: list[str], links: list[str]
+) -> None:
+    """Sort what lies in a folder into files, folders, links to folders and what is left out."""
+    with os.scandir(source / folder) as entries:
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            try:
+                if entry.name[0] == "." or entry.name == "__MACOSX" or entry.name.endswith(":Zone.Identifier"):
+                    tree.left_out["hidden"] += 1
+                elif entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(name)
+                elif entry.is_file():
+                    tree.files[name] = source / name
+                elif entry.is_symlink() and not os.path.exists(entry.path):
+                    tree.files[name] = source / name
+                    tree.broken.add(name)
+                else:
+                    tree.left_out["socket, pipe or device"] += 1
+            except OSError as error:
+                unreadable[name] = str(error.strerror)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _shown(reasons: Mapping[str, str]) -> str:
+    """Name the first few places and what is wrong with each; very long paths by both ends."""
+    names = sorted(reasons, key=os.fsencode)
+    short = {name: name if len(name) < 200 else f"{name[:90]} ... {name[-90:]}" for name in names[:LISTED]}
+    told = [f"{short[name] or '.'!r} ({reasons[name]})" for name in names[:LISTED]]
+    return ", ".join(told) + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
+
+
+def kind_of_name(name: str) -> str:
+    """Return what a file that is not read counts as: "of .txt", or with what can be done about it."""
+    suffix = re.search(r"[^/.]\.([A-Za-z0-9_~-]{1,12})$", name)
+    if suffix is None:
+        return "of no known suffix"
+    ending = suffix[1].lower()
+    hint = next((hint for hint, endings in HINTS.items() if ending in endings.split()), "")
+    return f"of .{ending}" + (f" ({hint})" if hint else "")
+
+
+def remarks(links: int, left_out: Mapping[str, int]) -> tuple[str, ...]:
+    """Say how many links to folders were followed and what was left out, by kind; nothing where there is nothing."""
+    said = [f"links to folders that were followed: {links:,}"] if links else []
+    kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    if kinds:
+        told = [f"{count:,} {kind}" for kind, count in kinds[:LISTED]]
+        if len(kinds) > LISTED:
+            told.append(f"{sum(count for _, count in kinds[LISTED:]):,} of {len(kinds) - LISTED:,} other kinds")
+        said.append(f"left out: {', '.join(told)}")
+    return tuple(said)
 
 
 @dataclass(frozen=True)
@@ -27,34 +151,47 @@ class Input:
     """xxh3_128 of its first and last 64 KiB."""
 
 
-def list_inputs(source: Path) -> list[Input]:
-    """List the audio files under a folder in the order of their relative paths (bytewise).
+@dataclass(frozen=True)
+class Listing:
+    """The audio files under a folder in the order of their relative paths (bytewise), and what else is there."""
 
-    Hidden files and folders are left out, links to folders not followed. Raises SourceError if there are none.
+    inputs: list[Input]
+    broken: set[str]
+    """Names of the inputs that are links to nowhere."""
+    links: int
+    left_out: Counter[str]
+
+    def remarks(self, also: Mapping[str, int]) -> tuple[str, ...]:
+        """Say what was found and left out; `also` counts, by kind, the files of `inputs` that were not used."""
+        return remarks(self.links, self.left_out + Counter(also))
+
+
+def list_inputs(source: Path) -> Listing:
+    """List the audio files under a folder; raises SourceError if there are none, or a folder cannot be read.
+
+    Links that lead nowhere and files that cannot be read are listed: reading them fails and is reported, where leaving
+    them out could hide what was meant to be there.
     """
-    if not source.is_dir():
-        raise SourceError(f"{source}: no such folder")
-    # A link that leads nowhere is kept: reading it fails and is reported, where leaving it out would be silent.
-    files = {
-        path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file() or path.is_symlink()
-    }
-    names = [
-        name for name in files if not any(part[0] == "." for part in name.split("/")) and _claims_audio(files[name])
-    ]
-    for name in names:
-        if not _is_text(name):
+    tree = walk(source)
+    left_out = tree.left_out.copy()
+    inputs = []
+    for name, path in tree.files.items():
+        if not _may_be_audio(path):
+            left_out[kind_of_name(name)] += 1
+        elif not _is_text(name):
             raise SourceError(f"{source}: the file name {name!r} is not valid UTF-8; rename it")
-    inputs = [_identified(name, files[name]) for name in sorted(names, key=str.encode)]
+        else:
+            inputs.append(_identified(name, path))
     if not inputs:
-        raise SourceError(f"{source}: no WAV, FLAC, NIST SPHERE or MP3 file in it")
-    return inputs
+        raise SourceError("; ".join([f"{source}: no WAV, FLAC, NIST SPHERE or MP3 file in it", *remarks(0, left_out)]))
+    return Listing(inputs, tree.broken, tree.links, left_out)
 
 
-def _claims_audio(path: Path) -> bool:
+def _may_be_audio(path: Path) -> bool:
     try:
         return audio.is_audio(path)
     except audio.AudioError:
-        return False
+        return True
 
 
 def _is_text(name: str) -> bool:
@@ -93,38 +230,6 @@ def split_of_key(key: str, valid_percent: float, test_percent: float) -> str:
     if percent < test_percent:
         return "test"
     return "valid" if percent < test_percent + valid_percent else "train"
-
-
-def splits_by_lists(lists: Mapping[str, Path], source: Path, inputs: list[Input]) -> dict[str, list[Input]]:
-    """Read the list files: a path under the source on each line; empty lines and those with # are passed over."""
-    known = {item.name: item for item in inputs}
-    owner: dict[str, str] = {}
-    for split, path in lists.items():
-        names = listed_names(path, f"--list-{split}")
-        missing = [name for name in names if name not in known]
-        if missing:
-            raise SourceError(
-                f"--list-{split} {path}: {len(missing)} of {len(names)} files are not audio files under {source}, "
-                f"the first is {missing[0]!r}"
-            )
-        for name in names:
-            if name in owner:
-                raise SourceError(f"--list-{split} {path}: {name!r} is already in the list of {owner[name]}")
-            owner[name] = split
-    splits: dict[str, list[Input]] = {name: [] for name in SPLITS}
-    for item in inputs:
-        if item.name in owner:
-            splits[owner[item.name]].append(item)
-    return splits
-
-
-def listed_names(path: Path, flag: str) -> list[str]:
-    """Return the lines of a list file, but for empty ones and those with #; raises SourceError naming the flag."""
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{flag} {path}: unreadable ({error})") from None
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def content_sha256(path: Path) -> str:

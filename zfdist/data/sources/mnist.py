@@ -1,23 +1,18 @@
-"""Binary MNIST from what it is handed round as: Larochelle's text files, MATLAB files, or the IDX files of grey images.
+"""Binary MNIST from what it is handed round as: Larochelle's text files, MATLAB or NumPy files, or grey images.
 
-Text and MATLAB files hold the standard, fixed binarisation (Larochelle and Murray 2011), 50,000 / 10,000 / 10,000 rows
-of 784 pixels. IDX files hold grey values; they are made binary once, each pixel 1 with probability grey / 255, by
-numbers that follow from a seed, and their last 10,000 training images are validation.
+The former hold the standard, fixed binarisation (Larochelle and Murray 2011), 50,000 / 10,000 / 10,000 rows of 784
+pixels. Grey values are made binary once, each pixel 1 with probability grey / 255, by numbers that follow from a seed,
+and the last 10,000 training images are validation.
 """
 
-import struct
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import scipy.io
-
-from zfdist.data.kinds import BITS, NO_LABEL
+from zfdist.data.kinds import BITS
 from zfdist.data.manifest import SPLITS
-from zfdist.data.sources import idx
+from zfdist.data.sources import binary, grey, idx, packed
 from zfdist.data.sources.convert import (
     Outcome,
     PlannedShard,
@@ -29,11 +24,15 @@ from zfdist.data.sources.convert import (
     licence_beside,
     silent,
 )
-from zfdist.data.sources.idx import IMAGES_MAGIC, LABELS_MAGIC, PIXELS, Image, opened
-from zfdist.data.sources.inputs import SourceError, content_sha256
+from zfdist.data.sources.grey import Grey
+from zfdist.data.sources.idx import EMNIST, IMAGES_MAGIC, LABELS_MAGIC, PIXELS, Image
+from zfdist.data.sources.inputs import SourceError, content_sha256, kind_of_name, remarks, walk
+from zfdist.data.sources.packed import UNREADABLE
 from zfdist.data.store_writer import Recording
 
 VERSION = 1
+ROLES = {"train": ("train",), "t10k": ("t10k", "test")}
+"""What stands in the names of files of grey images."""
 
 
 @dataclass(frozen=True)
@@ -57,39 +56,44 @@ class Mnist:
 
 
 class _Part(NamedTuple):
-    """What a split is made of: a file, and for IDX its labels and which of its rows."""
+    """What a split is made of: a file of 0 and 1, or some of the images of a file of grey ones."""
 
     path: Path
     form: str
-    labels: Path | None = None
+    grey: Grey | None = None
     first: int = 0
-    stop: int | None = None
+    stop: int = 0
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.path, *([self.grey.labels] if self.grey and self.grey.labels else [])]
 
 
 def prepare(options: Mnist, out: Path, progress: Progress = silent) -> Outcome:
     """Convert MNIST files to a store of images in folder `out`.
 
-    Raises SourceError naming file and line (or row) for anything that is no row of 784 binary pixels.
+    Raises SourceError naming file and line (or row) for anything that is no row of 784 pixels.
     """
-    parts = find(options)
-    files = {path.name: content_sha256(path) for part in parts.values() for path in (part.path, part.labels) if path}
-    is_grey = parts["train"].form == "idx"
+    parts, said = find(options)
+    files = {path.name: content_sha256(path) for part in parts.values() for path in part.files}
+    is_grey = parts["train"].grey is not None
+    is_turned = any(EMNIST.search(name.lower()) for name in files)
     source: dict[str, Any] = {
         "converter": "mnist",
         "version": VERSION,
-        "form": parts["train"].form,
+        "form": parts["train"].form + (", rows and columns exchanged" if is_turned else ""),
         "files": files,
         "binarised": f"grey / 255 against seed {options.binarise_seed}" if is_grey else "in the files",
         "split": f"the last {options.idx_valid} of train are valid" if is_grey else "by file name",
     }
     outcome = existing(out, source)
     if outcome is not None:
-        return outcome
+        return replace(outcome, remarks=said)
     plan = []
     for split, part in parts.items():
         key = json_sha256([VERSION, files, part.form, part.first, part.stop, options.binarise_seed])
         plan.append(PlannedShard(split, f"{split}-00000", key, _rows(part), _maker(part, options.binarise_seed)))
-    return convert(
+    outcome = convert(
         out,
         plan,
         source=source,
@@ -98,141 +102,144 @@ def prepare(options: Mnist, out: Path, progress: Progress = silent) -> Outcome:
         progress=progress,
         kind=BITS,
     )
+    return replace(outcome, remarks=said)
 
 
 def _maker(part: _Part, seed: int) -> Any:
+    name = part.grey.name if part.grey else part.path.name
+
     def recordings(notes: dict[str, str], report: Report) -> Iterator[Recording]:
         for done, image in enumerate(images(part, seed)):
-            yield Recording(f"{part.path.name}:{image.row}", image.pixels, image.label)
+            yield Recording(f"{name}:{image.row}", image.pixels, image.label)
             if done % 1000 == 999:
                 report(done + 1, part.path.name)
 
     return recordings
 
 
-def find(options: Mnist) -> dict[str, _Part]:
-    """Find the files of each split by their names; raises SourceError if one is missing or two could be meant."""
-    if not options.source.is_dir():
-        raise SourceError(f"{options.source}: no such folder")
-    files = sorted(path for path in options.source.rglob("*") if path.is_file() and path.name[0] != ".")
-    fixed = {
-        split: [p for p in files if split in p.name.lower() and _form(p) in ("text", "matlab")] for split in SPLITS
+def find(options: Mnist) -> tuple[dict[str, _Part], tuple[str, ...]]:
+    """Find the files of each split by their names, and say what else lies in the folder.
+
+    Equal content counts once. Raises SourceError if a file is missing, or two could be meant.
+    """
+    tree = walk(options.source)
+    forms = {path: _form(path) for path in tree.files.values()}
+    found = {path: form for path, form in forms.items() if form}
+    parts = _fixed(options, found) or _grey(options, found)
+    used = {path for part in parts.values() for path in part.files}
+    left_out = tree.left_out.copy()
+    for name, path in tree.files.items():
+        if path not in used:
+            left_out["other form or copy of the images" if forms[path] else kind_of_name(name)] += 1
+    said = list(remarks(tree.links, left_out))
+    if any(EMNIST.search(path.name.lower()) for path in used):
+        said.append("EMNIST holds images with rows and columns exchanged; they are put right")
+    bare = [split for split, part in parts.items() if part.grey and not grey.has_labels(part.grey)]
+    if bare:
+        said.append(f"images without labels: {', '.join(bare)}")
+    return parts, tuple(said)
+
+
+def _fixed(options: Mnist, forms: Mapping[Path, str]) -> dict[str, _Part]:
+    """Return the parts that hold 0 and 1; none if there is no file of that kind."""
+    named = {
+        split: [path for path, form in forms.items() if split in path.name.lower() and form in binary.FORMS]
+        for split in SPLITS
     }
-    if any(fixed.values()):
-        return {
-            split: _Part(path, _form(path) or "text")
-            for split in SPLITS
-            for path in [_only(options, split, fixed[split])]
-        }
-    grey = {
-        name: [path for path in files if name in path.name.lower() and _form(path) == "idx"]
-        for name in ("train", "t10k")
-    }
-    if not any(grey.values()):
+    if not any(named.values()):
+        return {}
+    paths = {split: _only(options, split, named[split]) for split in SPLITS}
+    return {split: _Part(path, forms[path]) for split, path in paths.items()}
+
+
+def _grey(options: Mnist, forms: Mapping[Path, str]) -> dict[str, _Part]:
+    """Return the parts of grey images."""
+    form = next((form for form in grey.FORMS if form in forms.values()), None)
+    if form is None:
+        beside = sorted({kind_of_name(path.name).removeprefix("of ") for path in walk(options.source).files.values()})
         raise SourceError(
-            f"{options.source}: no MNIST in it; there must be binarized_mnist_train, .._valid and .._test (.amat text "
-            "or MATLAB), or train-images-idx3-ubyte and t10k-images-idx3-ubyte (or .gz)"
+            f"{options.source}: no MNIST in it; there must be binarized_mnist_train, .._valid and .._test (.amat text, "
+            "MATLAB or .npy), or train-images-idx3-ubyte and t10k-images-idx3-ubyte, or mnist.npz, or train.csv and "
+            f"test.csv; there are files {', '.join(beside[:20]) or 'of no kind'}"
         )
-    train, test = (
-        _only(options, name, [path for path in paths if idx.magic(path) == IMAGES_MAGIC])
-        for name, paths in grey.items()
-    )
-    labels = [
-        next((path for path in paths if idx.magic(path) == LABELS_MAGIC), None)
-        for paths in (grey["train"], grey["t10k"])
-    ]
-    count = idx.shape(train)[0]
+    paths = [path for path, its_form in forms.items() if its_form == form]
+    parts = {}
+    for role, words in ROLES.items():
+        named = paths if form == "npz" else [path for path in paths if any(word in path.name.lower() for word in words)]
+        labels = [path for path in named if form == "idx" and idx.magic(path) == LABELS_MAGIC]
+        path = _only(options, role, [path for path in named if path not in labels])
+        its_labels = _only(options, f"{role} labels", labels) if labels else None
+        parts[role] = Grey(path, form, "train" if role == "train" else "test", its_labels)
+    train, test = parts["train"], parts["t10k"]
+    if form != "npz" and train.path == test.path:
+        raise SourceError(f"{train.path}: is named both train and test; rename it")
+    count, tests = grey.count(train), grey.count(test)
     if count <= options.idx_valid:
-        raise SourceError(f"{train}: {count} images leave none to train on after --idx-valid {options.idx_valid}")
+        raise SourceError(f"{train.path}: {count} images leave none to train on after --idx-valid {options.idx_valid}")
     cut = count - options.idx_valid
     return {
-        "train": _Part(train, "idx", labels[0], 0, cut),
-        "valid": _Part(train, "idx", labels[0], cut, count),
-        "test": _Part(test, "idx", labels[1]),
+        "train": _Part(train.path, form, train, 0, cut),
+        "valid": _Part(train.path, form, train, cut, count),
+        "test": _Part(test.path, form, test, 0, tests),
     }
 
 
 def _only(options: Mnist, name: str, paths: list[Path]) -> Path:
-    if len(paths) != 1:
-        what = "no file" if not paths else f"{len(paths)} files ({', '.join(path.name for path in paths)})"
-        raise SourceError(f"{options.source}: {what} for {name!r}; there must be one with {name!r} in its name")
+    """Return the one file, or the first of several that hold the same, packed or not."""
+    if not paths:
+        raise SourceError(f"{options.source}: no file for {name!r}; there must be one with {name!r} in its name")
+    if len(paths) > 1 and len({idx.unpacked_sha256(path) for path in paths}) > 1:
+        listed = ", ".join(path.relative_to(options.source).as_posix() for path in paths)
+        raise SourceError(
+            f"{options.source}: {len(paths)} files ({listed}) for {name!r} do not hold the same; take out all but one"
+        )
     return paths[0]
 
 
 def _form(path: Path) -> str | None:
-    """Tell by the first bytes what a file is: "text", "matlab", "idx" or None."""
+    """Tell by the first bytes what a file is: "idx", "npz", "csv", "text", "matlab", "npy"; None for all else.
+
+    Raises SourceError if it cannot be read, or is MATLAB's newer format.
+    """
     try:
-        with opened(path) as file:
-            head = file.read(64)
-    except (OSError, EOFError, zlib.error):
+        members = packed.members(path)
+        member = next(members, None)
+        is_one = next(members, None) is None
+    except UNREADABLE as error:
+        raise SourceError(f"{path}: not readable ({error})") from None
+    name = path.name.lower()
+    if member is None or member.problem:
+        if member and any(word in name for word in (*SPLITS, "t10k")):
+            raise SourceError(f"{path}: {member.problem}")
+        return None
+    head = member.head
+    if head.startswith(b"\x93NUMPY"):
+        return "npz" if member.name else "npy"
+    if head.startswith((b"MATLAB 7.3", b"\x89HDF")):
+        raise SourceError(
+            f"{path}: MATLAB's format 7.3 (HDF5) is not read; save it again as version 7: save(NAME, '-v7') in MATLAB "
+            "or Octave, or scipy.io.savemat"
+        )
+    if not is_one:
         return None
     if head.startswith(b"MATLAB 5.0"):
         return "matlab"
-    if head[:4] in (struct.pack(">I", IMAGES_MAGIC), struct.pack(">I", LABELS_MAGIC)):
+    if head[:4] in (IMAGES_MAGIC.to_bytes(4, "big"), LABELS_MAGIC.to_bytes(4, "big")):
         return "idx"
-    return "text" if path.suffix.lower() == ".amat" else None
+    if grey.is_csv(head):
+        return "csv"
+    first = head.replace(b"\r", b"\n").split(b"\n", 1)[0]
+    is_text = packed.stem(name).endswith(".amat") or len(first.split()) >= PIXELS
+    return "text" if is_text else None
 
 
 def _rows(part: _Part) -> int:
     """Return about how many rows a part has."""
-    if part.form == "idx":
-        return _stop(part) - part.first
-    return part.path.stat().st_size // (2 * PIXELS)
+    return part.stop - part.first if part.grey else part.path.stat().st_size // (2 * PIXELS)
 
 
 def images(part: _Part, seed: int) -> Iterator[Image]:
     """Yield the images of a part; raises SourceError naming file and line or row for a bad one."""
-    if part.form == "text":
-        return _text_images(part.path)
-    if part.form == "matlab":
-        return _matlab_images(part.path)
-    return idx.images(part.path, part.labels, part.first, _stop(part), seed)
-
-
-def _stop(part: _Part) -> int:
-    return part.stop or idx.shape(part.path)[0]
-
-
-def _text_images(path: Path) -> Iterator[Image]:
-    """Read lines of 784 numbers 0 or 1 parted by blanks, a line at a time; rows are counted from 1."""
-    number = 0
-    with opened(path) as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                yield Image(_bits(line, f"{path}, line {number}"), number, NO_LABEL)
-        except (OSError, EOFError, zlib.error) as error:
-            raise SourceError(f"{path}, after line {number}: not readable ({error})") from None
-    if not number:
-        raise SourceError(f"{path}: empty file")
-
-
-def _bits(line: bytes, where: str) -> idx.Bytes:
-    words = line.split()
-    if len(words) != PIXELS:
-        raise SourceError(f"{where}: {len(words)} numbers, there must be {PIXELS}; it is cut short or not MNIST")
-    digits = b"".join(words)
-    pixels = np.frombuffer(digits, np.uint8) - ord("0")
-    if len(digits) != PIXELS or pixels.max() > 1:
-        column, word = next((i, word) for i, word in enumerate(words, start=1) if word not in (b"0", b"1"))
-        raise SourceError(f"{where}: number {column} is {word.decode('ascii', 'replace')[:20]!r}, not 0 or 1")
-    return pixels
-
-
-def _matlab_images(path: Path) -> Iterator[Image]:
-    """Read a MATLAB 5 file with one matrix of 784 columns; rows are counted from 1. Holds it in memory."""
-    try:
-        content = scipy.io.loadmat(str(path), appendmat=False)
-    except Exception as error:  # scipy raises whatever a damaged file makes it stumble over
-        raise SourceError(f"{path}: not readable as MATLAB ({error})") from None
-    found = {name: value for name, value in content.items() if not name.startswith("__")}
-    matrices = {name: np.asarray(value) for name, value in found.items() if np.shape(value)[1:] == (PIXELS,)}
-    if len(matrices) != 1:
-        shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in found.items()) or "nothing"
-        raise SourceError(f"{path}: must hold one matrix of {PIXELS} columns, holds {shapes}")
-    (matrix,) = matrices.values()
-    for row, values in enumerate(matrix, start=1):
-        pixels = values.astype(np.uint8)
-        if (pixels != values).any() or pixels.max() > 1:
-            column = int(np.flatnonzero((values != 0) & (values != 1))[0])
-            raise SourceError(f"{path}, row {row}: column {column + 1} is {values[column]}, not 0 or 1")
-        yield Image(pixels, row, NO_LABEL)
+    if part.grey:
+        return grey.images(part.grey, part.first, part.stop, seed)
+    return binary.FORMS[part.form](part.path)

@@ -1,7 +1,7 @@
 """A tree of audio files to a store: which files, which split, which shard; resumable, the same bytes every time."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from zfdist.data.sources.convert import (
     licence_beside,
     silent,
 )
-from zfdist.data.sources.inputs import Input, SourceError, list_inputs, split_of, splits_by_lists
+from zfdist.data.sources.inputs import Input, SourceError, list_inputs, split_of
+from zfdist.data.sources.lists import splits_by_lists
 from zfdist.data.store_writer import Recording
 
 VERSION = 1
@@ -63,9 +64,12 @@ def prepare(options: Options, out: Path, progress: Progress = silent, converter:
     Raises SourceError for unusable input (files that cannot be read are reported together, at the end), StoreError if
     `out` holds something else.
     """
-    splits = _splits(options, list_inputs(options.source))
+    listing = list_inputs(options.source)
+    splits = _splits(options, listing.inputs)
     source = {"converter": converter, "version": VERSION, "split": _rule(options, splits)}
-    return prepare_files(options, splits, source, out, progress)
+    outcome = prepare_files(options, splits, source, out, progress)
+    unlisted = len(listing.inputs) - sum(len(items) for items in splits.values())
+    return replace(outcome, remarks=listing.remarks({"in no list": unlisted}))
 
 
 def prepare_files(
@@ -166,10 +170,13 @@ def _planned(options: Options, split: str, number: int, inputs: list[Input], sam
         done = 0
         for item in inputs:
             try:
-                pcm = audio.read(options.source / item.name, options.sample_rate)
+                said: list[str] = []
+                pcm = audio.read(options.source / item.name, options.sample_rate, said)
             except audio.AudioError as error:
                 notes[item.name] = str(error)
                 continue
+            if said:
+                notes[item.name] = "; ".join(said)
             done += pcm.size
             report(done, item.name)
             yield Recording(item.name, pcm)

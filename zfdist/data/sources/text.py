@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from zfdist.data.kinds import TOKENS, UNKNOWN
 from zfdist.data.manifest import SPLITS
-from zfdist.data.sources import texts
+from zfdist.data.sources import text_readers
 from zfdist.data.sources.convert import (
     Outcome,
     PlannedShard,
@@ -23,13 +23,15 @@ from zfdist.data.sources.convert import (
     silent,
     too_many_bad,
 )
+from zfdist.data.sources.decoding import check_encoding
 from zfdist.data.sources.inputs import SourceError, content_sha256, split_of_key
-from zfdist.data.sources.texts import Fields, File
+from zfdist.data.sources.rows import Fields
+from zfdist.data.sources.text_readers import File, Notes
 from zfdist.data.sources.words import MOST_WORDS, SENTENCES, TOKENIZERS, Vocabulary, sentences, tokenised
 from zfdist.data.store import Store
 from zfdist.data.store_writer import Recording
 
-VERSION = 1
+VERSION = 2
 HOPELESS = 1000
 """Bad lines beyond those allowed after which it is not worth reading on."""
 
@@ -41,13 +43,15 @@ class Text:
     sources: tuple[Path, ...]
     tokenizer: str = "blanks"
     sentences: str = "lines"
-    min_tokens: int = 5
-    max_tokens: int = 16
+    min_tokens: int = 1
+    max_tokens: int = 15
     vocab: int = 16_000
     """Words that are known, without the special ones."""
     valid_percent: float = 5.0
     test_percent: float = 10.0
     fields: Fields = field(default_factory=Fields)
+    encoding: str = ""
+    """Of text without a mark; "": UTF-8, and Latin-1 where a line is not that."""
     licence: str = ""
     max_bad: int = 0
 
@@ -69,6 +73,8 @@ class Text:
                 f"--valid-percent {self.valid_percent:g} and --test-percent {self.test_percent:g} "
                 "leave nothing to train on: their sum must be below 100"
             )
+        if self.encoding:
+            check_encoding(self.encoding)
 
 
 class Sentence(NamedTuple):
@@ -88,9 +94,6 @@ class Census:
     """By split."""
     words: Counter[str] = field(default_factory=Counter)
     """Of the training split."""
-    latin1: int = 0
-    """Lines that are not UTF-8."""
-    bad: dict[str, str] = field(default_factory=dict)
 
 
 def prepare(options: Text, out: Path, progress: Progress = silent) -> Outcome:
@@ -99,19 +102,23 @@ def prepare(options: Text, out: Path, progress: Progress = silent) -> Outcome:
     The text is read once to count words and once for each split, a line at a time; words and names of sentences are
     held in memory. Raises SourceError for unusable input, StoreError if `out` holds something else.
     """
-    files = texts.find(options.sources)
+    notes = Notes(options.max_bad + HOPELESS)
+    files = text_readers.find(options.sources, notes)
+    if len(notes.bad) > options.max_bad:
+        raise SourceError(too_many_bad(notes.bad, options.max_bad))
+    _check_fields(options.fields, files)
     source = _source(options, files)
     outcome = existing(out, source)
     if outcome is not None:
-        return outcome
-    census = count(options, files, progress)
+        return replace(outcome, remarks=notes.remarks())
+    census = count(options, files, notes, progress)
     vocabulary = Vocabulary.of(census.words, options.vocab)
 
     def planned(split: str) -> PlannedShard:
-        def recordings(notes: dict[str, str], report: Report) -> Iterator[Recording]:
-            notes.update(census.bad)
+        def recordings(bad: dict[str, str], report: Report) -> Iterator[Recording]:
+            bad.update(notes.bad)
             done = 0
-            for sentence in kept(options, files, Census()):
+            for sentence in kept(options, files, Notes(notes.most_bad)):
                 if sentence.split == split:
                     yield Recording(sentence.name, vocabulary.ids(sentence.words), sentence.label)
                     done += 1
@@ -121,10 +128,17 @@ def prepare(options: Text, out: Path, progress: Progress = silent) -> Outcome:
         key = json_sha256([source, split, vocabulary.words])
         return PlannedShard(split, f"{split}-00000", key, census.sentences[split], recordings)
 
-    return convert(
+    outcome = convert(
         out,
         [planned(split) for split in SPLITS],
-        source=source | {"distinct_words": len(census.words), "latin1_lines": census.latin1},
+        source=source
+        | {
+            "distinct_words": len(census.words),
+            "labels": notes.labels.seen,
+            "unlabelled_rows": notes.labels.unlabelled,
+            "first_unlabelled_row": notes.labels.first_unlabelled,
+        }
+        | vars(notes.oddities),
         licence=options.licence or licence_beside(options.sources[0]),
         total=census.sentences.total(),
         progress=progress,
@@ -132,6 +146,14 @@ def prepare(options: Text, out: Path, progress: Progress = silent) -> Outcome:
         max_bad=options.max_bad,
         words=vocabulary.words,
     )
+    return replace(outcome, remarks=notes.remarks())
+
+
+def _check_fields(fields: Fields, files: list[File]) -> None:
+    """Raise SourceError if fields are named and nothing has any."""
+    given = [f"--{name}-field {value}" for name, value in vars(fields).items() if value]
+    if given and not any(file.form in ("json", "table", "parquet") for file in files):
+        raise SourceError(f"{given[0]}: among the sources is no .jsonl, .csv, .tsv or .parquet file, only plain text")
 
 
 def _source(options: Text, files: list[File]) -> dict[str, Any]:
@@ -145,6 +167,7 @@ def _source(options: Text, files: list[File]) -> dict[str, Any]:
         "tokens": [options.min_tokens, options.max_tokens],
         "vocab": options.vocab,
         "fields": vars(options.fields),
+        "encoding": options.encoding,
         "split": {
             "rule": "sha256 of the review, or of the sentence where there is none",
             "valid_percent": options.valid_percent,
@@ -155,17 +178,20 @@ def _source(options: Text, files: list[File]) -> dict[str, Any]:
     }
 
 
-def count(options: Text, files: list[File], progress: Progress = silent) -> Census:
+def count(options: Text, files: list[File], notes: Notes, progress: Progress = silent) -> Census:
     """Read all text once; raises SourceError if it gives no vocabulary or a split stays empty."""
     census = Census()
-    for sentence in kept(options, files, census):
+    for sentence in kept(options, files, notes):
         census.sentences[sentence.split] += 1
         if sentence.split == "train":
             census.words.update(sentence.words)
         if census.sentences.total() % 1000 == 0:
             progress(0, 0, sentence.name)
-    if len(census.bad) > options.max_bad:
-        raise SourceError(too_many_bad(census.bad, options.max_bad, "lines"))
+    if len(notes.bad) > options.max_bad:
+        raise SourceError(too_many_bad(notes.bad, options.max_bad, "lines"))
+    fields = options.fields
+    if fields.label and not notes.labels.seen:
+        raise SourceError(f"--label-field {fields.label}: no row of the sources has a label of that name")
     empty = [split for split in SPLITS if not census.sentences[split]]
     if empty:
         raise SourceError(
@@ -176,10 +202,10 @@ def count(options: Text, files: list[File], progress: Progress = silent) -> Cens
     return census
 
 
-def kept(options: Text, files: list[File], census: Census) -> Iterator[Sentence]:
-    """Yield the sentences of a wanted length in the order of the text; notes in `census` what is odd or bad."""
-    for line in texts.lines(files, options.fields, census.bad, options.max_bad + HOPELESS):
-        census.latin1 += line.is_latin1
+def kept(options: Text, files: list[File], notes: Notes) -> Iterator[Sentence]:
+    """Yield the sentences of a wanted length in the order of the text; notes what is odd or bad."""
+    for line in text_readers.lines(files, options.fields, options.encoding, notes):
+        notes.oddities.html_breaks += options.sentences == "lines" and "<br" in line.text
         parts = sentences(line.text, options.sentences)
         for number, part in enumerate(parts, start=1):
             words = tokenised(part, options.tokenizer)

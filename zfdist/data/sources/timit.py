@@ -7,13 +7,14 @@ copies have a RIFF twin of each beside it, which would count every utterance twi
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from zfdist.data.manifest import SPLITS
 from zfdist.data.sources.convert import Outcome, Progress, silent
-from zfdist.data.sources.inputs import Input, SourceError, list_inputs, listed_names
+from zfdist.data.sources.inputs import Input, Listing, SourceError, list_inputs
+from zfdist.data.sources.lists import listed_names
 from zfdist.data.sources.speech import Options, lists_rule, prepare_files
 
 VERSION = 1
@@ -39,6 +40,9 @@ class Found:
 
     utterances: dict[str, Input]
     twins: int
+    listing: Listing
+    elsewhere: int
+    """Sound files whose path is not that of an utterance."""
 
 
 def prepare(options: Timit, out: Path, progress: Progress = silent) -> Outcome:
@@ -59,7 +63,13 @@ def prepare(options: Timit, out: Path, progress: Progress = silent) -> Outcome:
         "leave_out_sa": options.leave_out_sa,
         "twins": found.twins,
     }
-    return prepare_files(options, splits, source, out, progress)
+    outcome = prepare_files(options, splits, source, out, progress)
+    unused = {
+        "sound files at no path like TRAIN/DR1/FCJF0/SA1.WAV": found.elsewhere,
+        "sentences SA1 and SA2": len(found.utterances) - len(known),
+        "in no list": len(known) - sum(len(items) for items in splits.values()),
+    }
+    return replace(outcome, remarks=found.listing.remarks(unused))
 
 
 def identity(path: str) -> str | None:
@@ -83,10 +93,15 @@ def find(source: Path) -> Found:
     A RIFF file is a twin where there is a SPHERE file of the same sentence, and an utterance where there is none.
     """
     candidates: dict[str, list[Input]] = {}
-    for item in list_inputs(source):
+    listing, elsewhere = list_inputs(source), 0
+    for item in listing.inputs:
         place = identity(item.name)
         if place is not None:
             candidates.setdefault(place, []).append(item)
+        elif item.name in listing.broken:
+            raise SourceError(f"{source}: {item.name!r} is a link that leads nowhere; mend or remove it")
+        else:
+            elsewhere += 1
     if not candidates:
         raise SourceError(
             f"{source}: no path in it is like TRAIN/DR1/FCJF0/SA1.WAV; --source must be the folder that holds TIMIT's "
@@ -100,7 +115,7 @@ def find(source: Path) -> Found:
             raise SourceError(f"{source}: {names} are the same utterance; remove all but one")
         utterances[place] = spheres[0]
         twins += len(items) - 1
-    return Found(utterances, twins)
+    return Found(utterances, twins, listing, elsewhere)
 
 
 def _is_sphere(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,12 +57,3 @@ class Vocabulary:
     def ids(self, words: Iterable[str]) -> NDArray[np.uint16]:
         """Return the ids of words, that of <unk> for all others; also for a word that is spelled like a special one."""
         return np.fromiter((self._ids.get(word, UNKNOWN) for word in words), np.uint16)
-
-
-def lines_of(content: Iterable[bytes]) -> Iterator[tuple[int, str, bool]]:
-    """Decode lines of UTF-8, or of Latin-1 where they are not that: number from 1, text, whether it was Latin-1."""
-    for number, raw in enumerate(content, start=1):
-        try:
-            yield number, raw.decode().removeprefix("\ufeff"), False
-        except UnicodeDecodeError:
-            yield number, raw.decode("latin-1"), True

@@ -1,0 +1,127 @@
+"""One evaluation on N workers: each adds up its shares of a split, and the sums of all are the answer.
+
+Shares are smaller than a worker's part, so that a slow or lost worker costs little; Ray hands them out again if a
+machine dies. Sums of sequences are the same however they are dealt, so the answer is that of one process.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+import torch
+
+from cluster import nodes
+from cluster.nodes import WorkerResources
+from cluster.run.attempt import FitError, is_ours, root_message
+from cluster.run.fit import Say
+from cluster.run.worker import worker_env
+from zfdist.config import Config
+from zfdist.data.store import Store
+from zfdist.evaluation.evaluate import Loaded, load_model, result_of, share_of
+from zfdist.evaluation.results import Question, Result
+
+_SHARES_PER_WORKER = 4
+_RETRIES = 3  # of a share whose worker died
+
+
+def measure(
+    checkpoint: Path,
+    config: Config,
+    question: Question,
+    *,
+    workers: int,
+    cpus_per_worker: int | None = None,
+    use_gpu: bool | None = None,
+    say: Say = print,
+) -> Result:
+    """Return what `evaluate_split` would, from `workers` processes at a time; needs a connected Ray.
+
+    Args:
+        checkpoint: a folder with weights, on a filesystem that all workers share, as the data are.
+        config: the model's own, or one with another place, view or size of batches of the data.
+        question: what is asked.
+        workers: processes.
+        cpus_per_worker: None for an even part of what the cluster has.
+        use_gpu: a GPU for each worker; None if the cluster has any.
+        say: told how far it is.
+
+    Raises:
+        ClusterError: if the workers do not fit.
+        CheckpointError, StoreError, OrderError, EvaluationError: as in one process.
+        FitError: if workers died again and again.
+    """
+    loaded = load_model(checkpoint)._replace(config=config)
+    store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
+    resources = nodes.resources_per_worker(
+        nodes.alive(), workers=workers, cpus_per_worker=cpus_per_worker, use_gpu=use_gpu
+    )
+    remote = ray.remote(_add_up).options(
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        max_retries=_RETRIES,
+        runtime_env={"env_vars": worker_env(resources, config)},
+    )
+    count = workers * _SHARES_PER_WORKER
+    say(f"evaluating {question.split} in {count} shares on {workers} worker{'s' * (workers > 1)} ...")
+
+    def begin(rank: int) -> Any:
+        return remote.remote(Path.cwd(), checkpoint, config, question, resources, rank, count)
+
+    return result_of(loaded, store, question, _gathered(begin, count, workers, say))
+
+
+def _gathered(begin: Any, count: int, at_once: int, say: Say) -> torch.Tensor:
+    """Return the sums over all shares, of which never more than `at_once` are under way."""
+    waiting = iter(range(count))
+    under_way = {begin(rank): rank for _, rank in zip(range(at_once), waiting, strict=False)}
+    parts: dict[int, torch.Tensor] = {}
+    while under_way:
+        (ended, *_), _ = ray.wait(list(under_way))
+        try:
+            parts[under_way.pop(ended)] = torch.tensor(ray.get(ended), dtype=torch.float64)
+        except ray.exceptions.RayError as error:
+            # The others end with this process: Ray's cancel now and then aborts it, where a task ends in that moment.
+            raise _explained(error) from None
+        say(f"{len(parts)} of {count} shares done")
+        for rank in waiting:
+            under_way[begin(rank)] = rank
+            break
+    # In the order of the ranks: the order in which they ended must not show in the last digit.
+    return torch.stack([parts[rank] for rank in sorted(parts)]).sum(0)
+
+
+def _add_up(
+    directory: Path,
+    checkpoint: Path,
+    config: Config,
+    question: Question,
+    resources: WorkerResources,
+    rank: int,
+    world_size: int,
+) -> list[list[float]]:
+    """What a worker does with a share."""
+    if directory.is_dir():
+        os.chdir(directory)  # relative paths mean what they mean to the command
+    torch.set_num_threads(config.engine.threads_per_worker or resources.cpus)
+    loaded, store = _opened(checkpoint, config)
+    device = torch.device("cuda" if resources.gpus else "cpu")
+    sums: list[list[float]] = share_of(
+        loaded, store, question, device=device, rank=rank, world_size=world_size
+    ).tolist()
+    return sums
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(checkpoint: Path, config: Config) -> tuple[Loaded, Store]:
+    """Load once for all shares of a worker."""
+    store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
+    return load_model(checkpoint)._replace(config=config), store
+
+
+def _explained(error: Exception) -> Exception:
+    """Return the error that a person should see for what Ray raised."""
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    return cause if is_ours(cause) else FitError(f"a share could not be evaluated: {root_message(error)}")

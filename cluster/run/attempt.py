@@ -1,0 +1,255 @@
+"""One launch of a run: a fixed number of workers, from their start to their end, whatever it is.
+
+Ray Train places the workers, makes their process group and tells of deaths; it starts nothing again by itself. What
+has to end at once is ended here, by freeing the placement group: that kills its processes, also stuck ones, on every
+machine that can be reached, and those on the others end themselves (see `cluster.run.watchdog`).
+"""
+
+import contextlib
+import math
+import os
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+import ray.exceptions
+import ray.train
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from cluster import nodes, ray_internals
+from cluster.nodes import Node, WorkerResources
+from cluster.run.heartbeat import WorkerStatus, start_coordinator, worker_statuses
+from cluster.run.policy import End, trouble
+from cluster.run.process_group import Group
+from cluster.run.watchdog import lease_s
+from cluster.run.worker import ERRORS, POLL_S, STOP, RunLocation, work, worker_env
+from zfdist.config import Config
+from zfdist.run_protocol import NonFiniteError
+
+SCRATCH = ".ray"
+_LOOK_S = 1.0  # how often the workers and machines are looked at
+_ANSWER_S = 10.0
+_DYING_S = 60.0
+# Deterministic: the next attempt would end the same way.
+_NON_RETRYABLE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NonFiniteError)
+_BROKEN = ("gloo", "NCCL", "Connection")  # what a worker says whose peer died
+
+
+class FitError(RuntimeError):
+    """A run that ended without being finished or stopped; one sentence, and where to read more."""
+
+
+class Job(NamedTuple):
+    """What every launch of a run has in common."""
+
+    config: Config
+    run_folder: Path
+    start_from: str | None
+    resources: WorkerResources
+    hang_timeout_s: float
+    profile: bool = False
+    store: RunLocation | None = None
+    """Where the run lives if not in `run_folder`, which then is this process's own and follows it."""
+
+
+class Background:
+    """A call that runs in a thread."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._outcome: tuple[Any, BaseException | None] = (None, None)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def ended(self, *, within_s: float) -> bool:
+        """Wait for the end for at most so long; return whether it has come."""
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        """Return what the call returned, or raise what it raised; waits for the end."""
+        self._thread.join()
+        value, error = self._outcome
+        if error is not None:
+            raise error
+        return value
+
+    def _run(self) -> None:
+        try:
+            self._outcome = (self._call(), None)
+        except BaseException as error:  # to be raised where the result is wanted
+            self._outcome = (None, error)
+
+
+def launch(
+    job: Job,
+    workers: int,
+    *,
+    follow: Callable[[], None],
+    resize_reason: Callable[[list[WorkerStatus], list[Node]], str | None],
+) -> End:
+    """Train on `workers` processes until they end, or must be ended; nothing of them is left behind.
+
+    Args:
+        job: the run.
+        workers: how many.
+        follow: called a few times a second.
+        resize_reason: called about once a second with all workers, once they train, and the machines; gives the reason
+            why the launch should save and end, if there is one.
+    """
+    scratch = job.run_folder / SCRATCH / f"{time.time_ns():x}-{os.getpid()}"
+    scratch.mkdir(parents=True)
+    coordinator = start_coordinator()
+    # In a thread: in the main one Ray takes over SIGINT.
+    run = Background(_trainer(job, workers, scratch, coordinator).fit)
+    seen: list[WorkerStatus] = []
+    why: str | None = None
+    planned: str | None = None
+    try:
+        asked, next_look_s, given_up_s = False, 0.0, float("inf")
+        while not run.ended(within_s=POLL_S) and time.monotonic() < given_up_s:
+            follow()
+            if time.monotonic() < next_look_s or why:
+                continue
+            next_look_s = time.monotonic() + _LOOK_S
+            alive = nodes.alive()
+            seen = _worker_statuses(coordinator) or seen
+            why = trouble(
+                seen,
+                {n.id for n in alive},
+                hang_timeout_s=job.hang_timeout_s,
+                lease_s=lease_s(job.hang_timeout_s),
+            )
+            if why:
+                _destroy(seen)
+                given_up_s = time.monotonic() + _DYING_S
+            elif not asked:
+                stop = (job.run_folder / STOP).exists()
+                training = len(seen) == workers and all(s.heartbeat.step for s in seen)
+                planned = resize_reason(seen, alive) if training and not stop else None
+                if stop or planned:
+                    coordinator.end.remote()
+                    asked = True
+        follow()
+        seen = _worker_statuses(coordinator) or seen
+    finally:
+        _destroy(seen)
+        for s in seen[:1]:
+            ray.kill(s.member.controller)  # left to itself it now and then outlives its run as an idle process
+        ray.kill(coordinator)
+        shutil.rmtree(scratch, ignore_errors=True)
+    step = max((s.heartbeat.step for s in seen), default=0)
+    return _ended(run, job.run_folder, seen, End("lost", step, planned or why or "", planned is not None), bool(why))
+
+
+def _trainer(job: Job, workers: int, scratch: Path, coordinator: Any) -> DataParallelTrainer:
+    per_worker = job.resources
+    resources = {"CPU": per_worker.cpus} | ({"GPU": per_worker.gpus} if per_worker.gpus else {})
+    return DataParallelTrainer(
+        work,
+        train_loop_config={
+            "config": job.config,
+            "run_folder": job.run_folder.absolute(),
+            "start_from": job.start_from,
+            "directory": Path.cwd(),
+            "coordinator": coordinator,
+            "hang_timeout_s": job.hang_timeout_s,
+            "profile": job.profile,
+            "store": job.store,
+            "launch": time.time_ns(),
+        },
+        backend_config=Group(),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=bool(per_worker.gpus), resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=scratch.name,
+            storage_path=str(scratch.parent.absolute()),
+            failure_config=ray.train.FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
+            worker_runtime_env={"env_vars": worker_env(per_worker, job.config)},
+        ),
+    )
+
+
+def _worker_statuses(coordinator: Any) -> list[WorkerStatus]:
+    try:
+        return worker_statuses(coordinator, within_s=_ANSWER_S)
+    except ray.exceptions.RayError:  # just starting, or this machine is very busy
+        return []
+
+
+def _destroy(seen: list[WorkerStatus]) -> None:
+    """End these workers and free what they hold; what is gone already is no error."""
+    for group in {s.member.placement_group.id: s.member.placement_group for s in seen}.values():
+        ray.util.remove_placement_group(group)
+    for s in seen:
+        ray.kill(s.member.actor)
+
+
+def _ended(run: Background, run_folder: Path, seen: list[WorkerStatus], end: End, ended_by_us: bool) -> End:
+    """Return how it ended; `end` is that of a launch that was lost."""
+    if not run.ended(within_s=0):
+        return end
+    try:
+        outcome = run.result().return_value
+    except Exception as error:
+        if ended_by_us:
+            return end
+        failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+        non_retryable = next((cause for cause in failures.values() if isinstance(cause, _NON_RETRYABLE)), None)
+        explained = _explained(error, non_retryable, run_folder)
+        if non_retryable is not None:
+            return end._replace(kind="refused", error=explained)
+        if not seen and not failures:
+            return end._replace(kind="unstarted", why="the workers could not be started", error=explained)
+        why = end.why if end.planned else _deaths(failures, seen) or root_message(error)
+        return end._replace(why=why, error=explained)
+    return End(outcome.state, outcome.step, end.why, end.planned)
+
+
+def _deaths(failures: dict[int, Exception], seen: list[WorkerStatus]) -> str:
+    """Return e.g. "lost worker 1 on 10.77.0.3: the process died"; who died comes before who failed because of it."""
+    gone = trouble(seen, {n.id for n in nodes.alive()}, hang_timeout_s=math.inf, lease_s=math.inf)
+    if gone:
+        return gone
+    named = {s.member.rank: f"worker {s.member.rank} on {s.member.ip}" for s in seen}
+    died = [rank for rank, error in failures.items() if ray_internals.is_lost_worker(error)]
+    if died:
+        return f"lost {named.get(min(died), f'worker {min(died)}')}: the process died"
+    silent = [name for rank, name in named.items() if rank not in failures]
+    messages = {rank: root_message(error) for rank, error in sorted(failures.items())}
+    if silent and all(any(sign in message for sign in _BROKEN) for message in messages.values()):
+        return f"lost {' or '.join(silent)}: its connection broke"  # Ray has not noticed yet
+    return next((f"lost {named.get(rank, f'worker {rank}')}: {message}" for rank, message in messages.items()), "")
+
+
+def root_message(error: BaseException) -> str:
+    """Return one line for what went wrong at the bottom of an exception that came through Ray."""
+    while isinstance(error, ray.exceptions.RayTaskError):
+        error = error.cause
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, ray.exceptions.ActorDiedError) and "creation task" in lines[0]:
+        return lines[-1]  # of the traceback that is its message
+    return lines[0] if is_ours(error) else f"{type(error).__name__}: {lines[0]}"
+
+
+def is_ours(error: BaseException) -> bool:
+    """Return whether this project defines the error, whose message then is a sentence for people."""
+    return type(error).__module__.split(".")[0] in ("zfdist", "cluster")
+
+
+def _explained(error: Exception, cause: Exception | None, run_folder: Path) -> Exception:
+    """Return the error that a person should see for what Ray Train raised."""
+    if cause is not None and is_ours(cause) and isinstance(cause, ValueError):
+        return cause
+    with contextlib.suppress(OSError), (run_folder / ERRORS).open("a") as errors:  # the disk may be what failed
+        errors.write("".join(traceback.format_exception(error)) + "\n")
+    causes = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
+    return FitError(f"{root_message(cause or causes[0])} (details in {run_folder / ERRORS})")

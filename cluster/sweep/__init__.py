@@ -1,0 +1,1 @@
+"""A search space to trials, each one a run."""

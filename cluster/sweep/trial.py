@@ -1,0 +1,191 @@
+"""One trial of a sweep as Ray Tune runs it: a run folder of its own, whose validations are the trial's results.
+
+A trial with one worker trains inside the trial's own process, which goes on to the next trial afterwards: no start-up
+but the first. One with more workers is a `fit`. Either way the run folder tells all: a trial that was begun before
+gives its recorded validations again, so that the scheduler's rungs are rebuilt, and goes on from its checkpoint, or
+ends there if it had ended.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from cluster import nodes
+from cluster.nodes import WorkerResources
+from cluster.run.attempt import Background
+from cluster.run.fit import fit
+from cluster.run.process_group import use_ray_interface
+from cluster.run.tail import Records
+from cluster.run.worker import POLL_S, STOP, RunLocation, StopFileReporter, claim, logged, opened, worker_env
+from cluster.session import ClusterError
+from zfdist import atomic_io, run_protocol
+from zfdist.checkpoint import run_sync
+from zfdist.checkpoint.run_sync import WorkingCopy
+from zfdist.config import Config
+from zfdist.object_store import ObjectFolder, StorageError
+from zfdist.run_protocol import METRICS, OVER, RESULT, NonFiniteError, Outcome
+
+_GRACE_S = 30.0  # a cloud may be late
+
+
+def state(folder: Path) -> str | None:
+    """Return how the trial of a folder ended, one of OVER; None if it did not."""
+    ended = run_protocol.result(folder)
+    return None if ended is None else str(ended["state"])
+
+
+def mark(folder: Path, **fields: Any) -> None:
+    """Say how a trial ended, unless it already says so."""
+    if state(folder) is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_io.write_json(folder / RESULT, fields)
+
+
+class TrialActor(tune.Trainable):  # type: ignore[misc]
+    """Ray Tune's process for a trial, and for the trials after it."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the trial that `config["job"]` tells of: its folder, config, resources and number of workers."""
+        self._job = config["job"]
+        if Path(self._job["directory"]).is_dir():
+            os.chdir(self._job["directory"])  # relative paths mean what they mean to the command
+        self._store = RunLocation(*self._job["store"]) if self._job["store"] else None
+        self._following = contextlib.ExitStack()
+        self._folder = self._own_folder()
+        self._sweep_stop = Path(self._job["sweep_stop"])
+        self._next_look_s, self._is_stopping = 0.0, False
+        self._config = Config.from_json(self._job["config"])
+        self._node_id = ray.get_runtime_context().get_node_id()
+        self._run: Background | None = None
+        self._results = self._validations()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """End the trial before, if it still runs, and begin another in this process."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next validation and return its record; with `done` where the trial is over."""
+        return next(self._results, {"done": True})
+
+    def cleanup(self) -> None:
+        """Make the run save and end, and wait for it."""
+        if self._run is not None:
+            while not self._run.ended(within_s=POLL_S):
+                (self._folder / STOP).touch()  # again: a run that is just starting takes it away
+            self._run = None
+        self._following.close()
+
+    def _own_folder(self) -> Path:
+        """Return the trial's run folder; for a trial in a store, one of this process with all its records."""
+        if self._store is None:
+            return Path(self._job["folder"])
+        uri, cache = self._store.uri, self._store.cache
+        if self._job["workers"] > 1:
+            return self._following.enter_context(run_sync.followed(uri, cache=cache)).folder
+        copy = WorkingCopy(ObjectFolder(uri), run_sync.folder_of(uri, cache))
+        copy.replace()
+        return copy.folder
+
+    def _is_to_stop(self) -> bool:
+        """Return whether the sweep was asked to stop; looks into a store every few seconds only."""
+        if self._store is not None and time.monotonic() > self._next_look_s:
+            self._next_look_s = time.monotonic() + run_sync.SEND_S
+            with contextlib.suppress(StorageError):  # asked again
+                self._is_stopping = STOP in ObjectFolder(self._job["sweep_uri"], tries=1).objects("", recursive=False)
+        return self._is_stopping or self._sweep_stop.exists()
+
+    def _validations(self) -> Iterator[dict[str, Any]]:
+        """Yield recorded validations, then those of the run as it goes on; the last one only once it has ended."""
+        records = Records(self._folder / METRICS, from_start=True)
+        last_step = self._config.train.steps
+        given = -1
+        held: dict[str, Any] = {}
+        for record in self._records(records):
+            if "valid/elbo_nats" not in record or record["step"] <= given:
+                continue
+            given = record["step"]
+            result = {k: v for k, v in record.items() if v is not None and k != "time_s"}
+            if given < last_step:
+                yield result
+            else:
+                held = result
+        yield held | {"done": True}
+
+    def _records(self, records: Records) -> Iterator[dict[str, Any]]:
+        yield from records.new()
+        if state(self._folder) in OVER or self._is_to_stop():
+            return
+        (self._folder / STOP).unlink(missing_ok=True)
+        self._run = Background(self._train)
+        running = True
+        leaves_at_s: float | None = None
+        while running:
+            running = not self._run.ended(within_s=POLL_S)
+            leaves_at_s = nodes.leaves_at_s(self._node_id)
+            if self._is_to_stop() or leaves_at_s is not None:
+                (self._folder / STOP).touch()
+            yield from records.new()
+        run, self._run = self._run, None
+        try:
+            ended = run.result()
+        except NonFiniteError as error:
+            mark(self._folder, state="diverged", error=str(error))
+            if self._store is not None:
+                ObjectFolder(self._store.uri).upload(self._folder / RESULT, RESULT)
+            return
+        if leaves_at_s is not None and ended.state == "stopped" and not self._is_to_stop():
+            self._leave(leaves_at_s)
+
+    def _leave(self, at_s: float) -> None:
+        """Wait for the end of this machine: it moves the trial to another, and counts as no failure of it."""
+        while time.time() < at_s + _GRACE_S and not self._is_to_stop():
+            time.sleep(POLL_S)
+        if not self._is_to_stop():
+            raise ClusterError(f"the machine of {self._folder} was to be taken away, and is still there")
+
+    def _train(self) -> Outcome:
+        resources, workers = WorkerResources(*self._job["resources"]), self._job["workers"]
+        if workers == 1:
+            return _train_here(self._config, self._folder, resources, self._job["profile"], self._store)
+        return fit(
+            self._config,
+            self._folder,
+            workers=workers,
+            cpus_per_worker=resources.cpus,
+            use_gpu=bool(resources.gpus),
+            profile=self._job["profile"],
+            store=self._store,
+            say=lambda line: None,
+        )
+
+
+def _train_here(
+    config: Config, folder: Path, resources: WorkerResources, profile: bool, store: RunLocation | None
+) -> Outcome:
+    """Train in this process, as the only worker."""
+    import torch  # here, since the command imports this module too, and needs no torch
+
+    from zfdist.train import train
+    from zfdist.world import connect
+
+    environment = worker_env(resources, config)
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    use_ray_interface()
+    folder.mkdir(parents=True, exist_ok=True)
+    # A process on a machine that was cut off holds it until Ray there has given up, after a minute.
+    with (
+        opened(store, time.time_ns(), 0, config) as copy,
+        logged(folder, rank=0),
+        claim(folder, wait_s=120),
+        StopFileReporter(folder) as reporter,
+    ):
+        return train(config, folder, connect(), reporter, copy=copy, profile=profile)

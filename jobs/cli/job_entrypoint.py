@@ -1,0 +1,77 @@
+"""What a submitted job runs on the cluster: one of our commands, noted where its run is kept.
+
+    python -m jobs.cli.job_entrypoint run NAME STORAGE train demo --name NAME ...   note the command, then run it
+    python -m jobs.cli.job_entrypoint again NAME STORAGE                            run what was noted
+
+So a run that was submitted once can be gone on with by its name alone, on any cluster that reaches the storage.
+"""
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.cli import command
+
+NOTE = "submission.json"
+JOBS = ("train", "sweep")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line `argv`; return the exit code."""
+    verb, name, storage, *words = argv
+    if verb == "again":
+        refused = command.exit_code(lambda: words.extend(_noted(storage, name)))
+        if refused:
+            return refused
+
+    def note() -> None:
+        record = {"command": words, "submitted": time.strftime("%F %T")}
+        _write(storage, name, json.dumps(record, indent=2) + "\n")
+
+    print(f"python -m jobs.{' '.join(words)}", flush=True)
+    # A command that is refused leaves the note of the one before.
+    code: int = importlib.import_module(f"jobs.{words[0]}").main(words[1:], note)
+    return code
+
+
+def _noted(storage: str, name: str) -> list[str]:
+    """Return the command that was noted; refuses a name without one."""
+    try:
+        words = json.loads(_read(storage, name))["command"]
+    except FileNotFoundError:
+        command.refuse(f"{storage}/{name}: no such run was submitted; look for its name in {storage}")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        words = None
+    if not isinstance(words, list) or not words or words[0] not in JOBS:
+        command.refuse(f"{storage}/{name}/{NOTE}: damaged; submit the run's command again, it goes on with it")
+    return [str(word) for word in words]
+
+
+def _read(storage: str, name: str) -> str:
+    """Return the note of a run; raises FileNotFoundError if there is none."""
+    from zfdist import object_store as remote
+
+    if not remote.is_remote(storage):
+        return (Path(storage) / name / NOTE).read_text()
+    try:
+        return remote.ObjectFolder(remote.join(storage, name)).read(NOTE).decode()
+    except remote.Missing:
+        raise FileNotFoundError(NOTE) from None
+
+
+def _write(storage: str, name: str, text: str) -> None:
+    from zfdist import atomic_io
+    from zfdist import object_store as remote
+
+    if remote.is_remote(storage):
+        remote.ObjectFolder(remote.join(storage, name)).write(NOTE, text.encode())
+    else:
+        (Path(storage) / name).mkdir(parents=True, exist_ok=True)
+        atomic_io.write(Path(storage) / name / NOTE, text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Results of runs as figures, tables, pages, sounds and samples."""

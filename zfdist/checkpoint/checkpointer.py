@@ -1,0 +1,174 @@
+"""Where the checkpoints of a run are kept while it trains: a folder that all workers share, a disk or NFS.
+
+`zfdist.checkpoint.remote_checkpointer` has the same verbs for a run in an object store, whose nodes share nothing.
+"""
+
+import contextlib
+import errno
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
+from zfdist.checkpoint.run_folder import newest_manifest
+from zfdist.config import CheckpointConfig
+from zfdist.world import World
+
+T = TypeVar("T")
+
+_SPARE_BYTES = 16 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SIGNS_OF_FULL = ("inline_container.cc", "PytorchStreamWriter", "iostream error", "No space left", "File too large")
+
+
+class NoRoomError(CheckpointError):
+    """A checkpoint that was not written since a disk is full; the one before is intact. Raised on all workers."""
+
+
+class Checkpointer:
+    """The checkpoints of a run on one worker; all workers must call its verbs together."""
+
+    def __init__(self, folder: Path, world: World, config: CheckpointConfig) -> None:
+        """Use `folder`; raises CheckpointError on all workers if they do not share it."""
+        self.folder = folder
+        self._world = world
+        self._config = config
+        self._last_bytes = 0
+        """What a checkpoint takes on this node's disk, as far as known."""
+        self.leads = self._find_leader() == world.rank
+        """Whether this worker writes what one worker must for all that see the same folder."""
+        self._refuse_unshared()
+
+    def manifest(self) -> CheckpointManifest | None:
+        """Return that of the newest checkpoint, whether or not it is intact; None if the run has none.
+
+        Raises:
+            OtherVersionError: if it is of another version of this program.
+        """
+        return agreed(self._world, lambda: newest_manifest(self.folder))
+
+    def newest(self, say: Callable[[str], None]) -> Path | None:
+        """Return the newest intact checkpoint, the same on all workers; None if the run has none at all.
+
+        Raises:
+            CheckpointError: if there are checkpoints and none is intact.
+        """
+        newest = agreed(self._world, lambda: checkpoint.newest_valid(self.folder, say))
+        if newest is not None:
+            self._last_bytes = _bytes_of(checkpoint.read_manifest(newest).files)
+        return newest
+
+    def begin(self, step: int) -> Path:
+        """Return an empty folder to write the checkpoint of a step into; raises NoRoomError."""
+        partial = checkpoint.folder_of(self.folder, step).with_suffix(".partial")
+        lacking = None
+        if self.leads:
+            lacking = self._lacking()
+            if lacking is None:
+                checkpoint.begin(self.folder, step)
+        # Also the barrier after which the folder is there.
+        lacking = next(filter(None, self._world.gather(lacking)), None)
+        if lacking is not None:
+            raise NoRoomError(f"no checkpoint of step {step}: {lacking}; the one before is intact: free some space")
+        return partial
+
+    @contextlib.contextmanager
+    def room_explained(self, step: int) -> Iterator[None]:
+        """Raise NoRoomError, on this worker, for a disk that turns out to be full while the block writes."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            is_full = isinstance(error, OSError) and error.errno in _FULL
+            if not is_full and not any(sign in str(error) for sign in _SIGNS_OF_FULL):
+                raise
+            cause = str(error).strip().splitlines()[0]
+            free_mib = shutil.disk_usage(self.folder).free / 2**20
+            raise NoRoomError(
+                f"no checkpoint of step {step}: {self.folder} on {socket.gethostname()} could not be written ({cause}; "
+                f"{free_mib:,.1f} MiB left); the one before is intact: free some space and start again"
+            ) from None
+
+    def commit(self, partial: Path, manifest: CheckpointManifest) -> Path:
+        """Give a written checkpoint its final name, and delete those that the config does not keep."""
+        own = checkpoint.hashed(partial) if self.leads else {}
+        files = {name: entry for part in self._world.gather(own) for name, entry in part.items()}
+        manifest = checkpoint.complete(manifest, files)
+        if self.leads:
+            checkpoint.commit(partial, manifest)
+            checkpoint.prune(self.folder, self._config)
+            self._last_bytes = _bytes_of(own)
+        self._world.barrier()
+        final = partial.with_suffix("")
+        self._committed(final, manifest, list(own))
+        return final
+
+    def check(self) -> None:
+        """Raise StorageError if what was committed cannot be stored; called at every step."""
+
+    def finish(self) -> None:
+        """Wait until what was committed is stored for good; raises StorageError."""
+
+    def timings(self) -> dict[str, float]:
+        """Return what storing took beside writing, by name of a metric."""
+        return {}
+
+    def close(self) -> None:
+        """Let go, after a failure as well; on one worker alone."""
+
+    def _committed(self, final: Path, manifest: CheckpointManifest, own: list[str]) -> None:
+        """Store what this worker leads; nothing more to do on a shared disk."""
+
+    def _refuse_unshared(self) -> None:
+        hosts = self._world.gather(socket.gethostname() if self.leads else None)
+        split = [host for host in hosts if host is not None]
+        if len(split) > 1:
+            raise CheckpointError(
+                f"{self.folder} is not one folder but another one on each of {', '.join(split)}: give --runs a folder "
+                "that all hosts share (NFS), or a store (s3://BUCKET/PREFIX)"
+            )
+
+    def _find_leader(self) -> int:
+        """Return the lowest rank among those that see the same folder as this worker: seen by files that all make."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        token = self._world.gather(uuid.uuid4().hex)[0]
+        marks = [self.folder / f".here-{token}-{rank}" for rank in range(self._world.size)]
+        marks[self._world.rank].touch()
+        self._world.barrier()
+        leader = next(rank for rank, mark in enumerate(marks) if mark.exists())
+        self._world.barrier()
+        marks[self._world.rank].unlink()
+        return leader
+
+    def _lacking(self) -> str | None:
+        """Return why this node's disk will not hold another checkpoint, as far as known."""
+        free = shutil.disk_usage(self.folder).free
+        if free >= self._last_bytes + min(_SPARE_BYTES, self._last_bytes):
+            return None
+        mib, free_mib = self._last_bytes / 2**20, free / 2**20
+        return (
+            f"it needs {mib:,.1f} MiB, and the disk of {self.folder} on {socket.gethostname()} has {free_mib:,.1f} left"
+        )
+
+
+def agreed(world: World, decide: Callable[[], T]) -> T:
+    """Let rank 0 decide and every worker know; what it refuses (ValueError) is raised on all of them."""
+    decision: tuple[Any, ValueError | None] = (None, None)
+    if world.rank == 0:
+        try:
+            decision = (decide(), None)
+        except ValueError as error:
+            decision = (None, error)
+    result, refusal = world.gather(decision)[0]
+    if refusal is not None:
+        raise refusal
+    return result  # type: ignore[no-any-return]
+
+
+def _bytes_of(files: Any) -> int:
+    return sum(int(entry["bytes"]) for entry in files.values())

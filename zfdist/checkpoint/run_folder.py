@@ -1,0 +1,39 @@
+"""What a run folder says of its run although some of its files are torn or damaged; nothing is changed."""
+
+from pathlib import Path
+
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.folder import CONFIG, CheckpointError, CheckpointManifest, OtherVersionError
+from zfdist.config import Config, ConfigError
+
+
+def newest_manifest(run_folder: Path) -> CheckpointManifest | None:
+    """Return the newest manifest that can be read, whether or not its files are intact; None if there is none.
+
+    Raises:
+        OtherVersionError: if a newer one is of another version of this program.
+    """
+    for step in reversed(checkpoint.steps(run_folder)):
+        try:
+            return checkpoint.read_manifest(checkpoint.folder_of(run_folder, step))
+        except OtherVersionError:
+            raise
+        except CheckpointError:
+            continue
+    return None
+
+
+def config_of(run_folder: Path) -> Config | None:
+    """Return the config of a run: its config.json, or if that is torn or gone that of its newest checkpoint.
+
+    None if neither can be read, or another version of this program wrote it.
+    """
+    try:
+        return Config.from_json((run_folder / CONFIG).read_bytes().decode())
+    except (FileNotFoundError, NotADirectoryError, ConfigError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        manifest = newest_manifest(run_folder)
+    except OtherVersionError:
+        return None
+    return None if manifest is None else manifest.config

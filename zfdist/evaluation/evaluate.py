@@ -1,0 +1,208 @@
+"""The bounds over a split: sums and counts over all real frames, reduced once, then means over sequences.
+
+Every real sequence weighs 1, padding nothing, and no mean of batch means is ever taken. The noise of a sequence
+depends on the seed and its place in the split only, so neither batch size nor world size changes a result.
+Needs neither Ray nor DeepSpeed, and reads no pickles.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
+from zfdist.config import Config
+from zfdist.data.loader import Batch, evaluation_batches, sequences_of
+from zfdist.data.store import Store
+from zfdist.evaluation.bounds import Model, Sums, add_up
+from zfdist.evaluation.results import Bound, EvaluationError, Question, Result, bound_of, result_fields
+from zfdist.model import systems
+from zfdist.model.kernels import matmul_backend
+from zfdist.model.systems import System
+
+__all__ = [
+    "EvaluationError",
+    "Loaded",
+    "evaluate",
+    "evaluate_split",
+    "load_model",
+    "on_split",
+    "refuse_other_data",
+    "result_of",
+    "share_of",
+]
+
+_WORDS = "embed.weight"  # a row for each word: the checkpoint says nowhere else how many there are
+
+
+class Loaded(NamedTuple):
+    """A trained network and what its checkpoint says about it."""
+
+    model: System
+    config: Config
+    manifest: CheckpointManifest
+
+
+def evaluate(
+    model: Model,
+    batches: Iterable[Batch],
+    *,
+    z_dim: int,
+    frame_samples: int,
+    seed: int,
+    reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> Bound:
+    """Return the bound over all sequences of `batches`, one posterior sample each.
+
+    `model` is anything called like `ZForcing.forward`. `reduce` adds a float64 tensor up over workers; it is called
+    once, by every worker, also by one that got no batch.
+
+    Raises:
+        EvaluationError: if there are no sequences on any worker.
+    """
+    sums = add_up(model, batches, z_dim=z_dim, seeds=[seed])
+    return bound_of(Sums(*reduce(sums)[0].tolist()), frame_samples, seed)
+
+
+def evaluate_split(loaded: Loaded, store: Store, question: Question, *, device: torch.device) -> Result:
+    """Return what is asked about a loaded model over one split of a store, in one process.
+
+    Raises:
+        EvaluationError: if the store has no such split, or has other frames or units than the model was trained with.
+    """
+    return result_of(loaded, store, question, share_of(loaded, store, question, device=device))
+
+
+def on_split(loaded: Loaded, question: Question) -> Result:
+    """Return what is asked about a loaded model, on the data of its config; shows progress if it takes long.
+
+    Raises:
+        StoreError: if the data is not there or damaged.
+        OrderError: if the config's frames or view do not fit the data.
+        EvaluationError: if model and data do not go together.
+    """
+    data = loaded.config.data
+    store = Store.open(data.root, verify=data.verify, cache=data.cache)
+    frames = 0
+    if question.split in store.splits:  # else `evaluate_split` refuses it
+        frames = int(sequences_of(store, data, question.split, data.eval_view).frames.sum())
+    passes = len(question.seeds) * (1 + (question.importance.samples if question.importance else 0))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with _progress(passes * frames) as advance:
+        # Every call of the network is told the scored frames of each row, and has noise for one trajectory or more.
+        hook = loaded.model.register_forward_hook(
+            lambda _module, given, _terms: advance(int(given[2].sum()) * (given[3].shape[1] // len(given[2])))
+        )
+        try:
+            return evaluate_split(loaded, store, question, device=device)
+        finally:
+            hook.remove()
+
+
+def share_of(
+    loaded: Loaded, store: Store, question: Question, *, device: torch.device, rank: int = 0, world_size: int = 1
+) -> Tensor:
+    """Return one worker's part of an answer, to be added to the others': float64 [seeds, sums] on the CPU.
+
+    Raises:
+        EvaluationError: as `evaluate_split`.
+    """
+    refuse_other_data(loaded, store, question.split)
+    data = loaded.config.data
+    with matmul_backend.float32(device, onednn=loaded.config.engine.matmul == "auto"):
+        return add_up(
+            loaded.model.to(device),
+            evaluation_batches(store, data, question.split, rank=rank, world_size=world_size, device=device),
+            z_dim=loaded.config.model.z_dim,
+            seeds=question.seeds,
+            importance=question.importance,
+        ).cpu()
+
+
+def result_of(loaded: Loaded, store: Store, question: Question, sums: Tensor) -> Result:
+    """Return the answer that all workers' parts, added up, amount to; raises EvaluationError if that is nothing."""
+    config = loaded.config
+    return Result(
+        **result_fields(sums, question, store.kind.name, config.data.frame_samples),
+        split=question.split,
+        view=config.data.eval_view,
+        kind=store.kind.name,
+        system=config.model.system,
+        density=config.model.density,
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        mean=store.mean,
+        std=store.std,
+        sigma_floor=config.model.sigma_floor,
+        step=loaded.manifest.step,
+    )
+
+
+def load_model(path: Path) -> Loaded:
+    """Return the network of a checkpoint, an export, or a run (its best checkpoint, else its newest), on the CPU.
+
+    Raises:
+        CheckpointError: if there is none, it is damaged, or its weights are not those of its config.
+    """
+    folder = checkpoint.resolve(path)
+    manifest = checkpoint.verify(folder, only=checkpoint.WEIGHTS)
+    weights = load_file(folder / checkpoint.WEIGHTS)
+    config = manifest.config
+    is_text = config.model.density == "categorical" and _WORDS in weights
+    x_dim = weights[_WORDS].shape[0] if is_text else config.data.frame_samples
+    model = systems.build(config.model, x_dim, seed=0)
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights or name not in expected or weights[name].shape != expected[name].shape:
+            raise CheckpointError(
+                f"{folder / checkpoint.WEIGHTS}: tensor {name} is missing, unknown or of another shape than its "
+                "config says: the checkpoint was written by another version"
+            )
+    model.load_state_dict(weights)
+    return Loaded(model.eval(), config, manifest)
+
+
+def refuse_other_data(loaded: Loaded, store: Store, split: str) -> None:
+    """Raise EvaluationError if a store has no such split, or other frames or units than a model was trained with."""
+    mean, std = loaded.manifest.normalisation["mean"], loaded.manifest.normalisation["std"]
+    if split not in store.splits:
+        raise EvaluationError(f"split {split!r}: {store.root} has {', '.join(store.splits)}")
+    if (store.mean, store.std) != (mean, std):
+        raise EvaluationError(
+            f"the model was trained on samples with mean {mean:.6g} and std {std:.6g}, this data has {store.mean:.6g} "
+            f"and {store.std:.6g}: its units differ; use the data that it was trained on"
+        )
+    frame_samples = loaded.config.data.frame_samples
+    if frame_samples != loaded.manifest.config.data.frame_samples:
+        raise EvaluationError(
+            f"data.frame_samples = {frame_samples}: the model has {loaded.manifest.config.data.frame_samples}"
+        )
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show, on stderr and not before a second has passed, the share of `total` frames done and the time left."""
+    begun = latest = time.monotonic()
+    done = 0
+    on_terminal = sys.stderr.isatty()
+
+    def advance(frames: int) -> None:
+        nonlocal done, latest
+        done += frames
+        now = time.monotonic()
+        if now - latest < (1 if on_terminal else 10) or done >= total:
+            return
+        latest = now
+        left_s = (now - begun) * (total - done) / done
+        line = f"{done:,} of {total:,} frames, {100 * done / total:.0f} %, {left_s:.0f} s left"
+        print(f"\r{line:<72}" if on_terminal else line, end="" if on_terminal else "\n", file=sys.stderr, flush=True)
+
+    yield advance
+    if on_terminal and latest != begun:
+        print(f"\r{'':<72}\r", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Fast implementations of single operations, for CPU and GPU; they know no network."""

@@ -1,0 +1,1 @@
+"""The loops over time, and who runs them: recurrent cores, latent chains, LSTMs."""
