@@ -49,7 +49,7 @@ class Checkpointer:
         """Return that of the newest checkpoint, whether or not it is intact; None if the run has none.
 
         Raises:
-            OtherVersionError: if it is of another version of this program.
+            CheckpointError: if there are some and none can be read, or one is of another version of this program.
         """
         return agreed(self._world, lambda: newest_manifest(self.folder))
 

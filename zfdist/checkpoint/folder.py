@@ -16,7 +16,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -196,10 +196,7 @@ def newest_valid(run_folder: Path, say: Callable[[str], None]) -> Path | None:
         newest = folder
         break
     if damaged and newest is None:
-        raise CheckpointError(
-            f"{run_folder}: none of its {len(damaged)} checkpoints is intact ({next(iter(damaged.values()))}); "
-            "restore one from a backup, or use another --name to start anew"
-        )
+        raise none_intact(run_folder, list(damaged.values()))
     for name in _names(run_folder):
         if name.startswith("step-") and name.endswith(".partial"):
             partial = run_folder / "checkpoints" / name
@@ -211,6 +208,14 @@ def newest_valid(run_folder: Path, say: Callable[[str], None]) -> Path | None:
         folder.rename(aside)
         say(f"damaged checkpoint set aside as {aside}: {problem}")
     return newest
+
+
+def none_intact(run_folder: Path, problems: Sequence[str]) -> CheckpointError:
+    """Return the error for a run of whose checkpoints none can be used."""
+    return CheckpointError(
+        f"{run_folder}: none of its {len(problems)} checkpoints is intact ({problems[0]}); "
+        "restore one from a backup, or use another --name to start anew"
+    )
 
 
 def best(run_folder: Path) -> Path | None:

@@ -11,15 +11,19 @@ def newest_manifest(run_folder: Path) -> CheckpointManifest | None:
     """Return the newest manifest that can be read, whether or not its files are intact; None if there is none.
 
     Raises:
-        OtherVersionError: if a newer one is of another version of this program.
+        CheckpointError: if there are checkpoints and the manifest of none can be read, or a newer one is of another
+            version of this program.
     """
+    problems = []
     for step in reversed(checkpoint.steps(run_folder)):
         try:
             return checkpoint.read_manifest(checkpoint.folder_of(run_folder, step))
         except OtherVersionError:
             raise
-        except CheckpointError:
-            continue
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise checkpoint.none_intact(run_folder, problems)
     return None
 
 
@@ -34,6 +38,6 @@ def config_of(run_folder: Path) -> Config | None:
         pass
     try:
         manifest = newest_manifest(run_folder)
-    except OtherVersionError:
+    except CheckpointError:
         return None
     return None if manifest is None else manifest.config
