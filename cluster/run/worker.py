@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray.train
-from zfdist.lease import BusyError
 
 from cluster.nodes import WorkerResources
 from cluster.run.tail import LOG
@@ -20,6 +19,7 @@ from zfdist.checkpoint import run_sync
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.claim import TakenError, held
 from zfdist.config import Config
+from zfdist.lease import BusyError
 from zfdist.object_store import CACHE
 from zfdist.run_protocol import Outcome
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zfdist.checkpoint.run_folder import config_of
-
 from zfdist import atomic_io
+from zfdist.checkpoint.run_folder import config_of
 from zfdist.config import Config, ConfigError, unknown_name
 
 FILE = "sweep.json"
