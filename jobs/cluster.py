@@ -92,8 +92,8 @@ def _up(argv: Sequence[str]) -> int:
     if findings := _findings(which, ready=True):
         raise ClusterError("; ".join(findings))
     cluster = _cluster(which)
-    if up_down.make_token():
-        command.say(f"made {up_down.TOKEN}, the token that opens your clusters")
+    if up_down.make_token(up_down.token_file()):
+        command.say(f"made {up_down.token_file()}, the token that opens your clusters")
     if not which.restart and up_down.is_up(cluster):
         command.say(f"cluster {cluster.name} is up already (--restart sets it up anew)")
         _bring_back(cluster)

@@ -61,13 +61,14 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, prog="python -m jobs.evaluate", args=argv)
     _refuse_mistakes(arguments)
     try:
+        command.give_home()
         _evaluate(arguments)
     except (ValueError, RuntimeError) as error:
         if type(error).__module__.split(".")[0] not in ("zfdist", "cluster"):
             raise
         command.refuse(str(error))
     except OSError as error:
-        command.refuse(f"{error.filename}: {error.strerror}")
+        command.refuse(command.sentence(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -88,10 +89,17 @@ def _refuse_mistakes(arguments: Arguments) -> None:
 
 
 def _evaluate(arguments: Arguments) -> None:
+    from zfdist import atomic_io
+    from zfdist.checkpoint import export
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.checkpoint.fetch import local, with_weights
     from zfdist.evaluation.evaluate import load_model, on_split
 
+    if arguments.export:  # what cannot be written is said before the work, not after it
+        export.refuse_other(arguments.export)
+        command.check_place(str(arguments.export))
+    if arguments.json:
+        command.check_place(str(arguments.json.parent))
     folder = checkpoint.resolve(with_weights(local(arguments.model)))
     given = {"data.root": arguments.data, "data.eval_view": arguments.view, "train.seed": arguments.seed}
     settings = {name: v for name, v in given.items() if v is not None}
@@ -109,10 +117,10 @@ def _evaluate(arguments: Arguments) -> None:
         print(f"  {name:<{width}}  {value}")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(evaluation_table.to_json(result, checkpoint=str(folder), data=config.data.root))
+        atomic_io.write(arguments.json, evaluation_table.to_json(result, checkpoint=str(folder), data=config.data.root))
         print(f"\nwritten to {arguments.json}")
     if arguments.export:
-        checkpoint.export(folder, arguments.export)
+        export.write(folder, arguments.export)
         print(f"\nexported to {arguments.export}; evaluate it with: python -m jobs.evaluate {arguments.export}")
 
 

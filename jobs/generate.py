@@ -5,7 +5,6 @@ neither Ray nor DeepSpeed.
 """
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +59,14 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, prog="python -m jobs.generate", args=argv)
     _refuse_mistakes(arguments)
     try:
+        command.give_home()
         files = _generate(arguments)
     except ValueError as error:
         if type(error).__module__.split(".")[0] != "zfdist":
             raise
         command.refuse(str(error))
     except OSError as error:
-        command.refuse(f"{error.filename}: {error.strerror}")
+        command.refuse(command.sentence(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -92,11 +92,13 @@ def _refuse_mistakes(arguments: Arguments) -> None:
 
 def _generate(arguments: Arguments) -> list[Path]:
     from jobs.reporting import draw_samples, write_samples
+    from zfdist import atomic_io
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.checkpoint.fetch import local, with_weights
     from zfdist.data.store import Store
     from zfdist.evaluation.evaluate import load_model, refuse_other_data
 
+    command.check_place(str(arguments.out))
     folder = checkpoint.resolve(with_weights(local(arguments.model)))
     loaded = load_model(folder)
     moved = {} if arguments.data is None else {"data.root": arguments.data}
@@ -109,7 +111,7 @@ def _generate(arguments: Arguments) -> list[Path]:
     record = {"checkpoint": str(folder), "data": str(store.root), **dataclasses.asdict(request)}
     record["pieces"] = [{"name": piece.name, "title": piece.title, "frames": len(piece.values_TX)} for piece in made]
     path = arguments.out / "generated.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    atomic_io.write_json(path, record)
     return [*files, path]
 
 

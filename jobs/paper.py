@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
             command.refuse(f"{rest[0]}: nothing is trained with --runs, so there is nothing to set")
         return command.exit_code(lambda: _write(arguments, arguments.runs, arguments.out or Path()))
     except (HistoryError, OSError) as error:
-        command.refuse(str(error))
+        command.refuse(command.sentence(error) if isinstance(error, OSError) else str(error))
 
 
 def _train_and_write(arguments: Arguments, rest: list[str]) -> int:
@@ -127,9 +127,10 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
     points = paper_rows.points(base, rows, arguments.seeds, x_dim, budget)
 
     from cluster.sweep.search_space import prepare_list
+    from zfdist import run_protocol
 
-    trials = prepare_list(folder, base, points)
-    if all((folder / "trials" / trial.id / "result.json").is_file() for trial in trials):
+    record = prepare_list(folder, base, points)
+    if all(run_protocol.result(folder / "trials" / trial.id) is not None for trial in record.trials):
         return True
 
     from cluster import session
@@ -139,10 +140,10 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
         from cluster.sweep.driver import SweepPlan, sweep
 
         plan = SweepPlan(asha=False, workers=arguments.workers_per_trial, max_concurrent=arguments.max_concurrent)
-        results = sweep(folder, base, trials, plan, show=board.show, say=board.say)
-    unfinished = len(trials) - sum(result["state"] != "unfinished" for result in results)
+        results = sweep(folder, base, record, plan, show=board.show, say=board.say)
+    unfinished = len(record.trials) - sum(result["state"] != "unfinished" for result in results)
     if unfinished:
-        command.say(f"{unfinished} of {len(trials)} runs are not over; the same command goes on with them")
+        command.say(f"{unfinished} of {len(record.trials)} runs are not over; the same command goes on with them")
     return not unfinished
 
 

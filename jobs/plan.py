@@ -1,6 +1,5 @@
 """What a run will take: `python -m jobs.cluster plan RECIPE [--workers W] [--gbit 10] [--from-run runs/x] ...`."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -135,13 +134,13 @@ def _measured(arguments: Arguments) -> tuple[float, int] | None:
         return arguments.step_s, 1
     if arguments.from_run is None:
         return None
+    from zfdist import run_protocol
     from zfdist.checkpoint import folder as checkpoint
 
-    try:
-        records = [json.loads(line) for line in (arguments.from_run / "metrics.jsonl").read_text().splitlines()]
-    except OSError:
-        command.refuse(f"--from-run {arguments.from_run}: holds no metrics.jsonl, so this is not a run")
-    seconds = [record["speed/step_s"] for record in records if "speed/step_s" in record]
+    if not (arguments.from_run / run_protocol.METRICS).is_file():
+        command.refuse(f"--from-run {arguments.from_run}: holds no {run_protocol.METRICS}, so this is not a run")
+    measured = (record.get("speed/step_s") for record in run_protocol.records(arguments.from_run))
+    seconds = [value for value in measured if value is not None]
     saved = checkpoint.steps(arguments.from_run)
     if not seconds or not saved:
         command.refuse(f"--from-run {arguments.from_run}: was too short, it has no speed or no checkpoint yet")

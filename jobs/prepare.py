@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from jobs.cli.command import sentence
 from jobs.cli.prepare_options import Blizzard, Command, Mnist, Speech, Text, Timit
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ def main(argv: list[str]) -> int:
         with _progress(command) as progress:
             outcome = _convert(command, progress)
         _print_outcome(command, outcome)
-    except (StoreError, SourceError, OSError) as error:
+    except (StoreError, SourceError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {sentence(error)}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")
     return 0

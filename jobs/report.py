@@ -40,11 +40,12 @@ def main(argv: list[str]) -> int:
     from jobs.reporting.run_history import HistoryError
 
     try:
+        command.give_home()
         page = write(arguments.runs, arguments.out, title=arguments.title, samples=arguments.samples)
     except HistoryError as error:
         command.refuse(str(error))
     except OSError as error:
-        command.refuse(f"{error.filename}: {error.strerror}")
+        command.refuse(command.sentence(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -63,10 +64,12 @@ def write(
         HistoryError: if one of `runs` is neither a run nor a sweep.
     """
     from jobs.reporting import figures, report_markdown, run_history
+    from zfdist import atomic_io
     from zfdist.checkpoint import fetch
     from zfdist.checkpoint.folder import CheckpointError
     from zfdist.object_store import StorageError
 
+    command.check_place(str(out))
     try:
         histories = run_history.read([fetch.local(str(run)) for run in runs])
     except (CheckpointError, StorageError) as error:
@@ -81,7 +84,7 @@ def write(
         figures.sweep(out / drawn["sweep"], histories, labels)
     content = report_markdown.Page(title=title, histories=histories, best=None, figures=drawn)
     path = out / "report.md"
-    path.write_text(report_markdown.markdown(_with_best(content, out, samples, say)))
+    atomic_io.write(path, report_markdown.markdown(_with_best(content, out, samples, say)))
     return path
 
 

@@ -5,6 +5,7 @@ code 0); a second one aborts.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -67,8 +68,8 @@ class Arguments:
     """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
 
 
-def main(argv: list[str]) -> int:
-    """Run the command line `argv`; return the exit code."""
+def main(argv: list[str], on_accepted: Callable[[], None] = lambda: None) -> int:
+    """Run the command line `argv`; return the exit code. `on_accepted` is called once nothing of it was refused."""
     arguments = command.parse(Arguments, "sweep", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
     place = command.run_place(arguments.runs, arguments.name)
     for flag in ("workers_per_trial", "cpus_per_worker", "max_concurrent", "grace_steps", "reduction_factor"):
@@ -81,20 +82,23 @@ def main(argv: list[str]) -> int:
         command.refuse(f"--gpus-per-trial {part:g}: must be above 0 and at most 1")
     if arguments.samples < 0:
         command.refuse(f"--samples {arguments.samples}: must be 0 or more")
-    return command.exit_code(lambda: _sweep(arguments, place))
+    return command.exit_code(lambda: _sweep(arguments, place, on_accepted))
 
 
-def _sweep(arguments: Arguments, place: str) -> None:
+def _sweep(arguments: Arguments, place: str, on_accepted: Callable[[], None]) -> None:
+    command.check_place(place)
     with command.followed(place, arguments.config.data.cache) as (folder, copy):
-        _sweep_in(arguments, place, folder, copy)
+        _sweep_in(arguments, place, folder, copy, on_accepted)
 
 
-def _sweep_in(arguments: Arguments, place: str, folder: Path, copy: "WorkingCopy | None") -> None:
+def _sweep_in(
+    arguments: Arguments, place: str, folder: Path, copy: "WorkingCopy | None", on_accepted: Callable[[], None]
+) -> None:
     """Sweep in a folder, which follows the sweep `place` if that is in a store."""
     from cluster.sweep.search_space import prepare
 
     space = _space(arguments)
-    trials = prepare(folder, arguments.config, space, samples=arguments.samples, seed=arguments.seed)
+    record = prepare(folder, arguments.config, space, samples=arguments.samples, seed=arguments.seed)
     command.check_data(arguments.config)
 
     from cluster import session
@@ -108,11 +112,20 @@ def _sweep_in(arguments: Arguments, place: str, folder: Path, copy: "WorkingCopy
 
         here = RunLocation(place, command.owner(), Path(arguments.config.data.cache))
         store = None if copy is None else SweepStore(copy, here)
-        results = sweep(folder, arguments.config, trials, _plan(arguments), show=board.show, say=board.say, store=store)
+        results = sweep(
+            folder,
+            arguments.config,
+            record,
+            _plan(arguments),
+            show=board.show,
+            on_accepted=on_accepted,
+            say=board.say,
+            store=store,
+        )
     board.print_results(results)
-    unfinished = len(trials) - sum(result["state"] != "unfinished" for result in results)
+    unfinished = len(record.trials) - sum(result["state"] != "unfinished" for result in results)
     if unfinished:
-        command.say(f"{unfinished} of {len(trials)} trials are not over; the same command goes on with them")
+        command.say(f"{unfinished} of {len(record.trials)} trials are not over; the same command goes on with them")
     if results:
         command.say(f"best trial: {results[0]['folder']}")
 

@@ -4,6 +4,7 @@ The same command again goes on with the run. Ctrl-C or SIGTERM saves and stops (
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,8 +46,8 @@ class Arguments:
     """Seconds for which a launch is left alone before it is ended for the sake of more workers."""
 
 
-def main(argv: list[str]) -> int:
-    """Run the command line `argv`; return the exit code."""
+def main(argv: list[str], on_accepted: Callable[[], None] = lambda: None) -> int:
+    """Run the command line `argv`; return the exit code. `on_accepted` is called once nothing of it was refused."""
     arguments = command.parse(Arguments, "train", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
     place = command.run_place(arguments.runs, arguments.name)
     workers = _range(arguments.workers)
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
     ):
         if value is not None and value < low:
             command.refuse(f"--{flag} {value:g}: must be {low} or more")
-    return command.exit_code(lambda: _train(arguments, place, workers))
+    return command.exit_code(lambda: _train(arguments, place, workers, on_accepted))
 
 
 def _range(text: str) -> tuple[int, int]:
@@ -75,7 +76,8 @@ def _range(text: str) -> tuple[int, int]:
     return low, high
 
 
-def _train(arguments: Arguments, place: str, workers: tuple[int, int]) -> None:
+def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accepted: Callable[[], None]) -> None:
+    command.check_place(place)
     command.check_data(arguments.config)
 
     from cluster import session
@@ -102,13 +104,14 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int]) -> None:
             hang_timeout_s=arguments.hang_timeout,
             wait_for_nodes_s=arguments.wait_for_nodes,
             grow_every_s=arguments.grow_every,
+            on_accepted=on_accepted,
             on_report=console.report,
             say=command.say,
         )
     if outcome.state == "stopped":
         command.say(f"stopped at step {outcome.step}; the same command goes on from there")
     else:
-        command.say(f"finished at step {outcome.step}: {place.partition('?')[0]}")
+        command.say(f"finished at step {outcome.step}: {command.shown(place)}")
 
 
 class Console:

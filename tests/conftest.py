@@ -15,3 +15,13 @@ import harness
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small store that tests only read."""
     return harness.make_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained to its end, 8 steps with checkpoints at 4 and 8; tests only read it."""
+    from zfdist import train, world
+
+    run = tmp_path_factory.mktemp("trained") / "run"
+    train.train(harness.tiny_config(store), run, world.connect(), harness.Recorder())
+    return run

@@ -2,12 +2,16 @@
 
 import os
 import pickle
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -100,3 +104,36 @@ def _rank(rank: int, world_size: int, folder: str, work: Callable[..., Any], arg
     result = work(*args)
     Path(folder, f"{rank}.pickle").write_bytes(pickle.dumps(result))
     dist.destroy_process_group()
+
+
+def copied(run: Path, to: Path) -> Path:
+    """Copy a folder to one that a test may change; returns `to`."""
+    shutil.copytree(run, to, symlinks=True)
+    return to
+
+
+def tree(root: Path) -> dict[str, tuple[int, int, bytes | None]]:
+    """Mode, time of the last change and content of all that is below a folder: equal if nothing was touched."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        stat = path.stat()
+        is_file = path.is_file()
+        found[str(path.relative_to(root))] = (
+            stat.st_mode,
+            stat.st_mtime_ns if is_file else 0,  # of a folder it tells of files that came and went
+            path.read_bytes() if is_file else None,
+        )
+    return found
+
+
+def as_stranger(*words: str, folder: Path, job: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user whom the machine does not know and who has no HOME, as containers do."""
+    unshare = shutil.which("unshare")
+    known = [unshare or "", "--user", "--map-user=54321", "--map-group=54321"]
+    if unshare is None or subprocess.run([*known, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lends no other user ids")
+    environment = ["env", "-i", "PATH=/usr/bin:/bin", f"PYTHONPATH={Path(__file__).parents[1]}"]
+    return subprocess.run(
+        [*known, *environment, sys.executable, "-m", f"jobs.{job}", *words],
+        cwd=folder, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip

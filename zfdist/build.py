@@ -1,6 +1,5 @@
 """Setting up a run on one worker: make all parts, and put them where the newest intact checkpoint left off."""
 
-import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from zfdist import metrics
-from zfdist.checkpoint import fetch
+from zfdist import atomic_io, continuation, metrics
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.checkpointer import Checkpointer
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.checkpoint.remote_checkpointer import RemoteCheckpointer
 from zfdist.checkpoint.run_sync import WorkingCopy
-from zfdist.config import Config, ConfigError, ModelConfig
+from zfdist.config import Config
 from zfdist.data.loader import TrainLoader, sequences_of
 from zfdist.data.store import Store
 from zfdist.engine import OPERANDS, OPTIMIZER, Engine, EngineError
@@ -26,10 +24,8 @@ from zfdist.model.recurrent.recurrence import Recurrence
 from zfdist.run_protocol import RESULT
 from zfdist.world import World
 
-_FIXED = ("data.frame_samples", "data.segment_frames", "data.train_view", "data.global_batch", "data.window_batches")
 _PER_THREAD = 10**9
 """Operations of a micro-batch that each thread should have: with fewer, two took longer than one on a busy node."""
-_DENSITIES = {"pcm16": ("gaussian", "mixture"), "bits": ("bernoulli",), "tokens": ("categorical",)}
 
 
 @dataclass(kw_only=True)
@@ -51,7 +47,7 @@ class Run:
 
 
 def build(config: Config, folder: Path, world: World, start_from: str | None, copy: WorkingCopy | None = None) -> Run:
-    """Make all parts of a run; every worker must do this together.
+    """Make all parts of a run; every worker must do this together. What is refused is refused before any file changes.
 
     Raises:
         CheckpointError: if what the folder holds cannot be resumed with this config or data.
@@ -63,18 +59,12 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
         if copy is None
         else RemoteCheckpointer(copy, world, config.checkpoint)
     )
-    newest = checkpointer.newest(say=lambda line: print(line, flush=True))
-    if world.rank == 0:
-        (folder / RESULT).unlink(missing_ok=True)  # written again when this run has finished
     store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
-    _refuse_other_density(store, config)
-    x_dim = store.frame_size(config.data.frame_samples)
-    config = dataclasses.replace(config, model=_sized(config, x_dim, newest))
-    module = systems.build(config.model, x_dim, config.train.seed)
-    if start_from is not None and newest is None:
-        _load_weights(module, config, start_from)
-    weights = systems.parameter_counts(module)["total"]  # now, as ZeRO 3 leaves none
-    engine = Engine(module, config.engine, config.optim, world)
+    shown = str(folder) if copy is None else copy.shown
+    config = continuation.accepted(
+        config, store, checkpointer.manifest(),
+        run=shown, device=world.device.type, workers=[world.size], start_from=start_from,
+    )  # fmt: skip
     loader = TrainLoader(
         store,
         config.data,
@@ -84,6 +74,13 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
         accumulation_steps=config.engine.accumulation_steps,
         device=world.device,
     )
+    newest = checkpointer.newest(say=lambda line: print(line, flush=True))
+    x_dim = store.frame_size(config.data.frame_samples)
+    module = systems.build(config.model, x_dim, config.train.seed)
+    if start_from is not None and newest is None:
+        _load_weights(module, config, start_from)
+    weights = systems.parameter_counts(module)["total"]  # now, as ZeRO 3 leaves none
+    engine = Engine(module, config.engine, config.optim, world)
     if not config.engine.threads_per_worker:
         frames = sequences_of(store, config.data, "train", config.data.train_view).frames.mean()
         share = frames * config.data.global_batch / (world.size * config.engine.accumulation_steps)
@@ -105,7 +102,8 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
         _restore(run, newest)
     if world.rank == 0:
         print(f"{_introduction(config, module)}; {_implementations(module, engine)}", flush=True)
-        (folder / "config.json").write_text(config.to_json())
+        (folder / RESULT).unlink(missing_ok=True)  # written again when this run has finished
+        atomic_io.write(folder / checkpoint.CONFIG, config.to_json())
         run.log = metrics.Log(folder, run.step)
     return run
 
@@ -116,23 +114,6 @@ def threads_worth_having(weights: int, frames: float, available: int) -> int:
     Threads wait for each other some thousand times each, and for whoever takes a CPU from one of them.
     """
     return max(1, min(available, int(6 * weights * frames / _PER_THREAD)))
-
-
-def _sized(config: Config, x_dim: int, newest: Path | None) -> ModelConfig:
-    """Return the model with its budget spent; a run that goes on keeps the sizes that it has."""
-    kept = None
-    if newest is not None and config.model.parameter_budget:
-        kept = systems.sized_as(config.model, checkpoint.read_manifest(newest).config.model, x_dim)
-    return kept or systems.sized(config.model, config.loss, x_dim)
-
-
-def _refuse_other_density(store: Store, config: Config) -> None:
-    densities = _DENSITIES[store.kind.name]
-    if config.model.density not in densities:
-        raise ConfigError(
-            f"model.density = {config.model.density}: {store.root} holds {store.kind.name}, which take "
-            f"{' or '.join(densities)}"
-        )
 
 
 def _introduction(config: Config, module: systems.System) -> str:
@@ -154,7 +135,6 @@ def _implementations(module: systems.System, engine: Engine) -> str:
 
 def _restore(run: Run, folder: Path) -> None:
     manifest = checkpoint.read_manifest(folder)
-    _refuse_other_run(run, manifest)
     if manifest.optimizer != OPTIMIZER and run.world.rank == 0:
         print(_other_optimizer(folder, manifest), flush=True)
     scratch = run.folder / "checkpoints" / ".universal"
@@ -188,26 +168,6 @@ def _remove(scratch: Path, run: Run) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _refuse_other_run(run: Run, manifest: CheckpointManifest) -> None:
-    """Raise CheckpointError where going on would not be the same run: model, data, precision, order or seed."""
-    old, new = manifest.config.flat(), run.config.flat()
-    fixed = [n for n in new if n.startswith("model.") and n != "model.recurrence"] + [*_FIXED, "train.seed"]
-    pairs = {name: (old[name], new[name]) for name in fixed}
-    pairs["engine.precision"] = (manifest.precision, run.engine.precision)
-    pairs["the fingerprint of the data"] = (manifest.data_fingerprint, run.store.fingerprint)
-    for name, (before, now) in pairs.items():
-        if before != now:
-            raise CheckpointError(
-                f"{run.folder} was trained with {name} = {before}, and now it is {now}: "
-                "use the old one to go on, or another --name for a new run (--from takes its weights along)"
-            )
-
-
 def _load_weights(module: torch.nn.Module, config: Config, start_from: str) -> None:
-    folder = checkpoint.resolve(fetch.with_weights(fetch.local(start_from, Path(config.data.cache))))
-    manifest = checkpoint.verify(folder, only=checkpoint.WEIGHTS)
-    if manifest.config.model != config.model:
-        old, new = manifest.config.flat(), config.flat()
-        name = next(n for n in new if n.startswith("model.") and old[n] != new[n])
-        raise CheckpointError(f"{folder} was trained with {name} = {old[name]}, this run has {new[name]}")
+    folder = continuation.weights_to_start_from(config, start_from)
     module.load_state_dict(load_file(folder / checkpoint.WEIGHTS))

@@ -127,6 +127,31 @@ class EngineConfig(Section):
     threads_per_worker: CountOrZero = 0
     """CPU threads of a worker; 0: as many of its CPUs as have enough to do."""
 
+    def precision_on(self, device: str) -> str:
+        """Return "fp32", "tf32", "bf16" or "fp16": what `precision` means on a "cpu" or "cuda" device.
+
+        Raises:
+            ConfigError: if the device cannot compute so.
+        """
+        if self.precision == "auto":
+            return "bf16" if device == "cuda" else "fp32"
+        if self.precision == "tf32" and device != "cuda":
+            raise ConfigError(
+                "engine.precision = tf32: only a GPU rounds so, and this worker has none; use fp32 or auto"
+            )
+        return self.precision
+
+    def loading(self, saved_stage: int, saved_workers: int, workers: int) -> Literal["native", "converted"] | None:
+        """Return how states that were saved at a ZeRO stage are loaded by `workers`; None if they cannot be.
+
+        At the same stage and number bit by bit as they are, and at stage 0, which shards nothing, too; through
+        DeepSpeed's universal checkpoint between the stages 1 and 2 and any numbers.
+        """
+        stages = {saved_stage, self.zero_stage}
+        if stages == {0} or (len(stages) == 1 and saved_workers == workers):
+            return "native"
+        return "converted" if stages <= {1, 2} else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig(Section):

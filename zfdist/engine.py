@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from zfdist import malloc
-from zfdist.config import ConfigError, EngineConfig, OptimConfig
+from zfdist.config import EngineConfig, OptimConfig
 from zfdist.loss_scale import LossScale
 from zfdist.model.kernels import matmul_backend
 from zfdist.profile import spanned
@@ -56,7 +57,8 @@ class Engine:
         self._clip_norm = optim.clip_norm
         self._adam = adam_settings(optim)
         self.zero_stage = config.zero_stage
-        self.precision = resolve_precision(config, world.device)
+        self._config = config
+        self.precision = config.precision_on(world.device.type)
         self._settings = contextlib.ExitStack()  # of the process and the module, put back by `close`
         operand = OPERANDS[self.precision]
         if operand != torch.float32:
@@ -167,20 +169,20 @@ class Engine:
         Raises:
             EngineError: if the pair of stages or of world sizes is one that DeepSpeed cannot convert.
         """
-        same = saved_world_size == self._world.size and saved_zero_stage == self.zero_stage
-        universal = not same and not (saved_zero_stage == self.zero_stage == 0)
-        if universal and not {saved_zero_stage, self.zero_stage} <= {1, 2}:
+        how = self._config.loading(saved_zero_stage, saved_world_size, self._world.size)
+        universal = how == "converted"
+        if how is None:
             raise EngineError(
                 f"the checkpoint was written by {saved_world_size} workers with engine.zero_stage = {saved_zero_stage} "
                 f"and cannot be read by {self._world.size} with engine.zero_stage = {self.zero_stage}: use the same "
                 "number and stage, or start a new run from its weights with --from"
             )
-        tag = "state"
-        if universal:
-            folder, tag = self._to_universal(folder / tag, scratch, converts), "universal"
-        self._engine._config.load_universal_checkpoint = universal
-        with _quiet():
-            path, client_state = self._engine.load_checkpoint(str(folder), tag=tag)
+        with _without_wildcards(folder) as saved, _without_wildcards(scratch.parent) as beside, _quiet():
+            tag = "state"
+            if universal:
+                saved, tag = self._to_universal(saved / tag, beside / scratch.name, converts), "universal"
+            self._engine._config.load_universal_checkpoint = universal
+            path, client_state = self._engine.load_checkpoint(str(saved), tag=tag)
         # Left on, ZeRO 3 would later save incomplete shards.
         self._engine._config.load_universal_checkpoint = False
         if path is None:
@@ -210,8 +212,7 @@ class Engine:
                 strict=True,
                 inject_missing_state=True,
             )
-            with _quiet():
-                ds_to_universal.main(options)
+            ds_to_universal.main(options)
         self._world.barrier()
         return scratch
 
@@ -219,19 +220,6 @@ class Engine:
         """Free DeepSpeed's hooks and buffers, and put settings of the process back."""
         self._settings.close()
         self._engine.destroy()
-
-
-def resolve_precision(config: EngineConfig, device: torch.device) -> str:
-    """Return "fp32", "tf32", "bf16" or "fp16": what `engine.precision` means on this device.
-
-    Raises:
-        ConfigError: if the device cannot compute so.
-    """
-    if config.precision == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
-    if config.precision == "tf32" and device.type != "cuda":
-        raise ConfigError("engine.precision = tf32: only a GPU rounds so, and this worker has none; use fp32 or auto")
-    return config.precision
 
 
 def adam_settings(optim: OptimConfig) -> dict[str, Any]:
@@ -270,6 +258,18 @@ def _import_deepspeed(device: torch.device) -> Any:
     # An extension for inference alone: building it would cost 20 s and ask for a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextlib.contextmanager
+def _without_wildcards(folder: Path) -> Iterator[Path]:
+    """Give a path to the folder in which no [ stands: DeepSpeed looks for files by patterns."""
+    if "[" not in str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place, folder.name.replace("[", "_"))
+        link.symlink_to(folder.absolute())
+        yield link
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ paths with the unit as their last word; README lists them.
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from zfdist import atomic_io
 from zfdist.profile import span
 from zfdist.run_protocol import METRICS, records
 from zfdist.world import World
@@ -128,7 +128,5 @@ class Log:
 def _drop_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
-    kept = [line for line in records(path.parent) if line["step"] <= step]
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    os.replace(fresh, path)
+    kept = [line for line in records(path.parent, say=lambda line: print(line, flush=True)) if line["step"] <= step]
+    atomic_io.write(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -20,6 +20,8 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from pyarrow import fs
 
+from zfdist import atomic_io
+
 T = TypeVar("T")
 
 CACHE = Path("~/.cache/zfdist")
@@ -54,6 +56,17 @@ class Object(NamedTuple):
 
     bytes: int
     modified_ns: int
+
+
+def cache_folder(cache: Path) -> Path:
+    """Return the folder that `data.cache` means; raises StorageError for a user without a home, if it is there."""
+    try:
+        return cache.expanduser()
+    except RuntimeError:
+        raise StorageError(
+            f"data.cache = {cache}: this user (uid {os.getuid()}) has no home folder; set HOME, or give --data.cache a "
+            "folder that may be written"
+        ) from None
 
 
 def is_remote(where: str | os.PathLike[str]) -> bool:
@@ -138,22 +151,16 @@ class ObjectFolder:
 
     def download(self, name: str, path: Path) -> None:
         """Write an object's content to a file, which has its name once it is whole; raises Missing."""
-        fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-
-        def call() -> None:
-            with self._fs.open_input_file(self._path(name)) as source, fresh.open("wb") as target:
-                while chunk := source.read(_CHUNK_BYTES):
-                    target.write(chunk)
-                _refuse_short(target.tell(), source.size())
-                target.flush()
-                os.fsync(target.fileno())
-
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with atomic_io.replacing(path) as fresh:
+
+            def call() -> None:
+                with self._fs.open_input_file(self._path(name)) as source, fresh.open("wb") as target:
+                    while chunk := source.read(_CHUNK_BYTES):
+                        target.write(chunk)
+                    _refuse_short(target.tell(), source.size())
+
             self._patiently("read", name, call)
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
 
     def sizes(self, below: str = "") -> dict[str, int]:
         """Return the bytes of every object in the folder `below` and its folders by name; empty if there are none."""

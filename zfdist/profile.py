@@ -12,7 +12,6 @@ trace do not wait, and are left out of the breakdown. Nothing here changes a num
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, record_function
+
+from zfdist import atomic_io
 
 FOLDER = "profile"
 WARM_UP_STEPS = 5
@@ -104,7 +105,7 @@ def profiled(run_folder: Path | None, rank: int, say: Callable[[str], None]) -> 
     if found is None:
         say(f"no breakdown: the run ended within the first {clock.left_out} steps, which it leaves out")
         return
-    (folder / f"rank-{rank}-breakdown.json").write_text(json.dumps(found._asdict(), indent=2) + "\n")
+    atomic_io.write_json(folder / f"rank-{rank}-breakdown.json", found._asdict())
     say(found.table())
 
 

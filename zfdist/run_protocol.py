@@ -3,8 +3,10 @@
 Without torch: a command that starts workers elsewhere, and what of Ray stands between them, need not wait for it.
 """
 
+import contextlib
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -12,6 +14,8 @@ METRICS = "metrics.jsonl"
 """One record a line, see `zfdist.metrics`."""
 RESULT = "result.json"
 """How a run ended; there once it has."""
+OVER = ("finished", "stopped", "diverged")
+"""The states in which a run may have ended; a sweep never trains such a trial again."""
 
 
 class NonFiniteError(RuntimeError):
@@ -38,12 +42,62 @@ class Outcome(NamedTuple):
     step: int
 
 
-def records(run_folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the metrics of a run in order; a last line cut by a crash is left out."""
+def say_beside(line: str) -> None:
+    """Print a line where it cannot be taken for what a command was asked for."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def records(run_folder: Path, say: Callable[[str], None] = say_beside) -> Iterator[dict[str, Any]]:
+    """Yield the metrics of a run in order.
+
+    Lines that are no records (what a crash cut off or left empty) are passed over wherever they stand, and counted to
+    `say` once.
+
+    Raises:
+        OSError: if the file is there and cannot be read.
+    """
     path = run_folder / METRICS
-    if not path.is_file():
-        return
-    with path.open() as file:
+    bad = 0
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+            record = record_of(line)
+            if record is None:
+                bad += 1
+            else:
+                yield record
+    if bad:
+        say(passed_over(path, bad))
+
+
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """Return the record in a line of metrics.jsonl; None if it is torn, empty, of NULs, or no record."""
+    try:
+        record = json.loads(line.strip(b"\0 \t\r\n").decode())  # a crash may leave NULs in front of a whole record
+    except (ValueError, RecursionError):
+        return None
+    is_record = isinstance(record, dict) and isinstance(record.get("step"), int) and _is_number(record.get("time_s", 0))
+    return record if is_record else None
+
+
+def passed_over(path: Path, bad: int) -> str:
+    """Return the sentence about lines that are no records."""
+    return f"{path}: {bad} line{'s' * (bad != 1)} passed over: torn, empty or damaged, as a crash leaves them"
+
+
+def result(run_folder: Path) -> dict[str, Any] | None:
+    """Return how a run ended; None if it has not, or the file that says so is empty or torn.
+
+    Raises:
+        OSError: if the file is there and cannot be read.
+    """
+    try:
+        found = json.loads((run_folder / RESULT).read_bytes().decode())
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("state") not in OVER:
+        return None
+    return found if found["state"] == "diverged" or _is_number(found.get("step")) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -12,7 +12,6 @@ The step is the whole position of a run: order, noise, weights and learning rate
 therefore holds parameters, optimizer state, the step, and the sums of the log window that it fell into.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from zfdist import schedule, seeding
+from zfdist import atomic_io, schedule, seeding
 from zfdist.build import Run, build
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.checkpointer import NoRoomError
@@ -237,7 +236,8 @@ def _save(run: Run, validation: dict[str, float] | None, *, is_last: bool = Fals
         meters = run.world.gather(run.meter.state())  # also the barrier after which all shards are written
         if run.world.rank == 0:
             assert weights is not None
-            save_file(weights, str(partial / checkpoint.WEIGHTS))
+            with atomic_io.replacing(partial / checkpoint.WEIGHTS) as fresh:
+                save_file(weights, str(fresh))
         manifest = CheckpointManifest(
             step=run.step,
             config=run.config,
@@ -285,4 +285,4 @@ def _write_result(run: Run) -> None:
     if best is not None:
         result |= {name: value for name, value in validations[-1].items() if name.startswith("valid/")}
         result |= {"best_step": best["step"], "best_valid_elbo_nats": best["valid/elbo_nats"]}
-    (run.folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+    atomic_io.write_json(run.folder / RESULT, result)

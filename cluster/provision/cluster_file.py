@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from cluster.session import ClusterError
+from zfdist import atomic_io
 
 FILE = Path("ray-cluster.yaml")
-_MERGED = Path.home() / ".cache" / "zfdist" / "clusters"
+_MERGED = Path(".cache/zfdist/clusters")  # below the home folder
 
 
 class Cluster(NamedTuple):
@@ -64,18 +65,30 @@ def load(file: Path = FILE, overlay: Path | None = None) -> Cluster:
         raise ClusterError(f"{file}: cluster_name = {name!r}: must be a plain name")
     if not isinstance(config.get("provider"), dict) or "type" not in config["provider"]:
         raise ClusterError(f"{overlay or file}: provider.type is missing: aws, gcp, azure or local")
-    _MERGED.mkdir(parents=True, exist_ok=True)
-    merged = _MERGED / f"{name}.yaml"
-    merged.write_text(yaml.safe_dump(config, sort_keys=False))
+    folder = home() / _MERGED
+    folder.mkdir(parents=True, exist_ok=True)
+    merged = folder / f"{name}.yaml"
+    atomic_io.write(merged, yaml.safe_dump(config, sort_keys=False))
     return Cluster(config, merged)
+
+
+def home() -> Path:
+    """Return the folder in which this user's token and clusters are kept; raises ClusterError if there is none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ClusterError(f"this user (uid {os.getuid()}) has no home folder for tokens; set HOME") from None
 
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        where = "run this in a checkout of the repository, which has the cluster files, or pass --file and --overlay"
+        raise ClusterError(f"{path}: is not here; {where}") from None
     except OSError as error:
         raise ClusterError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ClusterError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ClusterError(f"{path}: not a mapping of settings")

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import io
 import logging
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -174,7 +175,7 @@ def _secrets(tree: Tree) -> Iterator[str]:
 def _files(config: Tree, root: Path) -> Iterator[str]:
     mounts: Tree = config.get("file_mounts") or {}
     for there, here in mounts.items():
-        if here != _TOKEN and not (root / Path(here).expanduser()).exists():
+        if here != _TOKEN and not (root / os.path.expanduser(here)).exists():
             yield f"file_mounts.{there}: {here} is not there; name a file of this machine"
     for name in ("pyproject.toml", "constraints.txt"):
         if mounts.get(f"~/zfdist/{name}") is None:

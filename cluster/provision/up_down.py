@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cluster import ray_internals
-from cluster.provision.cluster_file import Cluster
+from cluster.provision.cluster_file import Cluster, home
 from cluster.session import ClusterError
 
-TOKEN = Path.home() / ".ray" / "auth_token"
 _HEAD_PORTS = {6379: "Ray", 8265: "the dashboard"}
 _ANSWER_S = 60
 _CLOSED_S = 20
@@ -27,7 +26,12 @@ _STOP_EVERYTHING = "~/zfdist/venv/bin/ray stop --grace-period 10; ! pgrep -u $(i
 Say = Callable[[str], None]
 
 
-def make_token(path: Path = TOKEN) -> bool:
+def token_file() -> Path:
+    """Return where the token is that opens this user's clusters; raises ClusterError for a user without a home."""
+    return home() / ".ray" / "auth_token"
+
+
+def make_token(path: Path) -> bool:
     """Make the token that opens this user's clusters, unless there is one; return whether it was made."""
     if path.exists() and path.read_text().strip():
         path.chmod(0o600)

@@ -5,7 +5,6 @@ goes on from them, with any number of workers. So whatever ends a launch is answ
 there are, and launch again. Ray holds nothing that a run needs; its own files live in a scratch folder of one launch.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -16,18 +15,20 @@ from cluster import nodes
 from cluster.nodes import WorkerResources
 from cluster.run.attempt import SCRATCH, FitError, Job, launch
 from cluster.run.policy import End, Range, counts, team_size, what_next
+from cluster.run.refusals import refuse
 from cluster.run.resize import ResizeReason
 from cluster.run.signals import stop_on_signals
 from cluster.run.tail import LOG, Lines, Records
 from cluster.run.watchdog import HANG_TIMEOUT_S
 from cluster.run.worker import POLL_S, STOP, RunLocation, claim
 from cluster.session import ClusterError
+from zfdist import lease, run_protocol
 from zfdist.checkpoint import folder as checkpoint
-from zfdist.checkpoint import lease
+from zfdist.checkpoint.run_folder import config_of
 from zfdist.checkpoint.run_sync import FOLLOW_S
-from zfdist.config import Config, ConfigError
+from zfdist.config import Config
 from zfdist.object_store import ObjectFolder
-from zfdist.run_protocol import METRICS, RESULT, Outcome
+from zfdist.run_protocol import METRICS, Outcome
 
 WAIT_FOR_NODES_S = 600.0
 GROW_EVERY_S = 120.0
@@ -59,6 +60,7 @@ def fit(
     grow_every_s: float = GROW_EVERY_S,
     profile: bool = False,
     store: RunLocation | None = None,
+    on_accepted: Callable[[], None] = lambda: None,
     on_report: Callable[[dict[str, Any]], None] | None = None,
     say: Say = print,
 ) -> Outcome:
@@ -74,19 +76,18 @@ def fit(
         use_gpu: a GPU for each worker; None if the cluster has any.
         max_failures: deaths of workers (no resize, no machine taken away with notice) that are answered by going on.
         start_from: a checkpoint, run or export, or the URI of a run, whose weights a new run starts from.
-        hang_timeout_s: a worker without progress for so long is taken for dead; must exceed the longest pause that
-            is none, such as the start, or a checkpoint.
+        hang_timeout_s: without progress a worker is taken for dead; more than the start or a checkpoint takes.
         wait_for_nodes_s: to wait for missing machines. None: not at the start, and WAIT_FOR_NODES_S after a loss.
         grow_every_s: a launch is left alone for so long before it is ended for the sake of more workers.
         profile: every worker also writes where its time goes, see `zfdist.profile`.
         store: of a run in an object store; `run_folder` then follows it (see `zfdist.checkpoint.run_sync.followed`).
+        on_accepted: called once nothing of it was refused, before the first launch.
         on_report: called here with each new record of metrics.jsonl.
         say: told what happens.
 
     Raises:
-        ClusterError: if the workers do not fit, or too few machines came back.
-        BusyError: if the run is being trained by another process.
-        ValueError: what the run itself refuses (config, data, checkpoint).
+        ClusterError: if the workers do not fit, or too few machines came back. BusyError: another process trains it.
+        ValueError: what the run itself refuses (config, data, checkpoint); nothing is changed then.
         FitError: if it failed in another way.
     """
     workers = Range(workers, workers) if isinstance(workers, int) else workers
@@ -95,9 +96,9 @@ def fit(
         say(f"{run_folder} is finished ({config.train.steps} steps); raise --train.steps to go on")
         return Outcome("finished", config.train.steps)
     resources = _resources_at_first(workers, cpus_per_worker, use_gpu, wait_for_nodes_s or 0, say)
-    for change in _changes(config, run_folder):
-        say(f"changed since the last time: {change}")
-    _clear(run_folder, store)
+    refuse(config, run_folder, workers, resources, start_from=start_from, store=store)
+    _clear(config, run_folder, store, say)
+    on_accepted()
     job = Job(config, run_folder, start_from, resources, hang_timeout_s, profile, store)
     patience_s = WAIT_FOR_NODES_S if wait_for_nodes_s is None else wait_for_nodes_s
     try:
@@ -181,7 +182,7 @@ def _run_log(job: Job, on_report: Callable[[dict[str, Any]], None] | None, say: 
 
     def follow() -> None:
         for line in lines.new():
-            say(line.rstrip("\n"))
+            say(line.decode(errors="replace").rstrip("\n"))
         for record in records.new():
             if on_report:
                 on_report(record)
@@ -196,11 +197,13 @@ def _step(job: Job, end: End) -> int:
     return _newest(job)
 
 
-def _clear(run_folder: Path, store: RunLocation | None) -> None:
+def _clear(config: Config, run_folder: Path, store: RunLocation | None, say: Say) -> None:
     """Remove what earlier commands left, unless one of them still trains; raises BusyError.
 
     The claims are released at once: the first worker holds them while it trains.
     """
+    for change in _changes(config, run_folder):
+        say(f"changed since the last time: {change}")
     if store is not None:
         with lease.held(ObjectFolder(store.uri), store.owner, 0, wait_s=1.5 * lease.STALE_S):
             pass
@@ -251,17 +254,18 @@ def _resources_at_first(
 
 def _is_finished(config: Config, run_folder: Path) -> bool:
     """Return whether exactly this run has ended."""
-    if not (run_folder / RESULT).is_file() or _changes(config, run_folder):
+    if _changes(config, run_folder):
         return False
-    return bool(json.loads((run_folder / RESULT).read_text()).get("step") == config.train.steps)
+    ended = run_protocol.result(run_folder)
+    return ended is not None and ended.get("step") == config.train.steps
 
 
 def _changes(config: Config, run_folder: Path) -> list[str]:
     """Return what differs from the config that the run had before; whether it may is for `train` to say."""
-    try:
-        before = Config.from_json((run_folder / "config.json").read_text()).flat()
-    except (OSError, ConfigError):  # a new run, or one that another version began
+    known = config_of(run_folder)
+    if known is None:  # a new run, or one that another version began
         return []
+    before = known.flat()
     return [f"{name} {before[name]} -> {value}" for name, value in config.flat().items() if before[name] != value]
 
 

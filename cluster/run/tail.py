@@ -1,10 +1,11 @@
 """Read what a run writes while it runs: its metrics, and what its workers have to say."""
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from zfdist import run_protocol
 
 LOG = "log.txt"
 """What rank 0 of a run prints, and what becomes of its workers; the command that started it repeats these lines."""
@@ -22,7 +23,7 @@ class Lines:
             stat = path.stat()
             self._offset, self._inode = stat.st_size, stat.st_ino
 
-    def new(self) -> Iterator[str]:
+    def new(self) -> Iterator[bytes]:
         """Yield new lines; after a replacement of the file, from its beginning."""
         try:
             file = self._path.open("rb")
@@ -38,30 +39,40 @@ class Lines:
                 if not line.endswith(b"\n"):
                     return  # still being written
                 self._offset += len(line)
-                yield line.decode()
+                yield line
 
 
 class Records:
     """The records of a `metrics.jsonl` that were written since the last look.
 
-    A run that goes on from a checkpoint rewrites the file without the lines after it; no line is given twice.
+    A run that goes on from a checkpoint rewrites the file without the lines after it; no line is given twice. Lines
+    that are no records are passed over, as by `run_protocol.records`; of those written from now on, `say` hears once.
     """
 
-    def __init__(self, path: Path, *, from_start: bool) -> None:
+    def __init__(self, path: Path, *, from_start: bool, say: Callable[[str], None] = run_protocol.say_beside) -> None:
+        self._path = path
+        self._say: Callable[[str], None] | None = None
         self._lines = Lines(path, from_start=True)
         self._replacements = 0
         self._floor_s = self._last_s = float("-inf")
         if not from_start:
             for _ in self.new():
                 pass
+        self._say = say
 
     def new(self) -> Iterator[dict[str, Any]]:
         """Yield new records in order."""
+        bad = 0
         for line in self._lines.new():
             if self._lines.replacements != self._replacements:
                 self._replacements = self._lines.replacements
                 self._floor_s = self._last_s  # what the new file repeats was written by then
-            record = json.loads(line)
-            if record["time_s"] > self._floor_s:
+            record = run_protocol.record_of(line)
+            if record is None:
+                bad += 1
+            elif record.get("time_s", self._floor_s) > self._floor_s:
                 self._last_s = record["time_s"]
                 yield record
+        if bad and self._say is not None:
+            self._say(run_protocol.passed_over(self._path, bad))
+            self._say = None

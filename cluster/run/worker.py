@@ -2,7 +2,6 @@
 
 import contextlib
 import faulthandler
-import fcntl
 import os
 import socket
 import time
@@ -17,9 +16,10 @@ from cluster.nodes import WorkerResources
 from cluster.run.tail import LOG
 from cluster.run.watchdog import HANG_TIMEOUT_S, LEASE_S, START_S, Watchdog, stacks_file
 from zfdist.checkpoint import run_sync
-from zfdist.checkpoint.lease import BusyError
 from zfdist.checkpoint.run_sync import WorkingCopy
+from zfdist.claim import TakenError, held
 from zfdist.config import Config
+from zfdist.lease import BusyError
 from zfdist.object_store import CACHE
 from zfdist.run_protocol import Outcome
 
@@ -36,7 +36,7 @@ class RunLocation(NamedTuple):
 
     uri: str
     owner: str
-    """The same for all launches of one command, see `zfdist.checkpoint.lease`."""
+    """The same for all launches of one command, see `zfdist.lease`."""
     cache: Path = CACHE
     """Where every node keeps its working copies."""
 
@@ -139,20 +139,12 @@ def claim(run_folder: Path, *, wait_s: float) -> Iterator[None]:
         BusyError: if another process still holds it after `wait_s`.
     """
     run_folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait_s
-    with (run_folder / ".lock").open("a+") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    raise BusyError(f"{run_folder} is being trained by another process ({file.read()})") from None
-                time.sleep(0.2)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(run_folder / ".lock", wait_s=wait_s))
+        except TakenError as error:
+            message = f"{run_folder} is being trained by another process ({error.who})"
+            raise BusyError(message, error.who) from None
         yield
 
 

@@ -26,13 +26,16 @@ from cluster import nodes
 from cluster.nodes import WorkerResources
 from cluster.run.attempt import Background, FitError, root_message
 from cluster.run.fit import Say
+from cluster.run.policy import Range
+from cluster.run.refusals import refuse
 from cluster.run.signals import stop_on_signals
 from cluster.run.worker import STOP, claim
 from cluster.sweep import results
 from cluster.sweep.remote_sweep import SweepStore
-from cluster.sweep.search_space import Trial
-from cluster.sweep.trial import OVER, TrialActor, mark, state
+from cluster.sweep.search_space import SweepRecord, Trial
+from cluster.sweep.trial import TrialActor, mark, state
 from zfdist.config import Config
+from zfdist.run_protocol import OVER
 
 _SCRATCH = ".tune"
 _HEAD = "node:__internal_head__"  # what waits for workers elsewhere sits on the head, and takes no CPU
@@ -74,10 +77,11 @@ class Row:
 def sweep(
     folder: Path,
     base: Config,
-    trials: Sequence[Trial],
+    record: SweepRecord,
     plan: SweepPlan,
     *,
     show: Callable[[Sequence[Row]], None],
+    on_accepted: Callable[[], None] = lambda: None,
     say: Say = print,
     store: SweepStore | None = None,
 ) -> list[dict[str, Any]]:
@@ -86,9 +90,10 @@ def sweep(
     Args:
         folder: of the sweep; see `prepare`.
         base: the config that trials change.
-        trials: what `prepare` gave.
+        record: its trials: what `space.prepare` gave.
         plan: objective, early stopping, workers.
         show: called about once a second with the state of all trials.
+        on_accepted: called once nothing of it was refused, before the first trial.
         say: told what happens.
         store: of a sweep in an object store, which `folder` follows.
 
@@ -97,26 +102,26 @@ def sweep(
 
     Raises:
         ClusterError: if a trial's workers do not fit.
+        ValueError: what a trial would refuse (config, data, checkpoint); nothing is changed then.
         FitError: if trials failed; the others are finished first.
     """
-    cluster = nodes.alive()
-    resources = nodes.resources_per_worker(
-        cluster, workers=plan.workers, cpus_per_worker=plan.cpus_per_worker,
-        use_gpu=plan.use_gpu, gpu_part=plan.gpus_per_trial,
-    )  # fmt: skip
-    at_once = max(1, nodes.room_for(cluster, resources) // plan.workers)
-    at_once = min(at_once, plan.max_concurrent or at_once)
-    rows = {t.id: Row(t, folder / "trials" / t.id) for t in trials}
+    resources, at_once = _resources(plan)
+    rows = {t.id: Row(t, folder / "trials" / t.id) for t in record.trials}
     if store is not None:
         store.fetch(rows)
-        store.send_results()
     for row in rows.values():
         row.state = state(row.folder) or row.state
+        if row.state not in OVER:
+            refuse(base.with_values(row.trial.values), row.folder, Range(plan.workers, plan.workers), resources)
     over = sum(row.state in OVER for row in rows.values())
-    say(f"{len(trials)} trials, {over} of them over, {at_once} at a time of {plan.workers} worker(s)")
+    say(f"{len(rows)} trials, {over} of them over, {at_once} at a time of {plan.workers} worker(s)")
     with claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
+        record.write(folder)
+        on_accepted()
+        if store is not None:
+            store.send_results()
         (folder / STOP).unlink(missing_ok=True)
-        if over < len(trials):
+        if over < len(rows):
             tuner = _tuner(folder, base, rows, plan, resources, at_once, store)
             with stop_on_signals(folder, say):
                 launch = Background(tuner.fit)
@@ -126,9 +131,20 @@ def sweep(
                         store.pass_on_stop(folder)
             launch.result()
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
-        found = _collected(folder, trials, plan, store)
+        found = _collected(folder, record.trials, plan, store)
     _refuse_failed(list(rows.values()))
     return found
+
+
+def _resources(plan: SweepPlan) -> tuple[WorkerResources, int]:
+    """Return what each worker holds, and how many trials run at a time."""
+    cluster = nodes.alive()
+    resources = nodes.resources_per_worker(
+        cluster, workers=plan.workers, cpus_per_worker=plan.cpus_per_worker,
+        use_gpu=plan.use_gpu, gpu_part=plan.gpus_per_trial,
+    )  # fmt: skip
+    at_once = max(1, nodes.room_for(cluster, resources) // plan.workers)
+    return resources, min(at_once, plan.max_concurrent or at_once)
 
 
 def _refuse_failed(rows: Sequence[Row]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cluster.run.worker import STOP, RunLocation
-from zfdist.checkpoint import lease
+from zfdist import lease
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.object_store import join
 from zfdist.run_protocol import RESULT

@@ -1,13 +1,12 @@
 """What a sweep found: the trials by objective, as their run folders tell it."""
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from cluster.sweep.search_space import Trial
 from cluster.sweep.trial import state
+from zfdist import atomic_io
 from zfdist.run_protocol import records
 
 
@@ -31,12 +30,9 @@ def collect(folder: Path, trials: Sequence[Trial], *, metric: str, mode: Literal
 
 def write(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Write results.json and results.csv, in which each swept name is a column."""
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    atomic_io.write_json(folder / "results.json", results)
     if not results:
         return
-    with (folder / "results.csv").open("w", newline="") as file:
-        flat = [{k: v for k, v in r.items() if k != "values"} | r["values"] for r in results]
-        columns = list(dict.fromkeys(name for row in flat for name in row))
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(flat)
+    flat = [{k: v for k, v in r.items() if k != "values"} | r["values"] for r in results]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    atomic_io.write_csv(folder / "results.csv", [columns, *([row.get(name) for name in columns] for row in flat)])

@@ -13,7 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zfdist import atomic_io
+from zfdist.checkpoint.run_folder import config_of
 from zfdist.config import Config, ConfigError, unknown_name
+
+FILE = "sweep.json"
+"""In a sweep's folder: its base config, space and trials."""
 
 Values = Mapping[str, tuple[Any, ...]]
 Bounds = Mapping[str, tuple[float, float]]
@@ -63,6 +68,18 @@ class Trial(NamedTuple):
     """Its value of each swept name."""
 
 
+class SweepRecord(NamedTuple):
+    """A sweep's trials, and what is written down of it."""
+
+    trials: list[Trial]
+    tree: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write it into the sweep's folder, which is made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_io.write_json(folder / FILE, self.tree)
+
+
 def trials(base: Config, space: Space, samples: int, seed: int) -> list[Trial]:
     """Return the grid's combinations, in which names outside the grid keep their base value, then `samples` draws.
 
@@ -80,50 +97,75 @@ def trials(base: Config, space: Space, samples: int, seed: int) -> list[Trial]:
     return [Trial(f"{i:03}", point) for i, point in enumerate(points)]
 
 
-def prepare(folder: Path, base: Config, search: Space, *, samples: int, seed: int) -> list[Trial]:
-    """Return the trials, and write them down; a sweep that was begun must be the same, but may have more samples.
+def prepare(folder: Path, base: Config, search: Space, *, samples: int, seed: int) -> SweepRecord:
+    """Return the trials of a sweep; one that was begun must be the same, but may have more samples.
 
     Raises:
-        ConfigError: if a trial cannot be, or the sweep of that name was another; names the difference.
+        ConfigError: if a trial cannot be, or the sweep in `folder` is another one; names the difference.
     """
     listed = trials(base, search, samples, seed)
-    return _written_down(folder, base, _decisive(base, search, seed), search.names(), listed)
+    return _recorded(folder, base, _decisive(base, search, seed), search.names(), listed)
 
 
-def prepare_list(folder: Path, base: Config, points: Sequence[dict[str, Any]]) -> list[Trial]:
-    """Return a trial for each of `points`, which all have the same names, and write them down, as `prepare`.
+def prepare_list(folder: Path, base: Config, points: Sequence[dict[str, Any]]) -> SweepRecord:
+    """Return a sweep with a trial for each of `points`, which all have the same names; as `prepare`.
 
     Raises:
-        ConfigError: if a trial cannot be, or the sweep of that name was another; names the difference.
+        ConfigError: if a trial cannot be, or the sweep in `folder` is another one; names the difference.
     """
     for point in points:
         base.with_values(point)
     listed = [Trial(f"{i:03}", point) for i, point in enumerate(points)]
     decided = base.flat() | {f"{name} of trial {trial.id}": v for trial in listed for name, v in trial.values.items()}
-    return _written_down(folder, base, decided, list(points[0]), listed)
+    return _recorded(folder, base, decided, list(points[0]), listed)
 
 
-def _written_down(
+def _recorded(
     folder: Path, base: Config, decisive: Mapping[str, Any], names: list[str], listed: list[Trial]
-) -> list[Trial]:
+) -> SweepRecord:
     decided = json.loads(json.dumps(decisive))
-    path = folder / "sweep.json"
-    if path.exists():
-        before = json.loads(path.read_text())
+    before = _read(folder / FILE)
+    if before is None:
+        changed = _difference_from_trials(folder, base, listed)
+    else:
         changed = _difference(before["decided"], decided)
         if changed is None and len(before["trials"]) > len(listed):
             changed = f"it had {len(before['trials'])} trials and now has {len(listed)}"
-        if changed:
-            raise ConfigError(
-                f"{folder} is another sweep: {changed}; go on with the old command, or take another --name"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
+    if changed:
+        raise ConfigError(f"{folder} is another sweep: {changed}; go on with the old command, or take another --name")
     tree = {"format": 1, "base": json.loads(base.to_json()), "decided": decided}
-    tree |= {"names": names, "trials": [t._asdict() for t in listed]}
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(tree, indent=2) + "\n")
-    fresh.replace(path)
-    return listed
+    return SweepRecord(listed, tree | {"names": names, "trials": [t._asdict() for t in listed]})
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return what a sweep's file says; None if there is none, or a crash left it empty or torn."""
+    try:
+        tree = json.loads(path.read_bytes().decode())
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+    is_whole = isinstance(tree, dict) and isinstance(tree.get("decided"), dict) and isinstance(tree.get("trials"), list)
+    return tree if is_whole else None
+
+
+def _difference_from_trials(folder: Path, base: Config, listed: list[Trial]) -> str | None:
+    """Return how trials that were begun differ from those that are listed, where the sweep's own file is lost."""
+    try:
+        begun = sorted(path.name for path in (folder / "trials").iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    values = {trial.id: trial.values for trial in listed}
+    for name in begun:
+        if name not in values:
+            return f"it has a trial {name}, and now there are {len(listed)} trials"
+        known = config_of(folder / "trials" / name)
+        if known is None:
+            continue  # it has not come to anything yet
+        now, before = base.with_values(values[name]).flat(), known.flat()
+        if now["model.parameter_budget"]:  # what a run writes down has it spent
+            now |= {key: before[key] for key in ("model.parameter_budget", "model.hidden", "model.mlp_dim")}
+        if changed := _difference(before, now):
+            return f"{changed} in trial {name}"
+    return None
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

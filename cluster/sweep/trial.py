@@ -7,7 +7,6 @@ ends there if it had ended.
 """
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -25,34 +24,27 @@ from cluster.run.process_group import use_ray_interface
 from cluster.run.tail import Records
 from cluster.run.worker import POLL_S, STOP, RunLocation, StopFileReporter, claim, logged, opened, worker_env
 from cluster.session import ClusterError
+from zfdist import atomic_io, run_protocol
 from zfdist.checkpoint import run_sync
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.object_store import ObjectFolder, StorageError
-from zfdist.run_protocol import METRICS, RESULT, NonFiniteError, Outcome
-
-OVER = ("finished", "stopped", "diverged")
-"""The states in which a trial is never trained again."""
+from zfdist.run_protocol import METRICS, OVER, RESULT, NonFiniteError, Outcome
 
 _GRACE_S = 30.0  # a cloud may be late
 
 
 def state(folder: Path) -> str | None:
     """Return how the trial of a folder ended, one of OVER; None if it did not."""
-    try:
-        ended: str | None = json.loads((folder / RESULT).read_text())["state"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return ended
+    ended = run_protocol.result(folder)
+    return None if ended is None else str(ended["state"])
 
 
-def mark(folder: Path, **result: Any) -> None:
+def mark(folder: Path, **fields: Any) -> None:
     """Say how a trial ended, unless it already says so."""
     if state(folder) is None:
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f"{RESULT}.tmp"
-        fresh.write_text(json.dumps(result, indent=2) + "\n")
-        fresh.replace(folder / RESULT)
+        atomic_io.write_json(folder / RESULT, fields)
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]
@@ -143,13 +135,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             yield from records.new()
         run, self._run = self._run, None
         try:
-            outcome = run.result()
+            ended = run.result()
         except NonFiniteError as error:
             mark(self._folder, state="diverged", error=str(error))
             if self._store is not None:
                 ObjectFolder(self._store.uri).upload(self._folder / RESULT, RESULT)
             return
-        if leaves_at_s is not None and outcome.state == "stopped" and not self._is_to_stop():
+        if leaves_at_s is not None and ended.state == "stopped" and not self._is_to_stop():
             self._leave(leaves_at_s)
 
     def _leave(self, at_s: float) -> None:

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from zfdist.checkpoint.run_sync import WorkingCopy
 
 RUNS = "runs"
+_REMEDIES = {
+    errno.EACCES: f"this user (uid {os.getuid()}) needs the right to it; or name another folder",
+    errno.EPERM: f"this user (uid {os.getuid()}) needs the right to it; or name another folder",
+    errno.EROFS: "name a folder on a disk that may be written",
+    errno.ENOSPC: "free some space, and go on",
+    errno.EDQUOT: "free some space, and go on",
+    errno.ENOTDIR: "a file is where a folder should be; name another place",
+    errno.EEXIST: "something else is where a folder should be; name another place",
+    errno.EISDIR: "a folder is where a file should be; name another place",
+    errno.ENAMETOOLONG: "take a shorter name",
+}
 
 Arguments = TypeVar("Arguments")
 
@@ -57,8 +68,30 @@ def run_place(runs: str, name: str) -> str:
     """Return the folder or URI of a run or sweep called `name`; refuses what is no plain name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         refuse(f"--name {name!r}: must be letters, digits, '.', '_' and '-', as it names a folder in {runs}/")
+    if "://" not in runs:
+        return str(Path(runs) / name)
     place, question_mark, options = runs.partition("?")
     return f"{place.rstrip('/')}/{name}{question_mark}{options}"
+
+
+def shown(place: str) -> str:
+    """Return a run's folder or URI as people should read it."""
+    return place.partition("?")[0] if "://" in place else place
+
+
+def check_place(place: str) -> None:
+    """Raise OSError now if a run's folder cannot be made or written, rather than after Ray has started."""
+    if "://" in place:
+        return
+    nearest = Path(place)
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        is_read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
+        reason = errno.EROFS if is_read_only else errno.EACCES
+        raise OSError(reason, os.strerror(reason), str(nearest))
 
 
 def run_folder(name: str) -> Path:
@@ -109,6 +142,29 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
+def give_home() -> None:
+    """Give a user who has no home folder, or may not write to it, a place for what libraries keep there.
+
+    Containers run as users that the machine does not know; Ray and PyTorch end with a traceback then.
+    """
+    import tempfile
+
+    place = Path(tempfile.gettempdir()) / f"zfdist-{os.getuid()}"
+    try:
+        home = Path.home()
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+        if os.access(cache if cache.exists() else home, os.W_OK | os.X_OK):
+            return
+        variable = "XDG_CACHE_HOME"
+    except RuntimeError:
+        variable = "HOME"
+    place.mkdir(mode=0o700, exist_ok=True)
+    if place.lstat().st_uid != os.getuid() or not place.is_dir():
+        place = Path(tempfile.mkdtemp(prefix="zfdist-"))
+    os.environ[variable] = str(place)
+    print(f"this user (uid {os.getuid()}) has no home folder to write to: caches go to {place}", file=sys.stderr)
+
+
 def exit_code(job: Callable[[], None]) -> int:
     """Run a job; print the errors that this project defines as one sentence.
 
@@ -116,6 +172,7 @@ def exit_code(job: Callable[[], None]) -> int:
         0; 1 after a failure; 2 for a config that cannot be; 130 if aborted.
     """
     try:
+        give_home()
         job()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -124,9 +181,7 @@ def exit_code(job: Callable[[], None]) -> int:
         print("aborted; the same command goes on from the newest checkpoint", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"error: {error.strerror}: {error.filename or 'a disk'}; free some space, and go on", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 1
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("zfdist", "cluster"):
@@ -134,6 +189,14 @@ def exit_code(job: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def sentence(error: OSError) -> str:
+    """Return what a file system (or a network) refused as one sentence with the remedy."""
+    what = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    where = f"{os.fspath(error.filename)}: " if isinstance(error.filename, str | os.PathLike) else ""
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{where}{what}" + (f"; {remedy}" if remedy else "")
 
 
 def _overview(prog: str) -> str:

@@ -21,26 +21,33 @@ JOBS = ("train", "sweep")
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code."""
-    words: list[str] = []
-    refused = command.exit_code(lambda: words.extend(_command(*argv)))
-    if refused:
-        return refused
+    verb, name, storage, *words = argv
+    if verb == "again":
+        refused = command.exit_code(lambda: words.extend(_noted(storage, name)))
+        if refused:
+            return refused
+
+    def note() -> None:
+        record = {"command": words, "submitted": time.strftime("%F %T")}
+        _write(storage, name, json.dumps(record, indent=2) + "\n")
+
     print(f"python -m jobs.{' '.join(words)}", flush=True)
-    code: int = importlib.import_module(f"jobs.{words[0]}").main(words[1:])
+    # A command that is refused leaves the note of the one before.
+    code: int = importlib.import_module(f"jobs.{words[0]}").main(words[1:], note)
     return code
 
 
-def _command(verb: str, name: str, storage: str, *words: str) -> Sequence[str]:
-    """Return the command to run: the one that was noted, or this one, which is noted first."""
-    if verb != "again":
-        record = {"command": words, "submitted": time.strftime("%F %T")}
-        _write(storage, name, json.dumps(record, indent=2) + "\n")
-        return words
+def _noted(storage: str, name: str) -> list[str]:
+    """Return the command that was noted; refuses a name without one."""
     try:
-        noted: list[str] = json.loads(_read(storage, name))["command"]
+        words = json.loads(_read(storage, name))["command"]
     except FileNotFoundError:
         command.refuse(f"{storage}/{name}: no such run was submitted; look for its name in {storage}")
-    return noted
+    except (ValueError, KeyError, TypeError, RecursionError):
+        words = None
+    if not isinstance(words, list) or not words or words[0] not in JOBS:
+        command.refuse(f"{storage}/{name}/{NOTE}: damaged; submit the run's command again, it goes on with it")
+    return [str(word) for word in words]
 
 
 def _read(storage: str, name: str) -> str:
@@ -56,13 +63,14 @@ def _read(storage: str, name: str) -> str:
 
 
 def _write(storage: str, name: str, text: str) -> None:
+    from zfdist import atomic_io
     from zfdist import object_store as remote
 
     if remote.is_remote(storage):
         remote.ObjectFolder(remote.join(storage, name)).write(NOTE, text.encode())
     else:
         (Path(storage) / name).mkdir(parents=True, exist_ok=True)
-        (Path(storage) / name / NOTE).write_text(text)
+        atomic_io.write(Path(storage) / name / NOTE, text)
 
 
 if __name__ == "__main__":

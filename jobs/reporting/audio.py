@@ -9,6 +9,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
+from zfdist import atomic_io
 from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.data.store import Store
 from zfdist.evaluation import generate
@@ -62,7 +63,8 @@ def write(folder: Path, sounds: list[Sound], sample_rate: int) -> Iterator[Path]
     folder.mkdir(parents=True, exist_ok=True)
     for sound in sounds:
         path = folder / f"{sound.name}.wav"
-        soundfile.write(path, _pcm(sound.wave), sample_rate, subtype="PCM_16")
+        with atomic_io.replacing(path) as fresh:
+            soundfile.write(fresh, _pcm(sound.wave), sample_rate, subtype="PCM_16", format="WAV")
         yield path
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.signal import stft
 
 from jobs.reporting.run_history import Curve, History
+from zfdist import atomic_io
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -286,5 +287,6 @@ def _spectrum(wave: NDArray[np.float32], sample_rate: int) -> tuple[Any, Any, An
 
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight", pad_inches=0.06)
+    with atomic_io.replacing(path) as fresh:
+        figure.savefig(fresh, format="png", bbox_inches="tight", pad_inches=0.06)
     plt.close(figure)

@@ -1,10 +1,10 @@
 """Figure 2, the KL term over training, and Table 3, sentences between two sentences, from runs."""
 
-import csv
 from pathlib import Path
 
 from jobs.reporting import draw_samples, figures, paper_rows, run_history, write_samples
 from jobs.reporting.paper_tables import Task
+from zfdist import atomic_io
 
 _FRAMES = 20
 
@@ -23,23 +23,23 @@ def figure2(task: Task) -> list[Path]:
     png, table, page = (task.out / name for name in names)
     figures.kl_curves(png, past)
     lines = ["| model | seed | update | KL, nats per frame | ELBO, nats per sequence |", "|---|---|---|---|---|"]
-    with table.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("row", "run", "seed", "step", "kl_nats_per_frame", "elbo_nats"))
-        for key, seed, one in keyed:
-            records = [r for r in one.records if r.get("train/kl_nats_per_frame") is not None]
-            for record in records:
-                numbers = (record["step"], record["train/kl_nats_per_frame"], record.get("train/elbo_nats"))
-                writer.writerow((key, one.folder, seed, *numbers))
-            if records:
-                last = records[-1]
-                kl, elbo = last["train/kl_nats_per_frame"], last.get("train/elbo_nats") or float("nan")
-                lines.append(f"| {paper_rows.LABELS[key]} | {seed} | {last['step']:,} | {kl:.4f} | {elbo:,.1f} |")
+    rows: list[tuple[object, ...]] = [("row", "run", "seed", "step", "kl_nats_per_frame", "elbo_nats")]
+    for key, seed, one in keyed:
+        records = [r for r in one.records if r.get("train/kl_nats_per_frame") is not None]
+        for record in records:
+            numbers = (record["step"], record["train/kl_nats_per_frame"], record.get("train/elbo_nats"))
+            rows.append((key, one.folder, seed, *numbers))
+        if records:
+            last = records[-1]
+            kl, elbo = last["train/kl_nats_per_frame"], last.get("train/elbo_nats") or float("nan")
+            lines.append(f"| {paper_rows.LABELS[key]} | {seed} | {last['step']:,} | {kl:.4f} | {elbo:,.1f} |")
+    atomic_io.write_csv(table, rows)
     text = (
         "The KL term in training, with and without the auxiliary cost. The paper prints a figure without numbers: "
         "what compares is whether the cost keeps the KL term up."
     )
-    page.write_text("\n\n".join(("# Figure 2", text, f"![KL over updates]({png.name})", "\n".join(lines))) + "\n")
+    parts = ("# Figure 2", text, f"![KL over updates]({png.name})", "\n".join(lines))
+    atomic_io.write(page, "\n\n".join(parts) + "\n")
     return [png, table, page]
 
 
@@ -60,8 +60,7 @@ def table3(task: Task) -> list[Path]:
     rows = [(f"{w:.1f}", sentences[f"greedy-{w:.1f}"], sentences[f"sampled-{w:.1f}"]) for w in draw_samples.WEIGHTS]
     head = ("weight", "greedy", "sampled")
     path, page = task.out / "table3.csv", task.out / "table3.md"
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows((head, *rows))
+    atomic_io.write_csv(path, (head, *rows))
     originals = [text for name, text in sentences.items() if name.startswith("original")]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * 3, *rows)]
     text = (
@@ -70,7 +69,7 @@ def table3(task: Task) -> list[Path]:
         "<unk> has no probability; its code keeps the best of several drawn, here a sentence is what comes first."
     )
     quoted = f"> {originals[0]}\n>\n> {originals[1]}"
-    page.write_text("\n\n".join(("# Table 3", text, quoted, "\n".join(lines))) + "\n")
+    atomic_io.write(page, "\n\n".join(("# Table 3", text, quoted, "\n".join(lines))) + "\n")
     return [path, page]
 
 

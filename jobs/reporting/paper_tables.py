@@ -1,6 +1,5 @@
 """A table of the paper from runs: our numbers, over runs of the same row, beside the published ones."""
 
-import csv
 import hashlib
 import json
 import math
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.reporting import paper_rows, run_history
 from jobs.reporting.paper_published import PUBLISHED, Published
+from zfdist import atomic_io
 
 if TYPE_CHECKING:
     from zfdist.config import Config
@@ -76,11 +76,9 @@ def write(task: Task, alpha: float, say: Callable[[str], None]) -> list[Path]:
     lines = [*_our_lines(task.table, by_key, kind), *(_published_line(p, converters) for p in sources)]
     task.out.mkdir(parents=True, exist_ok=True)
     csv_path, md_path = task.out / f"{task.table}.csv", task.out / f"{task.table}.md"
-    with csv_path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, _COLUMNS)
-        writer.writeheader()
-        writer.writerows(lines)
-    md_path.write_text("\n\n".join(_page(task, kind, by_key, labels, sources, converters, problems)) + "\n")
+    atomic_io.write_csv(csv_path, [_COLUMNS, *([line.get(name, "") for name in _COLUMNS] for line in lines)])
+    page = "\n\n".join(_page(task, kind, by_key, labels, sources, converters, problems))
+    atomic_io.write(md_path, page + "\n")
     return [csv_path, md_path]
 
 
@@ -138,7 +136,7 @@ def _numbers(task: Task, run: Path, say: Callable[[str], None]) -> dict[str, Any
         fields = json.loads(evaluation_table.to_json(on_split(loaded, question)))
         numbers |= {prefix + name: value for name, value in fields.items()}
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(numbers, indent=2) + "\n")
+    atomic_io.write_json(kept, numbers)
     return numbers
 
 

@@ -1,13 +1,15 @@
 """What run folders say about their runs: configs, curves, how far each came and how well it did."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from zfdist import run_protocol
-from zfdist.config import Config, ConfigError, KLConfig
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint import run_folder
+from zfdist.checkpoint.folder import CONFIG
+from zfdist.config import Config, KLConfig
 
 TRIALS = "trials"
 KL_WEIGHT = "loss.kl"
@@ -89,7 +91,7 @@ def read(paths: Iterable[Path]) -> list[History]:
     """
     found: dict[Path, History] = {}
     for path in paths:
-        trials = sorted(p for p in (path / TRIALS).glob("*") if (p / "config.json").is_file())
+        trials = [folder for folder in _folders(path / TRIALS) if _is_run(folder)]
         for folder in trials or [path]:
             found[folder.resolve()] = _history(folder, is_trial=bool(trials))
     return sorted(found.values(), key=lambda h: h.best.elbo_nats if h.best else float("-inf"), reverse=True)
@@ -129,23 +131,35 @@ def kl_schedule(kl: KLConfig) -> str:
 
 
 def _history(folder: Path, *, is_trial: bool) -> History:
-    if not (folder / "config.json").is_file():
-        raise HistoryError(f"{folder}: neither a run (no config.json) nor a sweep (no {TRIALS}/ with runs)")
-    result = folder / "result.json"
-    try:
-        config = Config.from_json((folder / "config.json").read_text())
-        records = list(run_protocol.records(folder))
-        state = json.loads(result.read_text())["state"] if result.is_file() else "unfinished"
-    except (ConfigError, KeyError, json.JSONDecodeError) as error:
-        raise HistoryError(f"{folder}: not readable: {error}") from None
+    if not _is_run(folder):
+        raise HistoryError(f"{folder}: neither a run (no {CONFIG}) nor a sweep (no {TRIALS}/ with runs)")
+    config = run_folder.config_of(folder)
+    if config is None:
+        raise HistoryError(
+            f"{folder}: neither its {CONFIG} nor the manifest of a checkpoint can be read by this version; "
+            "restore one from a backup, or leave this run out"
+        )
+    result = run_protocol.result(folder)
     return History(
         name=folder.resolve().name,
         folder=folder,
         config=config,
-        records=records,
-        state=state,
+        records=list(run_protocol.records(folder)),
+        state="unfinished" if result is None else result["state"],
         is_trial=is_trial,
     )
+
+
+def _folders(parent: Path) -> list[Path]:
+    """Return what is in a folder, by name; nothing if there is none."""
+    try:
+        return sorted(parent.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() or bool(checkpoint.steps(folder))
 
 
 def _symbol(name: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jobs.reporting import audio, figures
 from jobs.reporting.draw_samples import Piece
+from zfdist import atomic_io
 from zfdist.data.kinds import BITS, END, TOKENS
 from zfdist.data.store import Store
 from zfdist.evaluation import generate
@@ -26,7 +27,7 @@ def write(out: Path, made: Sequence[Piece], loaded: Loaded, store: Store) -> lis
     out.mkdir(parents=True, exist_ok=True)
     if store.kind == TOKENS:
         path = out / "sentences.txt"
-        path.write_text("".join(f"{piece.title:<14} {text(piece, store.vocabulary())}\n" for piece in made))
+        atomic_io.write(path, "".join(f"{piece.title:<14} {text(piece, store.vocabulary())}\n" for piece in made))
         return [path]
     if store.kind == BITS:
         image_grid(out / "images.png", made)
@@ -55,7 +56,8 @@ def image_grid(path: Path, made: Sequence[Piece]) -> None:
             pixels[: values.size] = values
             axes.imshow(pixels.reshape(_SIDE, _SIDE), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
             axes.set_title(piece.title, fontsize=5, pad=2)
-    figure.savefig(path)
+    with atomic_io.replacing(path) as fresh:
+        figure.savefig(fresh, format="png")
     plt.close(figure)
 
 

@@ -155,8 +155,8 @@ def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
     done: list[str] = []
     deadline_s: list[float] = []
     base = config(store, 2000, 100).with_values({"train.validate_every": 100, "train.log_every": 100})
-    trials = prepare(folder / "sweep", base, Space(grid={"loss.alpha": (0.0, 0.01)}), samples=0, seed=0)
-    runs = [folder / "sweep" / "trials" / trial.id for trial in trials]
+    record = prepare(folder / "sweep", base, Space(grid={"loss.alpha": (0.0, 0.01)}), samples=0, seed=0)
+    runs = [folder / "sweep" / "trials" / trial.id for trial in record.trials]
 
     def begun() -> int:
         return sum(len((run / "log.txt").read_text().splitlines()) for run in runs if (run / "log.txt").exists())
@@ -176,7 +176,7 @@ def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
             nodes.append(cluster.add_node(num_cpus=1))
             done.append("taken")
 
-    results = sweep(folder / "sweep", base, trials, SweepPlan(asha=False, max_failures=1), show=disturb, say=print)
+    results = sweep(folder / "sweep", base, record, SweepPlan(asha=False, max_failures=1), show=disturb, say=print)
     for node in nodes:
         cluster.remove_node(node)
     return {"states": [r["state"] for r in results], "done": done}

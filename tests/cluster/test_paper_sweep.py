@@ -39,9 +39,10 @@ def test_a_figure_from_nothing_and_again(cluster: str, store: Path, tmp_path: Pa
 
 def test_a_list_of_trials_is_remembered(tmp_path: Path) -> None:
     points = [{"loss.alpha": 0.0, "model.system": "rnn"}, {"loss.alpha": 0.1, "model.system": "zforcing"}]
-    trials = prepare_list(tmp_path, Config(), points)
-    assert [(trial.id, trial.values) for trial in trials] == [("000", points[0]), ("001", points[1])]
-    assert prepare_list(tmp_path, Config(), points) == trials
+    record = prepare_list(tmp_path, Config(), points)
+    record.write(tmp_path)
+    assert [(trial.id, trial.values) for trial in record.trials] == [("000", points[0]), ("001", points[1])]
+    assert prepare_list(tmp_path, Config(), points) == record
     with pytest.raises(ConfigError, match=r"loss\.alpha of trial 001 was 0\.1 and now is 0\.2"):
         prepare_list(tmp_path, Config(), [points[0], points[1] | {"loss.alpha": 0.2}])
     with pytest.raises(ConfigError, match=r"model\.system = 'gru'"):

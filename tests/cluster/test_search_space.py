@@ -1,8 +1,10 @@
 """The list of trials is a pure function of the command."""
 
 import json
+import shutil
 from pathlib import Path
 
+import harness
 import pytest
 
 from cluster.sweep.search_space import DEFAULT, Space, prepare, trials
@@ -70,7 +72,10 @@ def test_bad_spaces_are_refused_by_name(space: Space, message: str) -> None:
 
 def test_another_space_under_the_same_name_is_refused_and_more_samples_are_not(tmp_path: Path) -> None:
     first = prepare(tmp_path, Config(), SPACE, samples=2, seed=0)
-    assert prepare(tmp_path, Config(), SPACE, samples=4, seed=0)[:4] == first
+    first.write(tmp_path)
+    more = prepare(tmp_path, Config(), SPACE, samples=4, seed=0)
+    assert more.trials[:4] == first.trials
+    more.write(tmp_path)
     recorded = json.loads((tmp_path / "sweep.json").read_text())
     assert [t["id"] for t in recorded["trials"]] == [f"{i:03}" for i in range(6)]
     with pytest.raises(ConfigError, match=r"loss\.alpha was 0\.0 and now is 0\.1"):
@@ -79,3 +84,26 @@ def test_another_space_under_the_same_name_is_refused_and_more_samples_are_not(t
         prepare(tmp_path, Config(), SPACE, samples=2, seed=0)
     with pytest.raises(ConfigError, match="the sweep's seed was 0 and now is 1"):
         prepare(tmp_path, Config(), SPACE, samples=4, seed=1)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b'{"decided": {"mo', b"[]", b"{}", b"\xff"])
+def test_a_torn_file_is_made_anew_if_the_trials_are_the_same_and_else_refused(
+    trained: Path, store: Path, content: bytes, tmp_path: Path
+) -> None:
+    base = harness.tiny_config(store)
+    shutil.copytree(trained, tmp_path / "trials" / "000")
+    (tmp_path / "trials" / "001").mkdir()  # begun, and not come to anything
+    (tmp_path / "sweep.json").write_bytes(content)
+    space = Space(grid={"train.seed": (base.train.seed, 2)})
+    before = harness.tree(tmp_path)
+    for other, message in (
+        (Space(grid={"train.seed": (3, 2)}), r"train\.seed was 1234 and now is 3 in trial 000"),
+        (Space(grid={"train.seed": (1234,)}), "it has a trial 001, and now there are 1 trials"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            prepare(tmp_path, base, other, samples=0, seed=0)
+        assert harness.tree(tmp_path) == before
+    record = prepare(tmp_path, base, space, samples=0, seed=0)
+    assert harness.tree(tmp_path) == before, "it is written once the sweep is claimed"
+    record.write(tmp_path)
+    assert prepare(tmp_path, base, space, samples=0, seed=0) == record

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from zfdist import run_protocol, seeding, train, world
+from zfdist.checkpoint import export
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError
 from zfdist.config import CheckpointConfig, Config
@@ -200,7 +201,7 @@ def test_retention_keeps_the_best(run: Path) -> None:
 def test_export_is_enough_to_evaluate(run: Path, tmp_path: Path) -> None:
     from zfdist.evaluation.evaluate import load_model
 
-    checkpoint.export(checkpoint.resolve(run), tmp_path / "export")
+    export.write(checkpoint.resolve(run), tmp_path / "export")
     assert sorted(p.name for p in (tmp_path / "export").iterdir()) == [
         "config.json",
         "manifest.json",

@@ -15,10 +15,10 @@ import torch
 from object_store import Door
 from safetensors.torch import load
 
+from zfdist import lease, train, world
 from zfdist import object_store as storage
-from zfdist import train, world
 from zfdist.checkpoint import folder as checkpoint
-from zfdist.checkpoint import lease, run_sync
+from zfdist.checkpoint import run_sync
 from zfdist.checkpoint.folder import CheckpointError
 from zfdist.config import Config
 from zfdist.object_store import ObjectFolder, StorageError

@@ -202,7 +202,7 @@ def test_a_file_that_is_no_cluster_is_refused_in_a_sentence(text: str, tmp_path:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ClusterError, match=re.escape(str(tmp_path / "c.yaml"))):
         cluster_file.load(tmp_path / "c.yaml")
-    with pytest.raises(ClusterError, match="cannot be read"):
+    with pytest.raises(ClusterError, match="is not here; run this in a checkout"):
         cluster_file.load(tmp_path / "none.yaml")
 
 

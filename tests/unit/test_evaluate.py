@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from zfdist import seeding
+from zfdist.checkpoint import export
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.config import Config
@@ -182,7 +183,7 @@ def test_load_model_from_checkpoint_run_and_export(store, model, tmp_path):
     other = build(CONFIG.model, 10, seed=2)
     best = save(tmp_path, model.state_dict(), store, step=100, valid=-5.0)
     newest = save(tmp_path, other.state_dict(), store, step=200, valid=-6.0)
-    checkpoint.export(newest, tmp_path / "export")
+    export.write(newest, tmp_path / "export")
     for path, expected in ((best, model), (tmp_path, model), (newest, other), (tmp_path / "export", other)):
         loaded = load_model(path)
         assert loaded.config == CONFIG

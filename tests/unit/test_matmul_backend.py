@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from zfdist.config import Config, ConfigError, EngineConfig, ModelConfig
-from zfdist.engine import resolve_precision
 from zfdist.evaluation import generate
 from zfdist.model.kernels import matmul_backend
 from zfdist.model.systems import build
@@ -70,8 +69,8 @@ def test_a_gpu_rounds_as_the_precision_says_and_lstms_do_not_round_by_themselves
 
 def test_tf32_is_refused_without_a_gpu():
     with pytest.raises(ConfigError, match=r"engine.precision = tf32: only a GPU rounds so.*use fp32 or auto"):
-        resolve_precision(EngineConfig(precision="tf32"), CPU)
-    assert resolve_precision(EngineConfig(precision="tf32"), torch.device("cuda")) == "tf32"
+        EngineConfig(precision="tf32").precision_on("cpu")
+    assert EngineConfig(precision="tf32").precision_on("cuda") == "tf32"
 
 
 @pytest.mark.parametrize(("hidden", "sequences", "routed"), [(8, 40, False), (520, 2, False), (520, 40, True)])

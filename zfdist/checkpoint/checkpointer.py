@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
+from zfdist.checkpoint.run_folder import newest_manifest
 from zfdist.config import CheckpointConfig
 from zfdist.world import World
 
@@ -43,6 +44,14 @@ class Checkpointer:
         self.leads = self._find_leader() == world.rank
         """Whether this worker writes what one worker must for all that see the same folder."""
         self._refuse_unshared()
+
+    def manifest(self) -> CheckpointManifest | None:
+        """Return that of the newest checkpoint, whether or not it is intact; None if the run has none.
+
+        Raises:
+            CheckpointError: if there are some and none can be read, or one is of another version of this program.
+        """
+        return agreed(self._world, lambda: newest_manifest(self.folder))
 
     def newest(self, say: Callable[[str], None]) -> Path | None:
         """Return the newest intact checkpoint, the same on all workers; None if the run has none at all.

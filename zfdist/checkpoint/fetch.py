@@ -1,13 +1,14 @@
 """Reading a run or sweep that lives in an object store: its records at once, its weights when they are asked for."""
 
-import fcntl
 import shutil
 from pathlib import Path
 
+from zfdist import atomic_io
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import remote_checkpointer, run_sync
 from zfdist.checkpoint.folder import MANIFEST, WEIGHTS, CheckpointError
 from zfdist.checkpoint.run_sync import WorkingCopy
+from zfdist.claim import held
 from zfdist.object_store import CACHE, ObjectFolder, is_remote, join, without_options
 
 _SOURCE = ".source"
@@ -43,8 +44,7 @@ def with_weights(folder: Path) -> Path:
     if not source.is_file():
         return folder
     copy = WorkingCopy(ObjectFolder(source.read_text()), folder)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(folder / ".lock"):
         names = remote_checkpointer.complete(copy.place)
         for step in set(checkpoint.steps(folder)) - names.keys():
             shutil.rmtree(checkpoint.folder_of(folder, step))
@@ -60,5 +60,5 @@ def with_weights(folder: Path) -> Path:
 def _copy_of(uri: str, cache: Path, folder: Path | None = None) -> WorkingCopy:
     copy = WorkingCopy(ObjectFolder(uri), folder or run_sync.folder_of(uri, cache, "read"))
     copy.pull()
-    (copy.folder / _SOURCE).write_text(uri)
+    atomic_io.write(copy.folder / _SOURCE, uri)
     return copy

@@ -16,22 +16,22 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
+from zfdist import atomic_io
 from zfdist.config import CheckpointConfig, Config, ConfigError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+CONFIG = "config.json"
+"""In a run folder and an export."""
 WEIGHTS = "model.safetensors"
 SHARDS = "deepspeed"
 PACKAGES = ("zfdist", "torch", "deepspeed", "ray", "pyarrow", "numpy")
-_CHUNK_BYTES = 1 << 22
 
 
 class CheckpointError(ValueError):
@@ -88,9 +88,8 @@ def hashed(partial: Path) -> dict[str, dict[str, Any]]:
     """Return size and hash of every file of a folder by relative path, once it is on disk."""
     files = {}
     for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        files[path.relative_to(partial).as_posix()] = {"bytes": path.stat().st_size, "xxh3_128": _hash(path)}
+        atomic_io.sync(path)
+        files[path.relative_to(partial).as_posix()] = {"bytes": path.stat().st_size, "xxh3_128": atomic_io.digest(path)}
     return files
 
 
@@ -101,12 +100,12 @@ def complete(manifest: CheckpointManifest, files: Mapping[str, Mapping[str, Any]
 
 def commit(partial: Path, manifest: CheckpointManifest) -> Path:
     """Write the complete manifest, and give the folder its final name; on one worker only."""
-    _write_synced(partial / MANIFEST, to_json(manifest))
+    atomic_io.write(partial / MANIFEST, to_json(manifest))
     final = partial.with_suffix("")
     if final.exists():  # the same step again, after a fall back to an older checkpoint
         shutil.rmtree(final)
     partial.rename(final)
-    _sync_folder(final.parent)
+    atomic_io.sync_folder(final.parent)
     return final
 
 
@@ -138,7 +137,9 @@ def parse(content: bytes, where: str) -> CheckpointManifest:
         return CheckpointManifest(**{**tree, "config": Config.from_json(json.dumps(tree["config"]))})
     except ConfigError as error:
         raise OtherVersionError(f"{where}: written by another version: {error}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f"{where}: damaged ({type(error).__name__}: {error})") from None
 
 
@@ -162,14 +163,13 @@ def check(path: Path, expected: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{path}: missing")
     if path.stat().st_size != expected["bytes"]:
         raise CheckpointError(f"{path}: {path.stat().st_size} bytes, the manifest says {expected['bytes']}")
-    if _hash(path) != expected["xxh3_128"]:
+    if atomic_io.digest(path) != expected["xxh3_128"]:
         raise CheckpointError(f"{path}: its content is not what was written (hash differs)")
 
 
 def steps(run_folder: Path) -> list[int]:
     """Return the steps that have a checkpoint under its final name, ascending."""
-    found = (run_folder / "checkpoints").glob("step-*")
-    return sorted(int(p.name[5:]) for p in found if p.name[5:].isdigit())
+    return sorted(int(name[5:]) for name in _names(run_folder) if name[:5] == "step-" and name[5:].isdecimal())
 
 
 def newest_valid(run_folder: Path, say: Callable[[str], None]) -> Path | None:
@@ -178,31 +178,43 @@ def newest_valid(run_folder: Path, say: Callable[[str], None]) -> Path | None:
     Left-overs of a crash are removed and damaged checkpoints set aside, each with a line to `say`; on one worker only.
 
     Raises:
-        CheckpointError: if there are checkpoints and none is intact, so that a run never silently starts over.
+        CheckpointError: if there are checkpoints and none is intact, so that a run never silently starts over; nothing
+            is changed then.
     """
-    for partial in (run_folder / "checkpoints").glob("step-*.partial"):
-        say(f"removing {partial}: left unfinished by an interruption")
-        shutil.rmtree(partial)
-    problems = []
+    damaged: dict[Path, str] = {}
+    newest = None
     for step in reversed(steps(run_folder)):
         folder = folder_of(run_folder, step)
         try:
             verify(folder)
-            return folder
         except OtherVersionError:
             raise
         except CheckpointError as error:
-            problems.append(str(error))
-            aside = folder.with_suffix(".damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-            say(f"damaged checkpoint set aside as {aside}: {error}")
-    if problems:
-        raise CheckpointError(
-            f"{run_folder}: none of its {len(problems)} checkpoints is intact ({problems[0]}); "
-            "restore one from a backup, or use another --name to start anew"
-        )
-    return None
+            damaged[folder] = str(error)
+            continue
+        newest = folder
+        break
+    if damaged and newest is None:
+        raise none_intact(run_folder, list(damaged.values()))
+    for name in _names(run_folder):
+        if name.startswith("step-") and name.endswith(".partial"):
+            partial = run_folder / "checkpoints" / name
+            say(f"removing {partial}: left unfinished by an interruption")
+            shutil.rmtree(partial)
+    for folder, problem in damaged.items():
+        aside = folder.with_suffix(".damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        say(f"damaged checkpoint set aside as {aside}: {problem}")
+    return newest
+
+
+def none_intact(run_folder: Path, problems: Sequence[str]) -> CheckpointError:
+    """Return the error for a run of whose checkpoints none can be used."""
+    return CheckpointError(
+        f"{run_folder}: none of its {len(problems)} checkpoints is intact ({problems[0]}); "
+        "restore one from a backup, or use another --name to start anew"
+    )
 
 
 def best(run_folder: Path) -> Path | None:
@@ -246,14 +258,12 @@ def kept(scores: Mapping[int, float | None], config: CheckpointConfig) -> set[in
     return keep
 
 
-def export(folder: Path, out: Path) -> None:
-    """Copy the weights, manifest and config of a checkpoint: all that evaluation needs, free of pickles."""
-    manifest = verify(folder, only=WEIGHTS)
-    slim = dataclasses.replace(manifest, files={WEIGHTS: manifest.files[WEIGHTS]}, progress={})
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(folder / WEIGHTS, out / WEIGHTS)
-    _write_synced(out / "config.json", manifest.config.to_json())
-    _write_synced(out / MANIFEST, to_json(slim))
+def _names(run_folder: Path) -> list[str]:
+    """Return what is in a run's folder of checkpoints; raises OSError where that is there and may not be read."""
+    try:
+        return sorted(os.listdir(run_folder / "checkpoints"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _scores(run_folder: Path) -> dict[int, float | None]:
@@ -275,26 +285,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _hash(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,7 @@
 
     s3://BUCKET/PREFIX/NAME/
         config.json metrics.jsonl log.txt ...       copied from rank 0's working copy every few seconds
-        lock.json                                   who trains it: see `zfdist.checkpoint.lease`
+        lock.json                                   who trains it: see `zfdist.lease`
         checkpoints/step-00001000.7f3a91c2/         a checkpoint, by the launch that wrote it
             model.safetensors deepspeed/state/...   written first, by each node what lies on it
             manifest.json                           written last, by rank 0: a checkpoint is there if this is
@@ -19,12 +19,13 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from zfdist import atomic_io
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.checkpointer import Checkpointer, agreed
 from zfdist.checkpoint.folder import MANIFEST, CheckpointError, CheckpointManifest, OtherVersionError
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import CheckpointConfig
-from zfdist.object_store import Missing, ObjectFolder, StorageError
+from zfdist.object_store import Missing, ObjectFolder, StorageError, without_options
 from zfdist.world import World
 
 CHECKPOINTS = "checkpoints"
@@ -48,6 +49,10 @@ class RemoteCheckpointer(Checkpointer):
         self._failure: ValueError | None = None
         self._closing = threading.Event()
         self._waited_s = self._upload_s = 0.0
+
+    def manifest(self) -> CheckpointManifest | None:
+        """As `Checkpointer.manifest`; raises StorageError as well."""
+        return agreed(self._world, lambda: newest_manifest(self._copy.place))
 
     def newest(self, say: Callable[[str], None]) -> Path | None:
         """Fetch the newest checkpoint that is intact, to every node; None if the run has none at all.
@@ -208,6 +213,23 @@ def complete(place: ObjectFolder) -> dict[int, str]:
     return {_step_of(name): name for name in names}
 
 
+def newest_manifest(place: ObjectFolder) -> CheckpointManifest | None:
+    """Return the manifest of the newest checkpoint in a run's place, None if there is none.
+
+    Raises:
+        OtherVersionError: if it is of another version of this program.
+        StorageError: if the store cannot be used.
+    """
+    for _, name in sorted(complete(place).items(), reverse=True):
+        try:
+            return checkpoint.parse(place.read(f"{name}/{MANIFEST}"), f"{without_options(place.uri)}/{name}/{MANIFEST}")
+        except OtherVersionError:
+            raise
+        except CheckpointError:
+            continue
+    return None
+
+
 def fetch(copy: WorkingCopy, name: str, only: str | None = None) -> Path:
     """Bring a checkpoint of the store, or one file of it, into the working copy; return its folder there.
 
@@ -236,8 +258,9 @@ def fetch(copy: WorkingCopy, name: str, only: str | None = None) -> Path:
             except Missing as error:
                 raise CheckpointError(str(error)) from None
             checkpoint.check(partial / file, manifest.files[file])
-    (partial / MANIFEST).write_bytes(content)
+    atomic_io.write(partial / MANIFEST, content)
     partial.rename(final)
+    atomic_io.sync_folder(final.parent)
     return final
 
 

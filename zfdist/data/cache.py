@@ -8,15 +8,17 @@ those of the manifest. Remove the folder to have the space back. Here too: which
 found good, so that they are not hashed at every start.
 """
 
-import fcntl
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import xxhash
 
+from zfdist import atomic_io
+from zfdist.claim import held
 from zfdist.data.manifest import NAME, ShardCorrupt, ShardEntry, StoreError
-from zfdist.object_store import CACHE, Missing, ObjectFolder, without_options
+from zfdist.object_store import CACHE, Missing, ObjectFolder, cache_folder, without_options
 
 _ATTEMPTS = 2
 
@@ -40,7 +42,7 @@ class Cache:
                 f"{self.shown}: no {NAME}; copy a folder there that jobs.prepare wrote, e.g. by `aws s3 sync`"
             ) from None
         folder = f"{self.shown.rpartition('/')[2]}-{xxhash.xxh3_64_hexdigest(content)}"
-        self.root = cache.expanduser() / "data" / folder
+        self.root = cache_folder(cache) / "data" / folder
         self.root.mkdir(parents=True, exist_ok=True)
         self._once(NAME, lambda path: path.is_file() and path.read_bytes() == content)
 
@@ -58,7 +60,10 @@ class Cache:
                 return False
             return path.stat().st_ino != damaged  # another process may have mended it meanwhile
 
-        self._once(name, is_there, lambda path: path.stat().st_size == size and digest in (None, _digest(path)))
+        def is_right(path: Path) -> bool:
+            return path.stat().st_size == size and digest in (None, atomic_io.digest(path))
+
+        self._once(name, is_there, is_right)
 
     def _once(
         self, name: str, is_there: Callable[[Path], bool], is_right: Callable[[Path], bool] = lambda path: True
@@ -68,8 +73,7 @@ class Cache:
         if is_there(path):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (self.root / f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with held(self.root / f".{path.name}.lock"):
             for _ in range(_ATTEMPTS):
                 if is_there(path):
                     return
@@ -90,26 +94,30 @@ class Cache:
             raise ShardCorrupt(f"{self.shown}/{name}: missing; copy it again from an intact store") from None
 
 
-def verified_mark(path: Path, entry: ShardEntry) -> Path:
-    """Return the file whose existence says that this very file was hashed and found good."""
+def is_verified(path: Path, entry: ShardEntry) -> bool:
+    """Return whether this very file was hashed by this user on this machine, and found good."""
+    mark = _mark(path, entry)
+    try:
+        return mark is not None and mark.exists()
+    except OSError:
+        return False
+
+
+def remember(path: Path, entry: ShardEntry) -> None:
+    """Note that it was; without a place to write, the shard is merely hashed again next time."""
+    mark = _mark(path, entry)
+    if mark is not None:
+        with contextlib.suppress(OSError):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+
+
+def _mark(path: Path, entry: ShardEntry) -> Path | None:
+    """Return the file whose existence says so; None for a user without a home."""
     stat = path.stat()
     identity = f"{stat.st_dev}/{stat.st_ino}/{stat.st_size}/{stat.st_mtime_ns}/{entry.xxh3_128}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "zfdist" / "verified" / xxhash.xxh3_128_hexdigest(identity.encode())
-
-
-def remember(mark: Path) -> None:
-    """Create the mark; without a place to write, the shard is merely hashed again next time."""
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    except OSError:
-        pass
-
-
-def _digest(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return cache / "zfdist" / "verified" / xxhash.xxh3_128_hexdigest(identity.encode())

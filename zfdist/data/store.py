@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from zfdist.data import manifest as manifests
-from zfdist.data.cache import Cache, remember, verified_mark
+from zfdist.data.cache import Cache, is_verified, remember
 from zfdist.data.kinds import KINDS, Kind
 from zfdist.data.manifest import BatchEntry, IndexEntry, ShardCorrupt, ShardEntry, StoreError, StoreManifest
 from zfdist.object_store import CACHE, is_remote
@@ -244,9 +244,9 @@ def _map_shard(path: Path, entry: ShardEntry, kind: Kind, lengths: NDArray[np.in
     _check_size(path, entry.bytes)
     with pa.memory_map(str(path)) as source:
         buffer = source.read_buffer()
-    if verify == "always" or (verify == "first_use" and not verified_mark(path, entry).exists()):
+    if verify == "always" or (verify == "first_use" and not is_verified(path, entry)):
         _check_hash(path, entry, memoryview(buffer))
-        remember(verified_mark(path, entry))
+        remember(path, entry)
     starts = []
     try:
         reader = pa.ipc.open_file(pa.BufferReader(buffer))

@@ -6,14 +6,12 @@ is complete and never changes.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import mmap
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,8 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
+from zfdist import atomic_io
+from zfdist.claim import TakenError, held
 from zfdist.data import manifest as manifests
 from zfdist.data.batch_writer import BatchWriter, Recording, schema
 from zfdist.data.kinds import NO_LABEL, PCM16, SPECIALS, TOKENS, Kind
@@ -35,7 +35,7 @@ from zfdist.data.manifest import (
     VocabularyEntry,
 )
 
-__all__ = ["FinishedShard", "Recording", "clean", "finished_shard", "publish", "publish_text", "write_shard", "writing"]
+__all__ = ["FinishedShard", "Recording", "clean", "finished_shard", "publish", "write_shard", "writing"]
 
 BATCH_BYTES = 16 << 20
 UNFINISHED = "unfinished"
@@ -70,11 +70,13 @@ def writing(root: Path) -> Iterator[None]:
     if root.exists() and not (root.is_dir() and (not any(root.iterdir()) or (root / UNFINISHED).is_dir())):
         raise StoreError(f"{root}: exists and is not an unfinished data set; choose another --out or remove it")
     (root / UNFINISHED).mkdir(parents=True, exist_ok=True)
-    with (root / UNFINISHED / "lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(f"{root}: another process is writing it; wait for it or choose another --out") from None
+            stack.enter_context(held(root / UNFINISHED / "lock", wait_s=0))
+        except TakenError as error:
+            raise StoreError(
+                f"{root}: another process is writing it ({error.who}); wait for it or choose another --out"
+            ) from None
         yield
 
 
@@ -103,7 +105,7 @@ def write_shard(
     `notes` is read when all recordings were taken, so the caller may fill it while yielding them. Memory: a record
     batch of about BATCH_BYTES, or the longest recording if that is more.
     """
-    partial = root / UNFINISHED / f"{label}.arrow.tmp"
+    partial = root / UNFINISHED / f"{label}.arrow.tmp"  # its name follows from its content
     partial.parent.mkdir(parents=True, exist_ok=True)
     (root / SHARDS).mkdir(exist_ok=True)
     with partial.open("wb") as sink:
@@ -111,10 +113,10 @@ def write_shard(
         for recording in recordings:
             writer.add(recording)
         writer.close()
-        _sync(sink)
+    atomic_io.sync(partial)
     entry = _entry(partial, label, writer)
     partial.rename(root / entry.path)
-    _sync_folder(root / SHARDS)
+    atomic_io.sync_folder(root / SHARDS)
     shard = FinishedShard(
         key,
         entry,
@@ -126,7 +128,7 @@ def write_shard(
         labels=writer.labels,
         kind=kind.name,
     )
-    publish_text(_done_file(root, label), json.dumps(dataclasses.asdict(shard)))
+    atomic_io.write(_done_file(root, label), json.dumps(dataclasses.asdict(shard)))
     return shard
 
 
@@ -170,13 +172,14 @@ def publish(
         fingerprint=manifests.fingerprint(kind.name, sample_rate, entries, vocabulary),
         vocabulary=vocabulary,
     )
-    publish_text(root / manifests.NAME, manifest.to_json())
+    atomic_io.write(root / manifests.NAME, manifest.to_json())
     clean(root, manifest)
     return manifest
 
 
 def clean(root: Path, manifest: StoreManifest) -> None:
-    """Remove done-files and shards that a published manifest does not name."""
+    """Remove done-files, what killed writers left, and shards that a published manifest does not name."""
+    atomic_io.remove_left(root)
     named = {root / shard.path for split in manifest.splits.values() for shard in split.shards}
     for path in (root / SHARDS).glob("*.arrow"):
         if path not in named:
@@ -220,7 +223,7 @@ def _split_entry(root: Path, split: str, shards: Sequence[FinishedShard], has_la
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     content = sink.getvalue().to_pybytes()
-    _publish_bytes(root / f"index-{split}.arrow", content)
+    atomic_io.write(root / f"index-{split}.arrow", content)
     statistics = Statistics()
     for shard in shards:
         statistics = statistics.merged(shard.statistics)
@@ -238,36 +241,9 @@ def _split_entry(root: Path, split: str, shards: Sequence[FinishedShard], has_la
 
 def _write_vocabulary(root: Path, words: Sequence[str]) -> VocabularyEntry:
     content = "".join(f"{word}\n" for word in [*SPECIALS, *words]).encode()
-    _publish_bytes(root / VOCABULARY, content)
+    atomic_io.write(root / VOCABULARY, content)
     return VocabularyEntry(VOCABULARY, len(content), len(SPECIALS) + len(words), hashlib.sha256(content).hexdigest())
 
 
 def _done_file(root: Path, label: str) -> Path:
     return root / UNFINISHED / f"{label}.done.json"
-
-
-def publish_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, also after a crash of the machine."""
-    _publish_bytes(path, text.encode())
-
-
-def _publish_bytes(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("wb") as sink:
-        sink.write(content)
-        _sync(sink)
-    partial.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from zfdist import atomic_io
 from zfdist.data.manifest import SPLITS
 from zfdist.data.sources import audio
 from zfdist.data.sources.convert import (
@@ -38,7 +39,7 @@ from zfdist.data.sources.convert import (
 from zfdist.data.sources.inputs import Input, Listing, SourceError, list_inputs
 from zfdist.data.sources.lists import lines_of_list, resolved
 from zfdist.data.sources.speech import Options, described, listed
-from zfdist.data.store_writer import UNFINISHED, Recording, publish_text
+from zfdist.data.store_writer import UNFINISHED, Recording
 
 VERSION = 1
 ROW_SAMPLES = 8000
@@ -192,7 +193,7 @@ class _Group:
         self._decode(report)
         total = self._raw.stat().st_size // 2
         if not self.bad:
-            publish_text(self._length, json.dumps({"key": self.key, "samples": total, "doubtful": self.doubtful}))
+            atomic_io.write(self._length, json.dumps({"key": self.key, "samples": total, "doubtful": self.doubtful}))
         return total
 
     def window(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int16]]:
@@ -208,8 +209,7 @@ class _Group:
         self._raw.unlink(missing_ok=True)
 
     def _decode(self, report: Any) -> None:
-        partial = self._raw.with_suffix(".tmp")
-        with partial.open("wb") as sink:
+        with atomic_io.replacing(self._raw) as fresh, fresh.open("wb") as sink:
             for item in self._items:
                 report(item.name)
                 said: list[str] = []
@@ -219,7 +219,6 @@ class _Group:
                     self.bad[item.name] = str(error)
                 if said:
                     self.doubtful[item.name] = "; ".join(said)
-        partial.rename(self._raw)
 
 
 def _shards(options: Rows, group: _Group, samples: int, first_row: int) -> Iterator[PlannedShard]:

@@ -5,7 +5,6 @@ already, so that both share one pool.
 """
 
 import ctypes
-import fcntl
 import functools
 import hashlib
 import os
@@ -17,6 +16,9 @@ from pathlib import Path
 
 import torch  # also: its OpenMP is the one to be loaded first
 from torch import Tensor
+
+from zfdist import atomic_io
+from zfdist.claim import held
 
 SOURCES = tuple(sorted(path for path in (Path(__file__).parent / "cpp").iterdir() if path.suffix in (".cpp", ".hpp")))
 COMPILERS = ("c++", "g++", "clang++")
@@ -45,11 +47,10 @@ def library() -> ctypes.CDLL:
     if compiler is None:
         raise BuildError(f"no C++ compiler found ({', '.join(COMPILERS)})")
     try:
-        folder = Path.home() / ".cache" / "zfdist"
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zfdist"
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"model-{_fingerprint(compiler)}.so"
-        with target.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with held(target.with_suffix(".lock")):
             if not target.exists():
                 _compile(compiler, target)
         return ctypes.CDLL(str(target))
@@ -94,12 +95,11 @@ def threads_for(multiplications: int) -> int:
 
 
 def _compile(compiler: str, target: Path) -> None:
-    partial = target.with_suffix(f".{os.getpid()}")
     wide = platform.machine() in ("x86_64", "AMD64") and "clang" not in compiler  # only there is there such a flag
     flags = [flag for flag in FLAGS if wide or not flag.startswith("-mprefer")]
     sources = [str(source) for source in SOURCES if source.suffix == ".cpp"]
-    subprocess.run([compiler, *flags, "-o", str(partial), *sources], check=True, capture_output=True, text=True)
-    partial.replace(target)
+    with atomic_io.replacing(target) as fresh:
+        subprocess.run([compiler, *flags, "-o", str(fresh), *sources], check=True, capture_output=True, text=True)
 
 
 def _fingerprint(compiler: str) -> str:

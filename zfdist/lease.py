@@ -1,4 +1,6 @@
-"""A claim on a run in an object store: an object that its holder renews, and that others may take once it is not.
+"""A claim where there are no locks: an object or file that its holder renews, and that others may take once it is not.
+
+It is for runs in object stores, and for folders on file systems that cannot lock (see `zfdist.claim`).
 
 A store has no locks that die with their holder, so a claim that has not changed for `STALE_S` of the observer's own
 clock counts as left behind. A holder that was cut off and comes back reads another name there, and must stop. Two who
@@ -12,11 +14,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from zfdist.object_store import Missing, ObjectFolder, StorageError, without_options
+from zfdist import atomic_io
+from zfdist.object_store import Missing, StorageError, without_options
 
 NAME = "lock.json"
 RENEW_S = 4.0
@@ -28,16 +32,74 @@ _READS = 10
 class BusyError(StorageError):
     """Another process trains the run, or has taken it over."""
 
+    def __init__(self, message: str, who: str = "") -> None:
+        """`who` names its process and host."""
+        super().__init__(message)
+        self.who = who
+
+
+class Holds(Protocol):
+    """Where a claim lies: a `Place` in a store, or a `Folder`."""
+
+    uri: str
+
+    def read(self, name: str) -> bytes:
+        """Return what is called `name`; raises Missing if there is none."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write it whole."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete what is there of these."""
+
+
+class Folder:
+    """A folder as a place for claims."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use `folder`; what fails there raises StorageError."""
+        self.uri = str(folder)
+        self._folder = folder
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file; raises Missing if there is none."""
+        with _told():
+            return (self._folder / name).read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a whole file."""
+        with _told():
+            atomic_io.write(self._folder / name, content)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete files; those that are not there are no error."""
+        for name in names:
+            with _told():
+                (self._folder / name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Missing(f"{error.filename}: no such file") from None
+    except OSError as error:
+        raise StorageError(f"{error.filename}: {error.strerror}") from None
+
 
 @dataclass
 class Lease:
     """One holder's claim; renewed in a thread while `held` lasts."""
 
-    place: ObjectFolder
+    place: Holds
     owner: str
     """Who wants the run: the same for all launches of one command, which take it over from each other at once."""
     launch: int
     """Which of the owner's launches this is; an older one gives way."""
+    name: str = NAME
+    on_loss: Callable[[str], None] = lambda who: None
+    """Called in the thread that renews, with who has taken over."""
     _ended: threading.Event = field(default_factory=threading.Event)
     _lost_to: str | None = None
 
@@ -61,7 +123,8 @@ class Lease:
                 if self._is_mine(self._read()):
                     return
             if time.monotonic() > deadline:
-                raise BusyError(f"{self._run} is being trained by another process ({(found or {}).get('who')})")
+                who = str((found or {}).get("who"))
+                raise BusyError(f"{self._run} is being trained by another process ({who})", who)
             time.sleep(0.5)
 
     def check(self, *, now: bool = False) -> None:
@@ -76,7 +139,7 @@ class Lease:
         self._ended.set()
         with contextlib.suppress(StorageError):
             if self._is_mine(self._read()):
-                self.place.delete([NAME])
+                self.place.delete([self.name])
 
     def renew(self) -> None:
         """Renew until released or lost; a store that does not answer is asked again."""
@@ -85,6 +148,8 @@ class Lease:
                 self._look()
                 if self._lost_to is None and not self._ended.is_set():
                     self._write()
+        if self._lost_to is not None:
+            self.on_loss(self._lost_to)
 
     @property
     def _run(self) -> str:
@@ -99,30 +164,44 @@ class Lease:
         return found is not None and (found["owner"], found["launch"]) == (self.owner, self.launch)
 
     def _read(self) -> dict[str, Any] | None:
+        content = b""
         for _ in range(_READS):
             try:
-                found: dict[str, Any] = json.loads(self.place.read(NAME))
-                return found
+                content = self.place.read(self.name)
+                found = json.loads(content)
+                if isinstance(found, dict) and {"owner", "launch", "who"} <= found.keys():
+                    return found
             except Missing:
                 return None
-            except json.JSONDecodeError:
-                time.sleep(0.1)  # replaced while it was read: size and content come by two requests
-        raise StorageError(f"{self._run}/{NAME}: is no claim; remove it if nobody trains this run")
+            except ValueError as error:
+                if isinstance(error, StorageError):
+                    raise
+            time.sleep(0.1)  # replaced while it was read: size and content come by two requests
+        # Torn by a crash: nobody renews it.
+        return {"owner": None, "launch": 0, "who": "a damaged claim", "content": content.hex()}
 
     def _write(self) -> None:
         who = f"process {os.getpid()} on {socket.gethostname()}"
         claim = {"owner": self.owner, "launch": self.launch, "who": who, "renewed_s": time.time()}
-        self.place.write(NAME, json.dumps(claim).encode())
+        self.place.write(self.name, json.dumps(claim).encode())
 
 
 @contextlib.contextmanager
-def held(place: ObjectFolder, owner: str, launch: int, *, wait_s: float) -> Iterator[Lease]:
-    """Hold the claim on a run within the block.
+def held(
+    place: Holds,
+    owner: str,
+    launch: int,
+    *,
+    wait_s: float,
+    name: str = NAME,
+    on_loss: Callable[[str], None] = lambda who: None,
+) -> Iterator[Lease]:
+    """Hold a claim within the block; the arguments are those of `Lease`.
 
     Raises:
         BusyError: if another process holds it and renews it.
     """
-    lease = Lease(place, owner, launch)
+    lease = Lease(place, owner, launch, name, on_loss)
     lease.acquire(wait_s)
     threading.Thread(target=lease.renew, daemon=True).start()
     try:

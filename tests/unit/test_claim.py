@@ -1,0 +1,152 @@
+"""One writer at a time: by locks of the kernel, and on file systems that have none."""
+
+import ctypes.util
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zfdist import claim, lease
+
+NO_LOCKS = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+int flock(int descriptor, int operation) { errno = atoi(getenv("FLOCK_ERRNO")); return -1; }
+"""
+HOLD = """
+import sys, time
+from zfdist import claim
+from zfdist import lease
+lease.STALE_S, lease.RENEW_S = 2.0, 0.3
+try:
+    with claim.held(__import__("pathlib").Path(sys.argv[1]), wait_s=float(sys.argv[2])):
+        print("held", flush=True)
+        time.sleep(float(sys.argv[3]))
+except claim.TakenError as error:
+    print("taken by", error.who, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def no_locks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library whose flock fails, to be loaded before that of the system."""
+    compiler = shutil.which("cc")
+    if compiler is None or ctypes.util.find_library("c") is None:
+        pytest.skip("needs a C compiler")
+    folder = tmp_path_factory.mktemp("no-locks")
+    (folder / "flock.c").write_text(NO_LOCKS)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "flock.so", folder / "flock.c"], check=True)
+    return folder / "flock.so"
+
+
+class Holder:
+    """A process that asks for a claim and keeps it for a while; its first line says whether it got it."""
+
+    def __init__(self, path: Path, *, wait_s: float, keep_s: float, **environment: str) -> None:
+        words = [sys.executable, "-c", HOLD, str(path), str(wait_s), str(keep_s)]
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+
+    def said(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(params=["locks", "ENOSYS"])
+def environment(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    if request.param == "locks":
+        yield {}
+        return
+    library = request.getfixturevalue("no_locks")
+    yield {"LD_PRELOAD": str(library), "FLOCK_ERRNO": str(getattr(errno, request.param))}
+
+
+def test_nobody_holds_it_then_one_does_and_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+    first = Holder(tmp_path / "lock", wait_s=0, keep_s=60, **environment)
+    assert first.said() == "held"
+    second = Holder(tmp_path / "lock", wait_s=0, keep_s=0, **environment)
+    assert second.said() == f"taken by process {first.process.pid} on {os.uname().nodename}"
+    second.process.wait()
+    first.kill()  # what it leaves is nobody's
+    third = Holder(tmp_path / "lock", wait_s=0, keep_s=0, **environment)
+    assert third.said() == "held"
+    assert third.process.wait() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_whatever_a_file_system_without_locks_answers_nobody_is_taken_for_a_holder(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks_locks(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", lacks_locks)
+    monkeypatch.setattr(lease, "_SETTLE_S", 0.05)
+    with claim.held(tmp_path / "lock", wait_s=0):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "lock.lease"]
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_who_stood_still_until_another_took_over_ends(no_locks: Path, tmp_path: Path) -> None:
+    environment = {"LD_PRELOAD": str(no_locks), "FLOCK_ERRNO": str(errno.ENOSYS)}
+    first = Holder(tmp_path / "lock", wait_s=0, keep_s=60, **environment)
+    assert first.said() == "held"
+    first.process.send_signal(signal.SIGSTOP)
+    second = Holder(tmp_path / "lock", wait_s=30, keep_s=60, **environment)
+    assert second.said() == "held"
+    first.process.send_signal(signal.SIGCONT)
+    assert first.process.wait(timeout=30) == 1
+    second.kill()
+
+
+def test_a_claim_that_is_given_free_can_be_had_at_once(tmp_path: Path) -> None:
+    for _ in range(3):
+        began = time.monotonic()
+        with claim.held(tmp_path / "lock", wait_s=0):
+            pass
+        assert time.monotonic() - began < lease.STALE_S
+
+
+def test_a_refused_claim_changes_nothing(tmp_path: Path) -> None:
+    with claim.held(tmp_path / "lock", wait_s=0):
+        before = (tmp_path / "lock").read_text()
+        with (
+            pytest.raises(claim.TakenError, match=f"process {os.getpid()} on"),
+            claim.held(tmp_path / "lock", wait_s=0),
+        ):
+            pass
+        assert (tmp_path / "lock").read_text() == before
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), claim.held(tmp_path / "none" / "lock"):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 50, b"[]", b'{"owner": "x"'])
+def test_a_torn_claim_without_locks_is_taken_over(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "none")
+
+    monkeypatch.setattr(fcntl, "flock", lacks_locks)
+    monkeypatch.setattr(lease, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(lease, "_READS", 1)
+    monkeypatch.setattr(lease, "STALE_S", 0.3)
+    (tmp_path / "lock.lease").write_bytes(content)
+    with claim.held(tmp_path / "lock", wait_s=5):
+        assert str(os.getpid()).encode() in (tmp_path / "lock.lease").read_bytes()

@@ -1,0 +1,36 @@
+"""An export: the weights of a checkpoint with its manifest and config, all that evaluation needs, free of pickles."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+from zfdist import atomic_io
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.folder import CONFIG, MANIFEST, WEIGHTS, CheckpointError
+
+
+def write(folder: Path, out: Path) -> None:
+    """Copy the weights, manifest and config of a checkpoint: all that evaluation needs, free of pickles.
+
+    Raises:
+        CheckpointError: if the checkpoint is damaged, or `out` holds something else than an export.
+    """
+    refuse_other(out)
+    manifest = checkpoint.verify(folder, only=WEIGHTS)
+    slim = dataclasses.replace(manifest, files={WEIGHTS: manifest.files[WEIGHTS]}, progress={})
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_io.replacing(out / WEIGHTS) as fresh:
+        shutil.copyfile(folder / WEIGHTS, fresh)
+    atomic_io.write(out / CONFIG, manifest.config.to_json())
+    atomic_io.write(out / MANIFEST, checkpoint.to_json(slim))
+
+
+def refuse_other(out: Path) -> None:
+    """Raise CheckpointError if a folder holds something else than an export, e.g. a run or a checkpoint."""
+    try:
+        names = {name for name in os.listdir(out) if not name.endswith(atomic_io.SUFFIX)}
+    except FileNotFoundError:
+        return
+    if names - {WEIGHTS, CONFIG, MANIFEST}:
+        raise CheckpointError(f"{out}: holds something else than an export; choose another folder for it")

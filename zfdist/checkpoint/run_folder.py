@@ -1,0 +1,43 @@
+"""What a run folder says of its run although some of its files are torn or damaged; nothing is changed."""
+
+from pathlib import Path
+
+from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.folder import CONFIG, CheckpointError, CheckpointManifest, OtherVersionError
+from zfdist.config import Config, ConfigError
+
+
+def newest_manifest(run_folder: Path) -> CheckpointManifest | None:
+    """Return the newest manifest that can be read, whether or not its files are intact; None if there is none.
+
+    Raises:
+        CheckpointError: if there are checkpoints and the manifest of none can be read, or a newer one is of another
+            version of this program.
+    """
+    problems = []
+    for step in reversed(checkpoint.steps(run_folder)):
+        try:
+            return checkpoint.read_manifest(checkpoint.folder_of(run_folder, step))
+        except OtherVersionError:
+            raise
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise checkpoint.none_intact(run_folder, problems)
+    return None
+
+
+def config_of(run_folder: Path) -> Config | None:
+    """Return the config of a run: its config.json, or if that is torn or gone that of its newest checkpoint.
+
+    None if neither can be read, or another version of this program wrote it.
+    """
+    try:
+        return Config.from_json((run_folder / CONFIG).read_bytes().decode())
+    except (FileNotFoundError, NotADirectoryError, ConfigError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        manifest = newest_manifest(run_folder)
+    except CheckpointError:
+        return None
+    return None if manifest is None else manifest.config
