@@ -56,6 +56,7 @@ def connect(address: str | None, say: Callable[[str], None] = print, cpus: int |
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    os.environ.setdefault("HOME", str(container.user_home()))  # what Ray starts asks for it
     before = {name: os.environ.get(name) for name in _RESTORED}
     given = (before["RAY_ADDRESS"] or "").strip()
     wanted, source = (given, "RAY_ADDRESS") if given and address in (None, "auto") else (address, "--address")

@@ -1,11 +1,14 @@
-"""What the container or job that this process runs in may use: CPUs and processes, by affinity and control groups.
+"""What the container or job that this process runs in gives it: CPUs, processes and a home.
 
-A machine's own numbers (`os.cpu_count`) say nothing about that: of 64 CPUs a container may have the time of two.
+A machine's own numbers (`os.cpu_count`) say nothing about its affinity and control groups: of 64 CPUs a container may have the time of two.
 """
 
+import errno
+import functools
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +37,33 @@ def processes_left(root: Path = Path("/")) -> int | None:
     left = [_number(_read(group / "pids.max")) - _number(_read(group / "pids.current"), other=0) for group in groups]
     finite = [int(number) for number in left if math.isfinite(number)]
     return max(0, min(finite)) if finite else None
+
+
+@functools.cache
+def user_home() -> Path:
+    """Return this user's home, or a folder in its stead for a bare number of a user, as containers run under."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return own_folder(Path(tempfile.gettempdir()))
+
+
+def own_folder(parent: Path) -> Path:
+    """Return the folder of this user in one that all users share; makes it.
+
+    Raises:
+        PermissionError: if somebody else has taken its name.
+    """
+    folder = parent / f"zfdist-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "belongs to another user", str(folder))
+    return folder
+
+
+def at_home(path: Path) -> Path:
+    """Return a path with its "~", if it starts with one, as `user_home`."""
+    return user_home().joinpath(*path.parts[1:]) if path.parts[:1] == ("~",) else path
 
 
 def _quota(quota_us: str, period_us: str) -> float:

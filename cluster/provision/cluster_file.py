@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from cluster.session import ClusterError
+from zfdist.container import user_home
 
 FILE = Path("ray-cluster.yaml")
-_MERGED = Path.home() / ".cache" / "zfdist" / "clusters"
 
 
 class Cluster(NamedTuple):
@@ -64,8 +64,8 @@ def load(file: Path = FILE, overlay: Path | None = None) -> Cluster:
         raise ClusterError(f"{file}: cluster_name = {name!r}: must be a plain name")
     if not isinstance(config.get("provider"), dict) or "type" not in config["provider"]:
         raise ClusterError(f"{overlay or file}: provider.type is missing: aws, gcp, azure or local")
-    _MERGED.mkdir(parents=True, exist_ok=True)
-    merged = _MERGED / f"{name}.yaml"
+    merged = user_home() / ".cache" / "zfdist" / "clusters" / f"{name}.yaml"
+    merged.parent.mkdir(parents=True, exist_ok=True)
     merged.write_text(yaml.safe_dump(config, sort_keys=False))
     return Cluster(config, merged)
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from cluster.provision.cluster_file import Cluster
 from cluster.session import ClusterError
+from zfdist.container import user_home
 
-TOKEN = Path.home() / ".ray" / "auth_token"
+TOKEN = user_home() / ".ray" / "auth_token"
 _HEAD_PORTS = {6379: "Ray", 8265: "the dashboard"}
 _ANSWER_S = 60
 _CLOSED_S = 20

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from zfdist import container
 
+BOTH = "cpu,cpuacct"
 NOISE = st.sampled_from(["", "max", "-1", "max 100000", "0 0", "nonsense", "\0", "1.5", "-1 100000"])
 
 
@@ -39,7 +40,7 @@ def many_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ("0::/system.slice/job.scope\n", {"system.slice/cpu.max": "400000 100000\n"}, 4),
         ("0::/a/b\n", {"a/cpu.max": "400000 100000\n", "a/b/cpu.max": "800000 100000\n"}, 4),
         ("1:name=systemd:/\n0::/\n", {"unified/cpu.max": "300000 100000\n"}, 3),
-        ("4:cpu,cpuacct:/docker/0af\n", {"cpu,cpuacct/cpu.cfs_quota_us": "250000", "cpu,cpuacct/cpu.cfs_period_us": "50000"}, 5),
+        ("4:cpu,cpuacct:/docker/0\n", {f"{BOTH}/cpu.cfs_quota_us": "250000", f"{BOTH}/cpu.cfs_period_us": "50000"}, 5),
         ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
         ("4:pids:/\n", {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
     ],
@@ -71,7 +72,12 @@ def test_processes_left(groups: str, files: dict[str, str], left: int | None, tm
 
 
 def test_affinity_counts_in_a_real_process() -> None:
-    code = "import os; from zfdist import container; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(container.cpus())"
+    code = """
+import os
+from zfdist import container
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+print(container.cpus())
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import xxhash
 
+from zfdist.container import at_home, user_home
 from zfdist.data.manifest import NAME, ShardCorrupt, ShardEntry, StoreError
 from zfdist.object_store import CACHE, Missing, ObjectFolder, without_options
 
@@ -40,7 +41,7 @@ class Cache:
                 f"{self.shown}: no {NAME}; copy a folder there that jobs.prepare wrote, e.g. by `aws s3 sync`"
             ) from None
         folder = f"{self.shown.rpartition('/')[2]}-{xxhash.xxh3_64_hexdigest(content)}"
-        self.root = cache.expanduser() / "data" / folder
+        self.root = at_home(cache) / "data" / folder
         self.root.mkdir(parents=True, exist_ok=True)
         self._once(NAME, lambda path: path.is_file() and path.read_bytes() == content)
 
@@ -94,7 +95,7 @@ def verified_mark(path: Path, entry: ShardEntry) -> Path:
     """Return the file whose existence says that this very file was hashed and found good."""
     stat = path.stat()
     identity = f"{stat.st_dev}/{stat.st_ino}/{stat.st_size}/{stat.st_mtime_ns}/{entry.xxh3_128}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or user_home() / ".cache")
     return cache / "zfdist" / "verified" / xxhash.xxh3_128_hexdigest(identity.encode())
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch  # also: its OpenMP is the one to be loaded first
 
+from zfdist.container import user_home
+
 SOURCES = tuple(sorted(path for path in (Path(__file__).parent / "cpp").iterdir() if path.suffix in (".cpp", ".hpp")))
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = (
@@ -43,7 +45,7 @@ def library() -> ctypes.CDLL:
     if compiler is None:
         raise BuildError(f"no C++ compiler found ({', '.join(COMPILERS)})")
     try:
-        folder = Path.home() / ".cache" / "zfdist"
+        folder = user_home() / ".cache" / "zfdist"
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"model-{_fingerprint(compiler)}.so"
         with target.with_suffix(".lock").open("w") as lock:
@@ -53,7 +55,7 @@ def library() -> ctypes.CDLL:
         return ctypes.CDLL(str(target))
     except subprocess.CalledProcessError as error:
         raise BuildError(f"{compiler} failed: {error.stderr.strip().splitlines()[:1]}") from None
-    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+    except OSError as error:
         raise BuildError(str(error)) from None
 
 
