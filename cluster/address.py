@@ -14,6 +14,7 @@ from typing import Any
 ANSWER_S = 10.0
 _LOCAL = ("", "local")
 _TOKEN = "put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
+_START = "start one with `ray start --head`"
 _SUBMIT = "`python -m jobs.cluster submit --address http://HOST:8265 ...`"
 
 
@@ -59,7 +60,7 @@ def refused(address: str) -> str | None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
     except (OSError, UnicodeError) as error:
-        return _why(error)
+        return f"{_why(error)}; {_START}"
     return _ask_gcs(address)
 
 
@@ -76,7 +77,7 @@ def running_here() -> str:
     latest = services.find_bootstrap_address(None)
     if not found:
         stale = f" (the one that was at {latest} is gone)" if latest else ""
-        raise LookupError(f"no Ray runs on this machine{stale}")
+        raise LookupError(f"no Ray runs on this machine{stale}; {_START}")
     if len(found) > 1 and latest not in found:
         raise LookupError(f"several run on this machine: give one of {', '.join(found)}")
     return str(latest if latest in found else found[0])

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from zfdist import container
 
+_MINE = f"zfdist-{os.getuid()}"
 SHARED_MEMORY = Path("/dev/shm")
 LONGEST_FOLDER_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 _COMPLAINT = re.compile(r"\b[EFC] \d|Check failed|[Ee]rror|ERROR|terminate called|[Ff]ailed|Cannot|Unable")
@@ -69,11 +70,10 @@ def place(environment: Mapping[str, str], trouble: Callable[[str], str | None]) 
 
 
 def _candidates(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    mine = f"zfdist-{os.getuid()}"
     first = environment.get("TMPDIR")
     yield (f"TMPDIR={first}", first) if first else ("/tmp", "/tmp")
     runtime = environment.get("XDG_RUNTIME_DIR")
-    for folder in (f"/tmp/{mine}", runtime, f"/var/tmp/{mine}", f"{SHARED_MEMORY}/{mine}"):
+    for folder in (f"/tmp/{_MINE}", runtime, f"/var/tmp/{_MINE}", f"{SHARED_MEMORY}/{_MINE}"):
         if folder:
             yield folder, folder
 
@@ -86,9 +86,9 @@ def trouble_with(folder: str, room_mib: int) -> str | None:
         return f"is too long for Ray's sockets ({size} bytes)"
     inside = os.path.join(folder, "ray")
     try:
+        if os.path.basename(folder) == _MINE:
+            container.own_folder(Path(folder).parent)
         os.makedirs(inside, exist_ok=True)
-        if os.path.basename(folder).startswith("zfdist-") and os.stat(folder).st_uid != os.getuid():
-            return "belongs to another user"
         with tempfile.TemporaryDirectory(dir=inside, prefix="try-") as corner:
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.bind(os.path.join(corner, "s"))

@@ -22,7 +22,7 @@ from zfdist import container
 
 _OBJECT_STORE_MIB = 128  # nothing of size travels through Ray here
 _RESTORED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR")
-_ALONE = "start one with `ray start --head`, or leave out --address and RAY_ADDRESS to use this machine alone"
+_ALONE = {"RAY_ADDRESS": "unset RAY_ADDRESS", "--address": "leave out --address"}
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",  # they would lack our runtime environment, and serve nobody
@@ -133,7 +133,9 @@ def _join(address: str, source: str, say: Callable[[str], None]) -> None:
         try:
             address = addresses.running_here()
         except LookupError as error:
-            raise ClusterError(f"no Ray cluster at 'auto': {error}; {_ALONE}") from None
+            raise ClusterError(
+                f"no Ray cluster at 'auto': {error}, or {_ALONE[source]} to use this machine alone"
+            ) from None
     why = addresses.misread(address)
     if why is None:
         say(f"connecting to the Ray cluster ({address}) ...")
@@ -143,7 +145,9 @@ def _join(address: str, source: str, say: Callable[[str], None]) -> None:
             return _init(address=address)
         except Exception as error:  # the cluster may end meanwhile, and Ray raises of every kind
             why = _reason(error)
-    raise ClusterError(f"no Ray cluster at {address!r} ({source}): {why}; {_ALONE}")
+    raise ClusterError(
+        f"no Ray cluster at {address!r} ({source}): {why}; or {_ALONE[source]} to use this machine alone"
+    )
 
 
 def _reason(error: BaseException) -> str:

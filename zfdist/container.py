@@ -1,6 +1,7 @@
 """What the container or job that this process runs in gives it: CPUs, processes and a home.
 
-A machine's own numbers (`os.cpu_count`) say nothing about its affinity and control groups: of 64 CPUs a container may have the time of two.
+A machine's own numbers (`os.cpu_count`) say nothing about its affinity and control groups: of 64 CPUs a container may
+have the time of two.
 """
 
 import errno
