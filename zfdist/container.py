@@ -46,7 +46,11 @@ def user_home() -> Path:
     try:
         return Path.home()
     except RuntimeError:
+        pass
+    try:
         return own_folder(Path(tempfile.gettempdir()))
+    except PermissionError:
+        return Path(tempfile.mkdtemp(prefix="zfdist-"))
 
 
 def own_folder(parent: Path) -> Path:

@@ -71,6 +71,23 @@ def test_processes_left(groups: str, files: dict[str, str], left: int | None, tm
     assert container.processes_left(root_of(tmp_path, groups, files)) == left
 
 
+def test_a_user_without_a_home_has_a_folder_that_nobody_else_owns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    monkeypatch.setattr(container.tempfile, "tempdir", str(tmp_path))
+    ours = tmp_path / f"zfdist-{os.getuid()}"
+    found = container.user_home.__wrapped__()
+    assert found == ours and found.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "zfdist-54321").mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    other = container.user_home.__wrapped__()
+    assert other.parent == tmp_path and other not in (ours, tmp_path / "zfdist-54321") and other.is_dir()
+
+
 def test_affinity_counts_in_a_real_process() -> None:
     code = """
 import os
