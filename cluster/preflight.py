@@ -21,8 +21,8 @@ SHARED_MEMORY = Path("/dev/shm")
 LONGEST_FOLDER_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 _COMPLAINT = re.compile(r"\b[EFC] \d|Check failed|[Ee]rror|ERROR|terminate called|[Ff]ailed|Cannot|Unable")
 _FILES_MIB = 64  # logs and sockets of a run
-_THREADS = 250  # of Ray's processes and one worker; measured, see tests
-_THREADS_PER_CPU = 40
+_THREADS = 300  # of Ray's own processes and this one; 430 were counted with two workers on two CPUs
+_THREADS_PER_CPU = 60
 _OPEN_FILES = 512
 
 

@@ -57,7 +57,7 @@ def test_a_long_tmpdir_and_a_user_without_name_or_home_are_mended(short: Path) -
 @pytest.mark.parametrize(
     ("environment", "prefix", "why"),
     [
-        ({"RAY_TMPDIR": f"/var/tmp/{LONG}"}, (), "is too long for Ray's sockets (87 bytes); set RAY_TMPDIR to a"),
+        ({"RAY_TMPDIR": f"/var/tmp/{LONG}"}, (), "is too long for Ray's sockets (80 bytes); set RAY_TMPDIR to a"),
         ({"RAY_TMPDIR": "/proc/nowhere"}, (), "RAY_TMPDIR=/proc/nowhere cannot hold"),
         ({}, ("sh", "-c", 'ulimit -n 64; exec "$@"', "sh"), "a process may open 64 files here, and Ray needs"),
     ],
