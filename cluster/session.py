@@ -12,13 +12,17 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-_OBJECT_STORE_BYTES = 128 * 2**20  # nothing of size travels through Ray here
-_KNOCK_S = 10
-_RESTORED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+from cluster import address as addresses
+from cluster import preflight
+from zfdist import container
+
+_OBJECT_STORE_MIB = 128  # nothing of size travels through Ray here
+_RESTORED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR")
+_ALONE = {"RAY_ADDRESS": "unset RAY_ADDRESS", "--address": "leave out --address"}
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",  # they would lack our runtime environment, and serve nobody
@@ -42,31 +46,33 @@ def connect(address: str | None, say: Callable[[str], None] = print, cpus: int |
     """Be connected to Ray within the block; gives the cluster's address.
 
     Args:
-        address: "auto" or host:port of a running cluster. None takes RAY_ADDRESS, and without that starts a local Ray.
+        address: "auto" or host:port of a running cluster. None takes RAY_ADDRESS, and without that starts a local Ray,
+            as "local" does.
         say: told what takes time.
         cpus: what a local Ray offers; None for as many as this process may use.
 
     Raises:
-        ClusterError: if there is no cluster at the address.
+        ClusterError: if there is no cluster at the address that this process can join, or none can start here.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    os.environ.setdefault("HOME", str(container.user_home()))  # what Ray starts asks for it
     before = {name: os.environ.get(name) for name in _RESTORED}
-    wanted = address if address not in (None, "auto") else before["RAY_ADDRESS"] or address
-    if wanted is None:
-        _keep_others_out()
-    import ray
-
+    given = (before["RAY_ADDRESS"] or "").strip()
+    wanted, source = (given, "RAY_ADDRESS") if given and address in (None, "auto") else (address, "--address")
     try:
-        if wanted is None:
-            _start(cpus or len(os.sched_getaffinity(0)), say)
+        if addresses.is_local(wanted):
+            _start(cpus or container.cpus(), say)
         else:
-            _join(wanted, say)
+            _join(str(wanted).strip(), source, say)
+        import ray
+
         gcs_address: str = ray.get_runtime_context().gcs_address
         os.environ["RAY_ADDRESS"] = gcs_address  # other Rays on this host must not confuse Ray's own tools
         yield gcs_address
     finally:
-        ray.shutdown()
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
         for restored, former in before.items():
             os.environ.pop(restored, None)
             if former is not None:
@@ -90,7 +96,19 @@ def _keep_others_out() -> None:
 
 
 def _start(cpus: int, say: Callable[[str], None]) -> None:
+    in_shared_memory = preflight.has_shared_memory(_OBJECT_STORE_MIB)
+    room_mib = preflight.room_mib(_OBJECT_STORE_MIB, in_shared_memory=in_shared_memory)
+    try:
+        place = preflight.place(os.environ, lambda folder: preflight.trouble_with(folder, room_mib))
+    except LookupError as error:
+        raise ClusterError(f"Ray cannot start on this machine: {error}") from None
+    if why := preflight.too_tight(preflight.limits(), cpus):
+        raise ClusterError(f"Ray cannot start on this machine: {why}")
+    if place.remark:
+        say(place.remark)
+    os.environ["RAY_TMPDIR"] = place.folder
     say(f"starting Ray on this machine ({cpus} CPUs) ...")
+    _keep_others_out()
     # What stops the command may signal all its processes at once (timeout, Slurm, systemd). Ray must outlive that for
     # as long as the run takes to save; its processes inherit this mask, and end with ours in any case.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -100,30 +118,44 @@ def _start(cpus: int, say: Callable[[str], None]) -> None:
             num_cpus=cpus,
             include_dashboard=True,
             dashboard_host="127.0.0.1",
-            object_store_memory=_OBJECT_STORE_BYTES,
+            object_store_memory=_OBJECT_STORE_MIB * 2**20,
+            _plasma_directory=None if in_shared_memory else place.folder,
         )
+    except Exception as error:  # Ray raises of every kind, where the system refuses it something
+        said = preflight.last_words(Path(place.folder) / "ray", os.getpid())
+        raise ClusterError(f"Ray cannot start on this machine: {_reason(error)}{said}") from None
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def _join(address: str, say: Callable[[str], None]) -> None:
-    say(f"connecting to the Ray cluster ({address}) ...")
-    try:
-        _knock(address)
-        _init(address=address)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ClusterError(
-            f"no Ray cluster at {address!r} ({reason}); start one with `ray start --head`, "
-            "or leave out --address and RAY_ADDRESS to use this machine alone"
-        ) from None
+def _join(address: str, source: str, say: Callable[[str], None]) -> None:
+    if address == "auto":
+        try:
+            address = addresses.running_here()
+        except LookupError as error:
+            raise ClusterError(
+                f"no Ray cluster at 'auto': {error}, or {_ALONE[source]} to use this machine alone"
+            ) from None
+    why = addresses.misread(address)
+    if why is None:
+        say(f"connecting to the Ray cluster ({address}) ...")
+        why = addresses.refused(address)
+    if why is None:
+        try:
+            return _init(address=address)
+        except Exception as error:  # the cluster may end meanwhile, and Ray raises of every kind
+            why = _reason(error)
+    raise ClusterError(
+        f"no Ray cluster at {address!r} ({source}): {why}; or {_ALONE[source]} to use this machine alone"
+    )
 
 
-def _knock(address: str) -> None:
-    """Raise OSError if nobody listens there; Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+def _reason(error: BaseException) -> str:
+    """Return the first line of what is at the bottom of an exception of Ray's."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _init(**options: object) -> None:

@@ -99,12 +99,14 @@ def _machine() -> str:
     """Name what a figure depends on: processor, how busy it is, and versions."""
     from importlib.metadata import version
 
+    from zfdist.container import cpus
+
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         processor = platform.processor() or platform.machine()
-    busy = f"{os.cpu_count()} CPUs with a load of {os.getloadavg()[0]:.1f}"
+    busy = f"{cpus()} CPUs with a load of {os.getloadavg()[0]:.1f}"
     return f"{processor}, {busy}, Python {platform.python_version()}, torch {version('torch')}"
 
 

@@ -14,6 +14,7 @@ from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.checkpoint.remote_checkpointer import RemoteCheckpointer
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
+from zfdist.container import cpus
 from zfdist.data.loader import TrainLoader, sequences_of
 from zfdist.data.store import Store
 from zfdist.engine import OPERANDS, OPTIMIZER, Engine, EngineError
@@ -84,7 +85,7 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
     if not config.engine.threads_per_worker:
         frames = sequences_of(store, config.data, "train", config.data.train_view).frames.mean()
         share = frames * config.data.global_batch / (world.size * config.engine.accumulation_steps)
-        torch.set_num_threads(threads_worth_having(weights, float(share), torch.get_num_threads()))
+        torch.set_num_threads(threads_worth_having(weights, float(share), min(torch.get_num_threads(), cpus())))
     names = SUMS + LABEL_SUMS if config.model.label_classes else SUMS
     meter = metrics.Meter(names, world.device)
     run = Run(

@@ -13,6 +13,7 @@ import yaml
 
 from cluster.session import ClusterError
 from zfdist import atomic_io
+from zfdist.container import user_home
 
 FILE = Path("ray-cluster.yaml")
 _MERGED = Path(".cache/zfdist/clusters")  # below the home folder
@@ -65,19 +66,11 @@ def load(file: Path = FILE, overlay: Path | None = None) -> Cluster:
         raise ClusterError(f"{file}: cluster_name = {name!r}: must be a plain name")
     if not isinstance(config.get("provider"), dict) or "type" not in config["provider"]:
         raise ClusterError(f"{overlay or file}: provider.type is missing: aws, gcp, azure or local")
-    folder = home() / _MERGED
+    folder = user_home() / _MERGED
     folder.mkdir(parents=True, exist_ok=True)
     merged = folder / f"{name}.yaml"
     atomic_io.write(merged, yaml.safe_dump(config, sort_keys=False))
     return Cluster(config, merged)
-
-
-def home() -> Path:
-    """Return the folder in which this user's token and clusters are kept; raises ClusterError if there is none."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        raise ClusterError(f"this user (uid {os.getuid()}) has no home folder for tokens; set HOME") from None
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.provision.diagnosis import Facts
 from cluster.session import ClusterError
 from zfdist import object_store as remote
+from zfdist.container import user_home
 from zfdist.world import interface_of
 
 PACKAGES = ("torch", "ray", "deepspeed", "pyarrow", "numpy")
@@ -117,9 +118,9 @@ class _Examiner:
             "name_is_loopback": _address_of(host).startswith("127."),
             "gpus_of_torch": gpus,
             "gpu_error": gpu_error,
-            "disk_gib": shutil.disk_usage(_home()).free / 2**30,
+            "disk_gib": shutil.disk_usage(user_home()).free / 2**30,
             "shm_mib": shutil.disk_usage("/dev/shm").free / 2**20,
-            "has_token": bool(os.environ.get("RAY_AUTH_TOKEN")) or (_home() / ".ray/auth_token").is_file(),
+            "has_token": bool(os.environ.get("RAY_AUTH_TOKEN")) or (user_home() / ".ray/auth_token").is_file(),
             "has_compiler": shutil.which("g++") is not None,
         }
 
@@ -197,14 +198,6 @@ def _timed(call: Any) -> tuple[str, float]:
     except (OSError, ValueError) as error:
         return " ".join(str(error).split()), 0.0
     return "", time.monotonic() - started_s
-
-
-def _home() -> Path:
-    """Return the node's home folder; for a user without one where its processes are."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return Path.cwd()
 
 
 def _put(storage: str, folder: str, name: str, content: bytes) -> None:

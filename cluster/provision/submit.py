@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import ray_internals
+from cluster.address import dashboard_refused
 from cluster.session import ClusterError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +76,8 @@ class Jobs:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray would take these instead of what was asked for
             os.environ.pop(name, None)
+        if why := dashboard_refused(address):
+            raise ClusterError(f"no cluster to talk to at {address}: {why}")
         from ray.job_submission import JobSubmissionClient
 
         self._address = address

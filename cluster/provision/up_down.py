@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cluster import ray_internals
-from cluster.provision.cluster_file import Cluster, home
+from cluster.provision.cluster_file import Cluster
 from cluster.session import ClusterError
+from zfdist.container import user_home
 
 _HEAD_PORTS = {6379: "Ray", 8265: "the dashboard"}
 _ANSWER_S = 60
@@ -27,8 +28,8 @@ Say = Callable[[str], None]
 
 
 def token_file() -> Path:
-    """Return where the token is that opens this user's clusters; raises ClusterError for a user without a home."""
-    return home() / ".ray" / "auth_token"
+    """Return where the token is that opens this user's clusters."""
+    return user_home() / ".ray" / "auth_token"
 
 
 def make_token(path: Path) -> bool:

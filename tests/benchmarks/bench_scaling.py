@@ -17,6 +17,8 @@ from typing import Any
 
 from measure import Options, Table
 
+from zfdist.container import cpus
+
 SIZES = {
     "demo": {"model.hidden": 128, "model.z_dim": 32, "model.mlp_dim": 128},
     "hidden512": {"model.hidden": 512, "model.z_dim": 64, "model.mlp_dim": 256},
@@ -50,7 +52,7 @@ def tables(options: Options) -> Iterator[Table]:
     if reason is not None:
         yield Table("scaling over hosts", ("hosts",), [], (f"not measured: {reason}",))
         return
-    names = ["one", "two", "three"][: os.cpu_count() or 1]
+    names = ["one", "two", "three"][: cpus()]
     with Hosts([HEAD, *names]) as hosts:
         cluster = RealCluster(hosts, names)
         up_s = cluster.up()

@@ -19,6 +19,7 @@ from torch import Tensor
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.config import Config
+from zfdist.container import cpus
 from zfdist.data.loader import Batch, evaluation_batches, sequences_of
 from zfdist.data.store import Store
 from zfdist.evaluation.bounds import Model, Sums, add_up
@@ -147,6 +148,8 @@ def result_of(loaded: Loaded, store: Store, question: Question, sums: Tensor) ->
 def load_model(path: Path) -> Loaded:
     """Return the network of a checkpoint, an export, or a run (its best checkpoint, else its newest), on the CPU.
 
+    Torch takes no more threads from here on than this process has CPUs for: others would wait inside of every sum.
+
     Raises:
         CheckpointError: if there is none, it is damaged, or its weights are not those of its config.
     """
@@ -165,6 +168,7 @@ def load_model(path: Path) -> Loaded:
                 "config says: the checkpoint was written by another version"
             )
     model.load_state_dict(weights)
+    torch.set_num_threads(min(torch.get_num_threads(), cpus()))
     return Loaded(model.eval(), config, manifest)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zfdist import atomic_io
 from zfdist.claim import held
+from zfdist.container import user_home
 
 SOURCES = tuple(sorted(path for path in (Path(__file__).parent / "cpp").iterdir() if path.suffix in (".cpp", ".hpp")))
 COMPILERS = ("c++", "g++", "clang++")
@@ -47,7 +48,7 @@ def library() -> ctypes.CDLL:
     if compiler is None:
         raise BuildError(f"no C++ compiler found ({', '.join(COMPILERS)})")
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zfdist"
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or user_home() / ".cache") / "zfdist"
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"model-{_fingerprint(compiler)}.so"
         with held(target.with_suffix(".lock")):
@@ -56,7 +57,7 @@ def library() -> ctypes.CDLL:
         return ctypes.CDLL(str(target))
     except subprocess.CalledProcessError as error:
         raise BuildError(f"{compiler} failed: {error.stderr.strip().splitlines()[:1]}") from None
-    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+    except OSError as error:
         raise BuildError(str(error)) from None
 
 
