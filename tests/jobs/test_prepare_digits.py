@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -218,6 +219,17 @@ def zipped(name: str, content: bytes) -> bytes:
     return file.getvalue()
 
 
+def matlab_73(bits: Array, userblock: int = 512) -> bytes:
+    """Return what MATLAB's save(NAME, '-v7.3') writes; without the block before it, what Octave's does."""
+    file = io.BytesIO()
+    with h5py.File(file, "w", userblock_size=userblock) as content:
+        content["pixels"] = bits.T
+    file.seek(0)
+    if userblock:
+        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64")
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("suffix", "content"),
     [
@@ -233,6 +245,8 @@ def zipped(name: str, content: bytes) -> bytes:
         (".npy", saved),
         (".npy", lambda bits: saved(bits.reshape(-1, 28, 28).astype(bool))),
         (".npy.gz", lambda bits: gzip.compress(saved(bits.astype("f4")))),
+        (".mat", lambda bits: matlab_73(bits)),
+        (".mat", lambda bits: matlab_73(bits.astype("f8"), userblock=0)),
     ],
 )
 def test_binary_images_in_other_files(tmp_path: Path, suffix: str, content: Callable[[Array], bytes]) -> None:
@@ -253,7 +267,8 @@ def test_binary_images_in_other_files(tmp_path: Path, suffix: str, content: Call
         (".npy", lambda bits: saved(bits * 2), "train.npy, row 1: column .* is 2, not 0 or 1"),
         (".npy", lambda bits: saved(np.array([{}])), "train.npy: not readable as an array of NumPy"),
         (".npy", lambda bits: saved(bits[:, 1:]), r"train.npy: must hold images \[N, 784\], holds uint8 \(12, 783\)"),
-        (".mat", lambda bits: b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF", "format 7.3 .HDF5. is not read; save it"),
+        (".mat", lambda bits: b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF", "not readable as MATLAB"),
+        (".mat", lambda bits: matlab_73(bits[:, 1:]), r"must hold one matrix of 784 columns, holds pixels \(12, 783\)"),
         (".amat.zst", lambda bits: b"\x28\xb5\x2f\xfd", "amat.zst: packed by zstd; unpack it"),
     ],
 )

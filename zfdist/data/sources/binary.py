@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from zfdist.data.kinds import NO_LABEL
 from zfdist.data.sources import idx
 from zfdist.data.sources.idx import PIXELS, Image, opened
 from zfdist.data.sources.inputs import SourceError
+
+HDF5 = b"\x89HDF"
+"""How a file of HDF5 begins, which MATLAB 7.3 writes."""
 
 
 def text_images(path: Path) -> Iterator[Image]:
@@ -47,20 +51,30 @@ def _bits(line: bytes, where: str) -> idx.Bytes:
 
 
 def matlab_images(path: Path) -> Iterator[Image]:
-    """Read a MATLAB 5 file with one matrix of 784 columns; rows are counted from 1. Holds it in memory."""
+    """Read a MATLAB file (5, or 7.3: HDF5) with one matrix of 784 columns; rows are counted from 1. Held in memory."""
     with opened(path) as file:
         whole = io.BytesIO(file.read())
+    is_hdf5 = whole.getbuffer()[:4] == HDF5 or whole.getbuffer()[512:516] == HDF5  # MATLAB puts 512 bytes before it
     try:
-        content = scipy.io.loadmat(whole)
-    except Exception as error:  # scipy raises whatever a damaged file makes it stumble over
+        found = _hdf5(whole) if is_hdf5 else _matlab_5(whole)
+    except Exception as error:  # both libraries raise whatever a damaged file makes them stumble over
         raise SourceError(f"{path}: not readable as MATLAB ({error})") from None
-    found = {name: value for name, value in content.items() if not name.startswith("__")}
     matrices = {name: np.asarray(value) for name, value in found.items() if np.shape(value)[1:] == (PIXELS,)}
     if len(matrices) != 1:
         shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in found.items()) or "nothing"
         raise SourceError(f"{path}: must hold one matrix of {PIXELS} columns, holds {shapes}")
     (matrix,) = matrices.values()
     yield from _matrix_images(path, matrix)
+
+
+def _matlab_5(file: io.BytesIO) -> dict[str, Any]:
+    return {name: value for name, value in scipy.io.loadmat(file).items() if not name.startswith("__")}
+
+
+def _hdf5(file: io.BytesIO) -> dict[str, Any]:
+    """Return the matrices of a MATLAB 7.3 file, whose columns HDF5 sees as rows."""
+    with h5py.File(file) as content:
+        return {name: value[()].T for name, value in content.items() if isinstance(value, h5py.Dataset)}
 
 
 def npy_images(path: Path) -> Iterator[Image]:

@@ -199,7 +199,7 @@ def _only(options: Mnist, name: str, paths: list[Path]) -> Path:
 def _form(path: Path) -> str | None:
     """Tell by the first bytes what a file is: "idx", "npz", "csv", "text", "matlab", "npy"; None for all else.
 
-    Raises SourceError if it cannot be read, or is MATLAB's newer format.
+    Raises SourceError if it cannot be read.
     """
     try:
         members = packed.members(path)
@@ -215,14 +215,9 @@ def _form(path: Path) -> str | None:
     head = member.head
     if head.startswith(b"\x93NUMPY"):
         return "npz" if member.name else "npy"
-    if head.startswith((b"MATLAB 7.3", b"\x89HDF")):
-        raise SourceError(
-            f"{path}: MATLAB's format 7.3 (HDF5) is not read; save it again as version 7: save(NAME, '-v7') in MATLAB "
-            "or Octave, or scipy.io.savemat"
-        )
     if not is_one:
         return None
-    if head.startswith(b"MATLAB 5.0"):
+    if head.startswith((b"MATLAB 5.0", b"MATLAB 7.3", binary.HDF5)):
         return "matlab"
     if head[:4] in (IMAGES_MAGIC.to_bytes(4, "big"), LABELS_MAGIC.to_bytes(4, "big")):
         return "idx"
