@@ -9,7 +9,8 @@ import platform
 import socket
 import urllib.error
 import urllib.request
-from typing import Any
+
+from cluster import ray_internals
 
 ANSWER_S = 10.0
 _LOCAL = ("", "local")
@@ -70,11 +71,7 @@ def running_here() -> str:
     Raises:
         LookupError: if there is none, or no way to tell which; the message is a sentence.
     """
-    from ray._private import services
-
-    services.find_gcs_addresses.cache_clear()
-    found = sorted(services.find_gcs_addresses())
-    latest = services.find_bootstrap_address(None)
+    found, latest = ray_internals.gcs_addresses_here()
     if not found:
         stale = f" (the one that was at {latest} is gone)" if latest else ""
         raise LookupError(f"no Ray runs on this machine{stale}; {_START}")
@@ -131,16 +128,11 @@ def _why(error: Exception) -> str:
 def _ask_gcs(address: str) -> str | None:
     """Ask for what every GCS keeps of its cluster: whether it answers, to us, and with which versions."""
     import grpc
-    from ray._private import grpc_utils, ray_constants
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
     from ray.exceptions import AuthenticationError
 
-    question = gcs_service_pb2.InternalKVGetRequest(namespace=b"cluster", key=b"CLUSTER_METADATA")
     try:
-        with grpc_utils.init_grpc_channel(address, ray_constants.GLOBAL_GRPC_OPTIONS) as channel:
-            stub = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel)
-            told = stub.InternalKVGet(question, timeout=ANSWER_S).value
-            return _other_versions(told) or _not_a_node(channel, address)
+        told = ray_internals.cluster_metadata(address, within_s=ANSWER_S)
+        return _other_versions(told) or _not_a_node(address)
     except AuthenticationError:  # before the question is sent
         return f"RAY_AUTH_MODE=token, but there is no token; {_TOKEN}"
     except grpc.RpcError as error:
@@ -196,15 +188,9 @@ def _other_versions(told: bytes) -> str | None:
     return None
 
 
-def _not_a_node(channel: Any, address: str) -> str | None:
+def _not_a_node(address: str) -> str | None:
     """Return what to do if no process of that cluster runs on this machine, through which alone a program joins it."""
-    from ray._private import services
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
-
-    stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
-    reply = stub.GetAllNodeInfo(gcs_service_pb2.GetAllNodeInfoRequest(), timeout=ANSWER_S)
-    alive = {node.node_id.hex() for node in reply.node_info_list if node.state == node.ALIVE}
-    if alive & services.find_node_ids():
+    if ray_internals.living_nodes(address, within_s=ANSWER_S) & ray_internals.node_ids_here():
         return None
     return (
         f"this machine is no node of that cluster; run the command on one, make this one a node with "

@@ -96,3 +96,47 @@ def dashboard_nodes(client: Any) -> Any:
 def launcher_command() -> list[str]:
     """Return the words that start the program `ray` of this Python, which need not be on the PATH."""
     return [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+
+
+def gcs_addresses_here() -> tuple[list[str], str | None]:
+    """Return the addresses of the clusters that run on this machine, and that of the latest `ray start`, if any."""
+    from ray._private import services
+
+    services.find_gcs_addresses.cache_clear()
+    return sorted(services.find_gcs_addresses()), services.find_bootstrap_address(None)
+
+
+def node_ids_here() -> set[str]:
+    """Return the ids of the nodes whose processes run on this machine."""
+    from ray._private import services
+
+    ids: set[str] = services.find_node_ids()
+    return ids
+
+
+def cluster_metadata(address: str, *, within_s: float) -> bytes:
+    """Return what a GCS keeps of its cluster, in JSON: its versions; asked without joining.
+
+    Raises:
+        grpc.RpcError: if it does not answer, or not to us.
+        ray.exceptions.AuthenticationError: if there is no token to ask with.
+    """
+    from ray._private import grpc_utils, ray_constants
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    question = gcs_service_pb2.InternalKVGetRequest(namespace=b"cluster", key=b"CLUSTER_METADATA")
+    with grpc_utils.init_grpc_channel(address, ray_constants.GLOBAL_GRPC_OPTIONS) as channel:
+        stub = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel)
+        told: bytes = stub.InternalKVGet(question, timeout=within_s).value
+        return told
+
+
+def living_nodes(address: str, *, within_s: float) -> set[str]:
+    """Return the ids of the nodes that are up in the cluster of a GCS; raises as `cluster_metadata`."""
+    from ray._private import grpc_utils, ray_constants
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    with grpc_utils.init_grpc_channel(address, ray_constants.GLOBAL_GRPC_OPTIONS) as channel:
+        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        reply = stub.GetAllNodeInfo(gcs_service_pb2.GetAllNodeInfoRequest(), timeout=within_s)
+        return {node.node_id.hex() for node in reply.node_info_list if node.state == node.ALIVE}

@@ -244,8 +244,8 @@ def test_one_run_has_one_trainer(server: int, monkeypatch: pytest.MonkeyPatch) -
     with lease.held(place, "one", 1, wait_s=0) as held:
         with pytest.raises(lease.BusyError, match=r"s3://bucket/runs/claimed is being trained by another process"):
             lease.Lease(place, "two", 1).acquire(wait_s=2.0)
-        later = lease.Lease(place, "one", 2)  # the next launch of the same command takes over at once
-        later.acquire(wait_s=0)
+        later = lease.Lease(place, "one", 2)  # of the same command: it takes over from one that renews
+        later.acquire(wait_s=2.0)
         with pytest.raises(lease.BusyError, match="was taken over by another process"):
             held.check(now=True)
         with pytest.raises(lease.BusyError):

@@ -11,6 +11,8 @@ from zfdist.data.store import Store
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "text"
 
+LENGTHS = ("--min-tokens", "5", "--max-tokens", "16")
+
 
 def review_tree(root: Path) -> Path:
     """The layout of the large movie review set: train/pos/0_9.txt and so on, and files that are no reviews."""
@@ -61,7 +63,9 @@ def test_archives_of_the_known_layouts(tmp_path: Path) -> None:
     archive(tmp_path / "sentence_polarity.zip", {"s/rt-polarity.pos": lines, "s/rt-polarity.neg": other})
     archive(tmp_path / "subjectivity.zip", {"s/plot.tok.gt9.5000": lines, "s/README.txt": "none"})
     zips = sorted(tmp_path.glob("*.zip"))
-    prepared("text", "--source", *zips, "--out", tmp_path / "a", "--test-percent", "40", "--valid-percent", "30")
+    prepared(
+        "text", "--source", *zips, "--out", tmp_path / "a", *LENGTHS, "--test-percent", "40", "--valid-percent", "30"
+    )
     store = Store.open(tmp_path / "a")
     found: dict[tuple[str, int], int] = {}
     reviews = set()
@@ -85,7 +89,7 @@ def test_archives_of_the_known_layouts(tmp_path: Path) -> None:
     folder.mkdir()
     for path in zips:
         path.rename(folder / path.name)
-    prepared("text", "--source", folder, "--out", tmp_path / "b", "--test-percent", "40", "--valid-percent", "30")
+    prepared("text", "--source", folder, "--out", tmp_path / "b", *LENGTHS, *shares)
     assert Store.open(tmp_path / "b").fingerprint == store.fingerprint
 
 
@@ -102,7 +106,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real archives are not beside the checkout")
 def test_the_real_archives(tmp_path: Path) -> None:
-    prepared("text", "--source", REAL, "--out", tmp_path / "out")
+    prepared("text", "--source", REAL, "--out", tmp_path / "out", *LENGTHS)
     store = Store.open(tmp_path / "out")
     counts: dict[str, int] = {}
     for split in store.splits:
