@@ -63,9 +63,8 @@ def test_archives_of_the_known_layouts(tmp_path: Path) -> None:
     archive(tmp_path / "sentence_polarity.zip", {"s/rt-polarity.pos": lines, "s/rt-polarity.neg": other})
     archive(tmp_path / "subjectivity.zip", {"s/plot.tok.gt9.5000": lines, "s/README.txt": "none"})
     zips = sorted(tmp_path.glob("*.zip"))
-    prepared(
-        "text", "--source", *zips, "--out", tmp_path / "a", *LENGTHS, "--test-percent", "40", "--valid-percent", "30"
-    )
+    shares = ("--test-percent", "40", "--valid-percent", "30")
+    prepared("text", "--source", *zips, "--out", tmp_path / "a", *LENGTHS, *shares)
     store = Store.open(tmp_path / "a")
     found: dict[tuple[str, int], int] = {}
     reviews = set()
