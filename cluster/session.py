@@ -21,7 +21,7 @@ from cluster import preflight
 from zfdist import container
 
 _OBJECT_STORE_MIB = 128  # nothing of size travels through Ray here
-_RESTORED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR")
+_RESTORED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "TMPDIR")
 _ALONE = {"RAY_ADDRESS": "unset RAY_ADDRESS", "--address": "leave out --address"}
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -107,6 +107,8 @@ def _start(cpus: int, say: Callable[[str], None]) -> None:
     if place.remark:
         say(place.remark)
     os.environ["RAY_TMPDIR"] = place.folder
+    if len(os.fsencode(os.environ.get("TMPDIR", ""))) > preflight.LONGEST_FOLDER_BYTES:
+        os.environ["TMPDIR"] = place.folder  # Python's own sockets, which Ray's dashboard opens, are there
     say(f"starting Ray on this machine ({cpus} CPUs) ...")
     _keep_others_out()
     # What stops the command may signal all its processes at once (timeout, Slurm, systemd). Ray must outlive that for
@@ -152,8 +154,10 @@ def _join(address: str, source: str, say: Callable[[str], None]) -> None:
 
 def _reason(error: BaseException) -> str:
     """Return the first line of what is at the bottom of an exception of Ray's."""
-    while error.__cause__ is not None:
+    seen = {id(error)}  # Ray raises errors that are their own causes, by way of others
+    while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__
+        seen.add(id(error))
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
