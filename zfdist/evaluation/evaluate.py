@@ -26,7 +26,7 @@ from zfdist.evaluation.bounds import Model, Sums, add_up
 from zfdist.evaluation.results import Bound, EvaluationError, Question, Result, bound_of, result_fields
 from zfdist.model import systems
 from zfdist.model.kernels import matmul_backend
-from zfdist.model.systems import System
+from zfdist.model.networks.network import Network
 
 __all__ = [
     "EvaluationError",
@@ -46,7 +46,7 @@ _WORDS = "embed.weight"  # a row for each word: the checkpoint says nowhere else
 class Loaded(NamedTuple):
     """A trained network and what its checkpoint says about it."""
 
-    model: System
+    model: Network
     config: Config
     manifest: CheckpointManifest
 
