@@ -5,7 +5,6 @@ From stage 1 on DeepSpeed shards the optimizer together with a float32 copy of t
 Ring all-reduce of n bytes over W workers moves 2 (W - 1) / W n bytes through each (Patarasuk and Yuan, 2009).
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ import torch
 
 from zfdist.config import CheckpointConfig, Config, ModelConfig
 from zfdist.model import systems
+from zfdist.model.networks.network import Network
+from zfdist.model.recurrent.recurrence import Recurrence
 
 STAGES = (0, 1, 2, 3)
 _WEIGHT = 4
@@ -80,29 +81,27 @@ def memory(count: int, stage: int, workers: int, activations: float = 0.0) -> Me
 
 def activations(config: ModelConfig, x_dim: int) -> Activations:
     """Return what the network keeps for its backward pass: three small passes are run and their tensors counted."""
-    config = as_measured(config)
-    model = systems.build(config, x_dim, seed=0)
-    small = kept_bytes(model, config, x_dim, _FRAMES, _SEQUENCES)
-    longer = kept_bytes(model, config, x_dim, 2 * _FRAMES, _SEQUENCES)
-    wider = kept_bytes(model, config, x_dim, _FRAMES, 2 * _SEQUENCES)
+    model = as_on_a_gpu(systems.build(config, x_dim, seed=0))
+    small = kept_bytes(model, _FRAMES, _SEQUENCES)
+    longer = kept_bytes(model, 2 * _FRAMES, _SEQUENCES)
+    wider = kept_bytes(model, _FRAMES, 2 * _SEQUENCES)
     per_frame = (longer - small) / (_FRAMES * _SEQUENCES)
     per_sequence = (wider - small) / _SEQUENCES - _FRAMES * per_frame
     return Activations(small - _SEQUENCES * (per_sequence + _FRAMES * per_frame), per_sequence, per_frame)
 
 
-def as_measured(config: ModelConfig) -> ModelConfig:
-    """Return the config with the time loop that a GPU takes, wherever it is asked; others keep about as much."""
-    by_hand = config.recurrence == "auto" and config.system in ("zforcing", "vrnn") and not config.loop_by_autograd
-    return dataclasses.replace(config, recurrence="bptt") if by_hand else config
+def as_on_a_gpu(model: Network) -> Network:
+    """Let the network's loop over time be the one that a GPU takes, wherever it is asked; others keep about as much."""
+    for part in model.modules():
+        if isinstance(part, Recurrence) and part.implementation == "auto":
+            part.implementation = "bptt"
+    return model
 
 
-def kept_bytes(model: systems.System, config: ModelConfig, x_dim: int, frames: int, sequences: int) -> int:
+def kept_bytes(model: Network, frames: int, sequences: int) -> int:
     """Return the bytes that a forward pass of this shape keeps for the backward pass, the parameters not counted."""
-    if config.density == "categorical":
-        x = torch.zeros(frames + 1, sequences, dtype=torch.int64)
-    else:
-        x = torch.zeros(frames + 1, sequences, x_dim)
-    eps = torch.zeros(frames, sequences, config.z_dim)
+    x = model.blank(frames + 1, sequences)
+    eps = torch.zeros(frames, sequences, model.config.z_dim)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     with _kept() as storages:
         terms = model(x[:-1], x[1:], torch.full((sequences,), frames), eps)

@@ -19,6 +19,7 @@ from zfdist.data.loader import TrainLoader, sequences_of
 from zfdist.data.store import Store
 from zfdist.engine import OPERANDS, OPTIMIZER, Engine, EngineError
 from zfdist.model import systems
+from zfdist.model.networks.network import Network
 from zfdist.model.objective import LABEL_SUMS, SUMS
 from zfdist.model.recurrent.latent_chain import LatentChain
 from zfdist.model.recurrent.recurrence import Recurrence
@@ -117,7 +118,7 @@ def threads_worth_having(weights: int, frames: float, available: int) -> int:
     return max(1, min(available, int(6 * weights * frames / _PER_THREAD)))
 
 
-def _introduction(config: Config, module: systems.System) -> str:
+def _introduction(config: Config, module: Network) -> str:
     counts = systems.parameter_counts(module)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
     idle = systems.idle_heads(config.model, config.loss)
@@ -125,7 +126,7 @@ def _introduction(config: Config, module: systems.System) -> str:
     return f"{config.model.system} with {config.model.density} output: {counts['total']:,} parameters ({parts}{unused})"
 
 
-def _implementations(module: systems.System, engine: Engine) -> str:
+def _implementations(module: Network, engine: Engine) -> str:
     """Say what computes the loop over time and float32 products on this machine."""
     operand = OPERANDS[engine.precision]
     loops = [

@@ -85,8 +85,3 @@ class ModelConfig(Section):
                 raise ConfigError(
                     f"model.recurrence = {self.recurrence}: does not know model.{name}; use auto or reference"
                 )
-
-    @property
-    def loop_by_autograd(self) -> bool:
-        """Whether a switch changes the loop over time into one that only autograd differentiates."""
-        return any(getattr(self, name) for name in _BY_AUTOGRAD)

@@ -244,6 +244,7 @@ def _save(run: Run, validation: dict[str, float] | None, *, is_last: bool = Fals
             world_size=run.world.size,
             precision=run.engine.precision,
             optimizer=OPTIMIZER,
+            x_dim=run.store.frame_size(run.config.data.frame_samples),
             data_fingerprint=run.store.fingerprint,
             normalisation={"mean": run.store.mean, "std": run.store.std},
             progress={"meters": meters, "skipped_in_a_row": run.skipped_in_a_row},

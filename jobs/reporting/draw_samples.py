@@ -120,8 +120,9 @@ def _reconstructions(loaded: Loaded, store: Store, request: Request) -> Iterator
 
 
 def _interpolation(loaded: Loaded, store: Store, request: Request) -> Iterator[Piece]:
-    if loaded.config.model.system == "rnn":
-        raise EvaluationError("--what interpolation: an rnn has no latents to mix; take a run of another system")
+    if not loaded.model.has_latents:
+        system = loaded.config.model.system
+        raise EvaluationError(f"--what interpolation: an {system} has no latents to mix; take a run of another system")
     ids = list(request.between or _first(loaded, store, request, 2))
     batch = _sequences(loaded, store, request.split, ids, most=request.frames)
     for row, (i, length) in enumerate(zip(ids, batch.lengths_B.tolist(), strict=True)):

@@ -14,7 +14,7 @@ from jobs.reporting.paper_published import PUBLISHED, Published
 from zfdist import atomic_io
 
 if TYPE_CHECKING:
-    from zfdist.config import Config
+    from zfdist.config import Config, ModelConfig
 
 DATA_SETS = {"pcm16": ("timit", "blizzard"), "bits": ("mnist",), "tokens": ("imdb",)}
 _NAMES = {"timit": "TIMIT", "blizzard": "Blizzard", "mnist": "MNIST", "imdb": "IMDB"}
@@ -162,7 +162,7 @@ def _our_lines(table: str, by_key: Mapping[str, Sequence[Ours]], kind: str) -> I
                 "origin": "ours",
                 "data_set": runs[0].config.data.root,
                 "metric": metric,
-                "relation": _relation(metric, runs[0].config.model.system),
+                "relation": _relation(metric, runs[0].config.model),
                 "value": mean,
                 "stderr": "" if math.isnan(error) else error,
                 "runs": len(runs),
@@ -171,9 +171,11 @@ def _our_lines(table: str, by_key: Mapping[str, Sequence[Ours]], kind: str) -> I
             }
 
 
-def _relation(metric: str, system: str) -> str:
+def _relation(metric: str, model: "ModelConfig") -> str:
     """Return how the true figure relates to a measured one."""
-    if system == "rnn" or metric.startswith("kl"):
+    from zfdist.model import systems
+
+    if not systems.network_of(model).has_latents or metric.startswith("kl"):
         return "="
     return "<=" if "perplexity" in metric or "nll" in metric else ">="
 

@@ -54,7 +54,7 @@ class Case:
         model = config.with_values({"model.system": system}).model
         self.model = build(model, config.data.frame_samples, seed=1)
         generator = torch.Generator().manual_seed(0)
-        widths = (model.z_dim, self.model.output.noise_dim)
+        widths = (model.z_dim, self.model.noise_dim)
         self.noise = [torch.randn(STEPS, batch, width, generator=generator) for width in widths]
 
     @torch.no_grad()

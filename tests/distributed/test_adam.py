@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from zfdist.config import EngineConfig, ModelConfig, OptimConfig
+from zfdist.model.networks.network import Network
 from zfdist.model.objective import objective
-from zfdist.model.systems import System, build
+from zfdist.model.systems import build
 from zfdist.schedule import Weights, learning_rate
 
 T, B, X, Z, UPDATES = 6, 8, 5, 3, 12
@@ -48,7 +49,7 @@ def through_the_engine(cases: list[tuple[int, int]]) -> list[Trained | None]:
     return trained
 
 
-def plain() -> tuple[System, list[float]]:
+def plain() -> tuple[Network, list[float]]:
     """Return what torch alone makes of it in one process, and the norms of the gradients."""
     model, norms = build(MODEL, X, seed=0), []
     betas = (OPTIM.beta1, OPTIM.beta2)

@@ -65,6 +65,16 @@ def test_a_checkpoint_of_another_version_is_refused(store: Path, run: Path) -> N
     refused(harness.tiny_config(store, train__steps=12), run, "format 99, this version reads 1")
 
 
+def test_a_checkpoint_that_does_not_say_x_dim_is_gone_on_with(store: Path, run: Path) -> None:
+    path = run / "checkpoints/step-00000008/manifest.json"
+    tree = json.loads(path.read_text())
+    assert tree.pop("x_dim") == harness.FRAME
+    path.write_text(json.dumps(tree))
+    config = harness.tiny_config(store, train__steps=12)
+    assert train.train(config, run, world.connect(), harness.Recorder()) == ("finished", 12)
+    assert json.loads((run / "checkpoints/step-00000012/manifest.json").read_text())["x_dim"] == harness.FRAME
+
+
 def test_wrong_weights_to_start_from_are_refused(store: Path, run: Path, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh"
     fresh.mkdir()

@@ -66,7 +66,7 @@ def save(folder: Path, config: Config, *, step: int = 100) -> Path:
     partial = checkpoint.begin(folder, step)
     save_file(model.state_dict(), str(partial / checkpoint.WEIGHTS))
     manifest = CheckpointManifest(
-        step=step, config=config, world_size=1, precision="fp32", data_fingerprint=store.fingerprint,
+        step=step, config=config, x_dim=model.x_dim, world_size=1, precision="fp32", data_fingerprint=store.fingerprint,
         normalisation={"mean": store.mean, "std": store.std}, progress={}, validation={"valid/elbo_nats": -1.0},
     )  # fmt: skip
     (folder / "config.json").write_text(config.to_json())

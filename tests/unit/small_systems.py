@@ -1,14 +1,15 @@
 """Small networks of every system and density, their data, and a look at their latents: what the tests of them share."""
 
-import sys
 from contextlib import contextmanager
+from typing import get_args, get_type_hints
 
 import torch
 
 from zfdist.config import ModelConfig
+from zfdist.model.networks import network
 from zfdist.model.systems import build
 
-SYSTEMS = ("zforcing", "storn", "vrnn", "srnn", "rnn")
+SYSTEMS = get_args(get_type_hints(ModelConfig)["system"])
 DENSITIES = ("gaussian", "mixture", "bernoulli", "categorical")
 T, B, X, Z = 7, 3, 4, 3
 SIZES = {"hidden": 6, "z_dim": Z, "mlp_dim": 5, "mixture_components": 3}
@@ -43,27 +44,26 @@ def run(model, frames, lengths, eps):
 
 
 @contextmanager
-def latents(model):
-    """Catch prior, posterior and z of every forward pass in the list given."""
-    module, caught = sys.modules[type(model).__module__], []
-    original = module.latent_terms
+def latents():
+    """Catch prior, posterior and z of every forward pass of a network in the list given."""
+    caught, original = [], network.latent_terms
 
     def catching(log_px, prior, posterior, z, **others):
         caught.append((prior, posterior, z))
         return original(log_px, prior, posterior, z, **others)
 
-    module.latent_terms = catching
+    network.latent_terms = catching
     try:
         yield caught
     finally:
-        module.latent_terms = original
+        network.latent_terms = original
 
 
 @torch.no_grad()
 def noise_that_gives(model, frames, lengths, z_TBZ):
     """Return the noise under which the posterior gives these latents, whatever the frames."""
     eps = torch.zeros_like(z_TBZ)
-    with latents(model) as caught:
+    with latents() as caught:
         for t in range(len(z_TBZ)):
             run(model, frames, lengths, eps)
             _, posterior, _ = caught[-1]

@@ -168,7 +168,7 @@ def drawn(model, density, given, monkeypatch, least):
     monkeypatch.setattr(cpp_lstm_step, "call", lambda name, *rest: (counted.append(name), original(name, *rest)))
     monkeypatch.setattr(cpp_lstm_step, "LEAST_STEPS", least)
     generator = torch.Generator().manual_seed(2)
-    eps = torch.randn(T, B, model.output.noise_dim, generator=generator, dtype=torch.float64)
+    eps = torch.randn(T, B, model.noise_dim, generator=generator, dtype=torch.float64)
     frames, lengths, eps_z = data(density)
     options = {"x_BX": frames[0]}
     if given:

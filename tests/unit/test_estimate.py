@@ -34,8 +34,8 @@ def test_parameters_of_the_papers_timit_network() -> None:
 
 @pytest.mark.parametrize("system", small_systems.SYSTEMS)
 def test_activations_foretell_what_autograd_keeps(system: str) -> None:
-    config = estimate.as_measured(ModelConfig(system=system, hidden=64, z_dim=4, mlp_dim=8))
-    really = estimate.kept_bytes(systems.build(config, 10, seed=0), config, 10, frames=40, sequences=16)
+    config = ModelConfig(system=system, hidden=64, z_dim=4, mlp_dim=8)
+    really = estimate.kept_bytes(estimate.as_on_a_gpu(systems.build(config, 10, seed=0)), frames=40, sequences=16)
     assert estimate.activations(config, 10).of(40, 16) == pytest.approx(really, rel=0.03)
 
 

@@ -63,11 +63,11 @@ def batches(store, *, rank=0, world_size=1, **values):
     return evaluation_batches(store, data, "test", rank=rank, world_size=world_size, device=CPU)
 
 
-def save(folder: Path, weights, store, *, step=100, valid=None, config=CONFIG) -> Path:
+def save(folder: Path, weights, store, *, step=100, valid=None, config=CONFIG, x_dim=10) -> Path:
     partial = checkpoint.begin(folder, step)
     save_file({name: w.contiguous() for name, w in weights.items()}, str(partial / checkpoint.WEIGHTS))
     manifest = CheckpointManifest(
-        step=step, config=config, world_size=1, precision="fp32", data_fingerprint=store.fingerprint,
+        step=step, config=config, x_dim=x_dim, world_size=1, precision="fp32", data_fingerprint=store.fingerprint,
         normalisation={"mean": store.mean, "std": store.std}, progress={},
         validation=None if valid is None else {"valid/elbo_nats": valid},
     )  # fmt: skip
@@ -203,6 +203,18 @@ def test_damage_and_absence_are_sentences(store, model, tmp_path):
     weights.write_bytes(content)
     with pytest.raises(CheckpointError, match="hash"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("density", ["gaussian", "categorical"])
+def test_the_manifest_says_how_many_values_or_words_there_are(store, tmp_path, density):
+    """Ten words, of a config that says seven samples a frame; the weights say it where a manifest does not."""
+    words = {"data.frame_samples": 7, "model.embed_dim": 5} if density == "categorical" else {}
+    config = CONFIG.with_values({"model.density": density, **words})
+    weights = build(config.model, 10, seed=1).state_dict()
+    for step, x_dim in enumerate((10, None)):
+        assert load_model(save(tmp_path, weights, store, step=step, config=config, x_dim=x_dim)).model.x_dim == 10
+    with pytest.raises(CheckpointError, match=r"tensor .* of another shape"):
+        load_model(save(tmp_path, weights, store, config=config, x_dim=11))
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])

@@ -69,7 +69,7 @@ def test_the_ends_of_an_interpolation_are_the_sequences_own_latents(system, dens
     z = model.infer(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps).z_TBZ.detach().clone()
     z[4:, 0] = z[4:, 1]  # the first has ended
     mixed = torch.stack([(1 - w) * z[:, 0] + w * z[:, 1] for w in weights], dim=1)
-    noise = torch.zeros(T, 3, model.output.noise_dim)
+    noise = torch.zeros(T, 3, model.noise_dim)
     first = batch.x_TBX[0, :1].expand(3, *batch.x_TBX.shape[2:])
     expected = model.generate(mixed, noise, z_TBZ=mixed, temperature=0.0, x_BX=first)
     torch.testing.assert_close(drawn, expected.x_TBX)

@@ -53,6 +53,8 @@ class CheckpointManifest:
     precision: str
     """What engine.precision came to: fp32, tf32, bf16 or fp16."""
     optimizer: str | None = None  # by its name in torch; None where it was not recorded: AdamW on a CPU
+    x_dim: int | None = None
+    """Values of a frame, or words of the vocabulary; None where it was not recorded."""
     data_fingerprint: str
     normalisation: Mapping[str, float]
     """Mean and std of the training samples, in units of the stored integers."""

@@ -8,7 +8,7 @@ Needs neither Ray nor DeepSpeed, and reads no pickles.
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from zfdist.evaluation.bounds import Model, Sums, add_up
 from zfdist.evaluation.results import Bound, EvaluationError, Question, Result, bound_of, result_fields
 from zfdist.model import systems
 from zfdist.model.kernels import matmul_backend
-from zfdist.model.systems import System
+from zfdist.model.networks.network import Network
 
 __all__ = [
     "EvaluationError",
@@ -40,13 +40,11 @@ __all__ = [
     "share_of",
 ]
 
-_WORDS = "embed.weight"  # a row for each word: the checkpoint says nowhere else how many there are
-
 
 class Loaded(NamedTuple):
     """A trained network and what its checkpoint says about it."""
 
-    model: System
+    model: Network
     config: Config
     manifest: CheckpointManifest
 
@@ -157,8 +155,7 @@ def load_model(path: Path) -> Loaded:
     manifest = checkpoint.verify(folder, only=checkpoint.WEIGHTS)
     weights = load_file(folder / checkpoint.WEIGHTS)
     config = manifest.config
-    is_text = config.model.density == "categorical" and _WORDS in weights
-    x_dim = weights[_WORDS].shape[0] if is_text else config.data.frame_samples
+    x_dim = _x_dim_of_before(config, weights) if manifest.x_dim is None else manifest.x_dim
     model = systems.build(config.model, x_dim, seed=0)
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
@@ -187,6 +184,13 @@ def refuse_other_data(loaded: Loaded, store: Store, split: str) -> None:
         raise EvaluationError(
             f"data.frame_samples = {frame_samples}: the model has {loaded.manifest.config.data.frame_samples}"
         )
+
+
+def _x_dim_of_before(config: Config, weights: Mapping[str, Tensor]) -> int:
+    """Return x_dim for a manifest of the time when it was not recorded: words are the rows of their table."""
+    if config.model.density == "categorical" and "embed.weight" in weights:
+        return weights["embed.weight"].shape[0]
+    return config.data.frame_samples
 
 
 @contextlib.contextmanager

@@ -11,8 +11,6 @@ position only. Words of `never` have probability 0, and the others what they hav
 Shapes: T time, B batch, X values of a frame, Z latent, N noise of an observation, W mixtures.
 """
 
-import copy
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +22,7 @@ from torch import Tensor
 from zfdist import seeding
 from zfdist.data.loader import Batch
 from zfdist.model.kernels import matmul_backend
-from zfdist.model.systems import System
+from zfdist.model.networks.network import Network
 from zfdist.model.terms import Inferred
 
 Waveforms = NDArray[np.float32]
@@ -34,7 +32,7 @@ _FULL_SCALE = 32768.0
 
 @torch.no_grad()
 def samples(
-    model: System,
+    model: Network,
     *,
     sequences: int,
     steps: int,
@@ -54,7 +52,7 @@ def samples(
 
 @torch.no_grad()
 def continued(
-    model: System,
+    model: Network,
     batch: Batch,
     *,
     steps: int,
@@ -76,20 +74,20 @@ def continued(
 
 
 @torch.no_grad()
-def rebuilt(model: System, batch: Batch, *, seed: int | None = None, never: Sequence[int] = ()) -> Tensor:
+def rebuilt(model: Network, batch: Batch, *, seed: int | None = None, never: Sequence[int] = ()) -> Tensor:
     """Return the likeliest observations given latents from the posterior and the true observations before them.
 
     Latents are posterior means, or with a `seed` posterior samples.
     """
     eps_TBZ = _posterior_noise(model, batch, seed)
     with matmul_backend.float32(_device(model)):
-        density = _without(model, never).reconstruct(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
-    return density.sample(eps_TBZ.new_zeros(*eps_TBZ.shape[:2], model.output.noise_dim), temperature=0.0)
+        density = model.without(never).reconstruct(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
+    return density.sample(eps_TBZ.new_zeros(*eps_TBZ.shape[:2], model.noise_dim), temperature=0.0)
 
 
 @torch.no_grad()
 def interpolated(
-    model: System,
+    model: Network,
     batch: Batch,
     weights: Sequence[float],
     *,
@@ -113,14 +111,14 @@ def interpolated(
     share_TW[ended_T2[:, 0]], share_TW[ended_T2[:, 1]] = 1.0, 0.0
     z_TWZ = torch.lerp(first_TZ[:, None], second_TZ[:, None], share_TW[..., None])
     key = seeding.key(seed, "generate/x")
-    eps_TBN = seeding.normals(key, torch.zeros_like(batch.positions_B[:1]), len(z_TWZ), model.output.noise_dim)
+    eps_TBN = seeding.normals(key, torch.zeros_like(batch.positions_B[:1]), len(z_TWZ), model.noise_dim)
     first_WX = batch.x_TBX[0, :1].expand(len(weights), *batch.x_TBX.shape[2:])
     eps_TWN = eps_TBN.expand(-1, len(weights), -1)
     return _generated(model, never, z_TWZ, eps_TWN, z_TBZ=z_TWZ, temperature=x_temperature, x_BX=first_WX)
 
 
 def speech(
-    model: System,
+    model: Network,
     normalisation: Mapping[str, float],
     *,
     sequences: int,
@@ -137,7 +135,7 @@ def speech(
 
 
 def continuations(
-    model: System,
+    model: Network,
     batch: Batch,
     normalisation: Mapping[str, float],
     *,
@@ -152,7 +150,7 @@ def continuations(
 
 
 def reconstructions(
-    model: System, batch: Batch, normalisation: Mapping[str, float], *, seed: int | None = None
+    model: Network, batch: Batch, normalisation: Mapping[str, float], *, seed: int | None = None
 ) -> list[Waveforms]:
     """Rebuild each sequence of `batch`, as `rebuilt`.
 
@@ -173,38 +171,29 @@ def waveforms(x_TBX: Tensor, normalisation: Mapping[str, float]) -> Waveforms:
     return np.asarray(full.flatten(1).float().cpu().numpy(), dtype=np.float32)
 
 
-def _inferred(model: System, batch: Batch, eps_TBZ: Tensor) -> Inferred:
+def _inferred(model: Network, batch: Batch, eps_TBZ: Tensor) -> Inferred:
     with matmul_backend.float32(_device(model)):
         return model.infer(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
 
 
-def _generated(model: System, never: Sequence[int], eps_TBZ: Tensor, eps_TBN: Tensor, **options: Any) -> Tensor:
-    """Run `System.generate`, with the products that are fastest step by step."""
+def _generated(model: Network, never: Sequence[int], eps_TBZ: Tensor, eps_TBN: Tensor, **options: Any) -> Tensor:
+    """Run `Network.generate`, with the products that are fastest step by step."""
     multiplications = eps_TBN.shape[1] * sum(parameter.numel() for parameter in model.parameters())
     with matmul_backend.float32(_device(model), onednn=multiplications >= matmul_backend.FROM_MULTIPLICATIONS):
-        return _without(model, never).generate(eps_TBZ, eps_TBN, **options).x_TBX
-
-
-def _without(model: System, never: Sequence[int]) -> System:
-    """Return a network that gives some words probability 0: a copy, unless there are none such."""
-    if not never:
-        return model
-    model = copy.deepcopy(model)
-    model.output.out.bias[list(never)] = -math.inf
-    return model
+        return model.without(never).generate(eps_TBZ, eps_TBN, **options).x_TBX
 
 
 def _cut(joined: Waveforms, batch: Batch, x_dim: int) -> list[Waveforms]:
     return [wave[: length * x_dim] for wave, length in zip(joined, batch.lengths_B.tolist(), strict=True)]
 
 
-def _noise(model: System, positions_B: Tensor, steps: int, seed: int) -> tuple[Tensor, Tensor]:
+def _noise(model: Network, positions_B: Tensor, steps: int, seed: int) -> tuple[Tensor, Tensor]:
     latent, observed = seeding.key(seed, "generate/z"), seeding.key(seed, "generate/x")
     eps_TBZ = seeding.normals(latent, positions_B, steps, model.config.z_dim)
-    return eps_TBZ, seeding.normals(observed, positions_B, steps, model.output.noise_dim)
+    return eps_TBZ, seeding.normals(observed, positions_B, steps, model.noise_dim)
 
 
-def _posterior_noise(model: System, batch: Batch, seed: int | None) -> Tensor:
+def _posterior_noise(model: Network, batch: Batch, seed: int | None) -> Tensor:
     """Return the noise of posterior samples, or zeros for posterior means."""
     steps, z_dim = len(batch.x_TBX), model.config.z_dim
     if seed is None:
@@ -212,5 +201,5 @@ def _posterior_noise(model: System, batch: Batch, seed: int | None) -> Tensor:
     return seeding.normals(seeding.key(seed, "reconstruct"), batch.positions_B, steps, z_dim)
 
 
-def _device(model: System) -> torch.device:
+def _device(model: Network) -> torch.device:
     return next(model.parameters()).device

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfdist.config import ModelConfig
-from zfdist.model.densities import Density, noise_size, output_density, output_log_prob, output_size
+from zfdist.model.densities import Density, output_density, output_log_prob, output_size
 from zfdist.model.distributions import Gaussian, latent_gaussian
 from zfdist.model.kernels.cross_entropy import token_log_prob
 from zfdist.model.kernels.lstm_cell import GATES, clamp_latent, clipped_leaky_relu, no_autocast
@@ -29,21 +29,9 @@ def embedding(config: ModelConfig, x_dim: int) -> nn.Module:
     return nn.Linear(x_dim, config.embed_dim) if config.embed_dim else nn.Identity()
 
 
-def inference_embedding(config: ModelConfig, x_dim: int) -> nn.Module | None:
-    """Return the inference net's own embedding, or None where it shares the other."""
-    return embedding(config, x_dim) if config.embed_separate else None
-
-
 def embedded_size(config: ModelConfig, x_dim: int) -> int:
     """Return the size of an embedded observation."""
     return config.embed_dim or x_dim
-
-
-def first_input(config: ModelConfig, x_dim: int, eps_TBN: Tensor) -> Tensor:
-    """Return the input that generation begins with by default: the mean frame, or bits of 0."""
-    if config.density == "categorical":
-        raise ValueError("tokens have no default to begin with: give the first ones, as the data begin a sentence")
-    return eps_TBN.new_zeros(eps_TBN.shape[1], x_dim)
 
 
 class Head(nn.Module):
@@ -72,7 +60,6 @@ class Output(nn.Module):
     def __init__(self, config: ModelConfig, inputs: int, x_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.noise_dim = noise_size(config, x_dim)
         self.hidden, width = _hidden_layers(inputs, config.mlp_dim, config.output_layers)
         outputs = output_size(config, x_dim)
         self.out = _Softmax(width, outputs) if config.density == "categorical" else nn.Linear(width, outputs)
@@ -142,6 +129,11 @@ def repeat_batch(value_TBX: Tensor, eps_TNZ: Tensor) -> Tensor:
     """
     copies = eps_TNZ.shape[1] // value_TBX.shape[1]
     return value_TBX if copies == 1 else value_TBX.repeat(1, copies, *[1] * (value_TBX.ndim - 2))
+
+
+def is_many(lengths_B: Tensor, eps_TNZ: Tensor) -> bool:
+    """Return whether the noise draws several trajectories of each sequence."""
+    return eps_TNZ.shape[1] != len(lengths_B)
 
 
 def clamped_gaussian(parameters: Tensor, bound: float) -> Gaussian:

@@ -1,9 +1,10 @@
 """The family of networks behind one front door: build one, size it to a budget, count its parameters.
 
-Every system is called alike: `forward(x, y, lengths, eps) -> Terms`, `infer`, `reconstruct`, `generate`.
+Every system is a `Network`: `forward(x, y, lengths, eps) -> Terms`, `infer`, `reconstruct`, `generate`.
 """
 
 import dataclasses
+import importlib
 import itertools
 from collections.abc import Iterable
 
@@ -11,20 +12,21 @@ import torch
 from torch import nn
 
 from zfdist.config import ConfigError, LossConfig, ModelConfig
-from zfdist.model.networks.rnn import Rnn
-from zfdist.model.networks.srnn import Srnn
-from zfdist.model.networks.storn import Storn
-from zfdist.model.networks.vrnn import Vrnn
-from zfdist.model.networks.zforcing import ZForcing
+from zfdist.model.networks.network import Network
 from zfdist.seeding import torch_seed
 
-System = ZForcing | Storn | Vrnn | Srnn | Rnn
-
 _BEYOND_ANY_BUDGET = 2**16  # hidden units
-_WEIGHT_OF = {"aux": "alpha", "backward_output": "beta", "label": "label"}  # heads, and their fields of LossConfig
 
 
-def build(config: ModelConfig, x_dim: int, seed: int) -> System:
+def network_of(config: ModelConfig) -> type[Network]:
+    """Return the class of a config's system: the `Network` in the file of networks/ that has the system's name."""
+    module = importlib.import_module(f"zfdist.model.networks.{config.system}")
+    classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Network) and c is not Network]
+    (network,) = classes
+    return network
+
+
+def build(config: ModelConfig, x_dim: int, seed: int) -> Network:
     """Return the network with initial weights drawn from `seed`; the global random state is left as it was.
 
     `x_dim` is the number of values of a frame, or of words of the vocabulary. Sizes are taken as they are: a
@@ -32,7 +34,7 @@ def build(config: ModelConfig, x_dim: int, seed: int) -> System:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "init"))
-        return _make(config, x_dim)
+        return network_of(config)(config, x_dim)
 
 
 def sized(config: ModelConfig, loss: LossConfig, x_dim: int) -> ModelConfig:
@@ -52,16 +54,18 @@ def sized_as(config: ModelConfig, recorded: ModelConfig, x_dim: int) -> ModelCon
 
     For a run that goes on: it began when all heads counted, or a weight that was 0 is not any more.
     """
-    subsets = (idle for n in range(len(_WEIGHT_OF) + 1) for idle in itertools.combinations(_WEIGHT_OF, n))
+    heads = network_of(config).weight_of
+    subsets = (idle for n in range(len(heads) + 1) for idle in itertools.combinations(heads, n))
     found = (_within_budget(config, x_dim, idle) for idle in subsets)
     return next((c for c in found if (c.hidden, c.mlp_dim) == (recorded.hidden, recorded.mlp_dim)), None)
 
 
 def idle_heads(config: ModelConfig, loss: LossConfig) -> list[str]:
     """Return the names of the network's heads that have no weight in the objective, so that no update moves them."""
-    has = {"aux": config.system == "zforcing", "backward_output": config.system == "zforcing"}
-    has["label"] = config.label_classes > 0
-    return [head for head, weight in _WEIGHT_OF.items() if has[head] and getattr(loss, weight) == 0.0]
+    weight_of = dict(network_of(config).weight_of)
+    if not config.label_classes:
+        weight_of.pop("label", None)
+    return [head for head, weight in weight_of.items() if getattr(loss, weight) == 0.0]
 
 
 def _within_budget(config: ModelConfig, x_dim: int, idle: Iterable[str]) -> ModelConfig:
@@ -86,20 +90,6 @@ def parameter_counts(module: nn.Module) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count} | {"total": sum(counts.values())}
 
 
-def _make(config: ModelConfig, x_dim: int) -> System:
-    match config.system:
-        case "zforcing":
-            return ZForcing(config, x_dim)
-        case "storn":
-            return Storn(config, x_dim)
-        case "vrnn":
-            return Vrnn(config, x_dim)
-        case "srnn":
-            return Srnn(config, x_dim)
-        case "rnn":
-            return Rnn(config, x_dim)
-
-
 def _scaled(config: ModelConfig, hidden: int) -> ModelConfig:
     mlp_dim = max(1, round(hidden * config.mlp_dim / config.hidden))
     return dataclasses.replace(config, hidden=hidden, mlp_dim=mlp_dim, parameter_budget=0)
@@ -107,5 +97,5 @@ def _scaled(config: ModelConfig, hidden: int) -> ModelConfig:
 
 def _total(config: ModelConfig, x_dim: int, idle: Iterable[str]) -> int:
     with torch.device("meta"):  # shapes without numbers
-        counts = parameter_counts(_make(config, x_dim))
+        counts = parameter_counts(network_of(config)(config, x_dim))
     return counts["total"] - sum(counts.get(head, 0) for head in idle)
