@@ -116,11 +116,12 @@ class Lease:
             if found != seen:
                 seen, since = found, time.monotonic()
             is_stale = time.monotonic() - since > STALE_S
-            if found is None or is_stale or (found["owner"] == self.owner and found["launch"] <= self.launch):
+            if found is None or is_stale or self._supersedes(found):
                 self._write()
                 if found is None or is_stale:
                     time.sleep(_SETTLE_S)
-                if self._is_mine(self._read()):
+                left = self._read()
+                if left is not None and self._supersedes(left):
                     return
             if time.monotonic() > deadline:
                 who = str((found or {}).get("who"))
@@ -157,8 +158,13 @@ class Lease:
 
     def _look(self) -> None:
         found = self._read()
-        if found is not None and not self._is_mine(found):
+        if found is not None and not self._supersedes(found):
             self._lost_to = str(found["who"])
+
+    def _supersedes(self, found: dict[str, Any]) -> bool:
+        # An older launch of ours may have looked just before we wrote, and renew its claim over ours: it gives way when
+        # it looks again, as we renew too.
+        return bool(found["owner"] == self.owner and found["launch"] <= self.launch)
 
     def _is_mine(self, found: dict[str, Any] | None) -> bool:
         return found is not None and (found["owner"], found["launch"]) == (self.owner, self.launch)

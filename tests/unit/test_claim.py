@@ -150,3 +150,17 @@ def test_a_torn_claim_without_locks_is_taken_over(
     (tmp_path / "lock.lease").write_bytes(content)
     with claim.held(tmp_path / "lock", wait_s=5):
         assert str(os.getpid()).encode() in (tmp_path / "lock.lease").read_bytes()
+
+
+def test_an_older_launch_that_renews_in_the_same_moment_gives_way_and_not_the_newer(tmp_path: Path) -> None:
+    older, newer = (lease.Lease(lease.Folder(tmp_path), "one", launch) for launch in (1, 2))
+    older.acquire(wait_s=0.1)
+    for _ in range(2):  # the older one looked before the newer one wrote, and writes after it
+        newer._write()
+        older._write()
+        newer.check(now=True)
+    newer.acquire(wait_s=0)
+    with pytest.raises(lease.BusyError, match="was taken over by another process"):
+        older.check(now=True)
+    with pytest.raises(lease.BusyError, match="is being trained by another process"):
+        lease.Lease(lease.Folder(tmp_path), "one", 1).acquire(wait_s=0)
