@@ -1,5 +1,6 @@
 """What many tests start from: a small store, a small config, and real process groups on this machine."""
 
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -92,8 +93,11 @@ def run_ranks(world_size: int, work: Callable[..., Any], *args: Any) -> list[Any
 
     An exception in a rank is raised here, with its traceback.
     """
+    # Forked from a process that has imported what all need, and has started no thread: imports take 5 s a rank.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    multiprocessing.set_forkserver_preload(["zfdist.train", "deepspeed", "harness"])
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
-        mp.spawn(_rank, (world_size, folder, work, args), nprocs=world_size)
+        mp.start_processes(_rank, (world_size, folder, work, args), nprocs=world_size, start_method="forkserver")
         return [pickle.loads(Path(folder, f"{rank}.pickle").read_bytes()) for rank in range(world_size)]
 
 

@@ -7,6 +7,8 @@ number of workers and micro-batches.
 
 import argparse
 import contextlib
+import functools
+import inspect
 import io
 import logging
 import os
@@ -71,7 +73,7 @@ class Engine:
             self._engine, *_ = deepspeed.initialize(
                 model=module,
                 model_parameters=list(module.parameters()),
-                optimizer=lambda parameters: torch.optim.Adam(parameters, **self._adam),
+                optimizer=functools.partial(_adam, self._adam),
                 config=_deepspeed_config(config, optim, world, weights),
                 dist_init_required=False,
             )
@@ -274,15 +276,32 @@ def _without_wildcards(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Let torch.compile do nothing: it takes seconds to import, and DeepSpeed needs it for an optimizer not ours."""
-    before = os.environ.get("TORCHDYNAMO_DISABLE")
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    """Let torch.compile do nothing: it imports for 2 s, and DeepSpeed calls it for an optimizer that is not ours."""
+    before = torch.compile
+
+    def compile(function: Any = None, **_: Any) -> Any:
+        return function if function is not None else lambda decorated: decorated
+
+    torch.compile = compile  # type: ignore[assignment]
     try:
         yield
     finally:
-        del os.environ["TORCHDYNAMO_DISABLE"]
-        if before is not None:
-            os.environ["TORCHDYNAMO_DISABLE"] = before
+        torch.compile = before
+
+
+def _adam(settings: dict[str, Any], parameters: Any) -> torch.optim.Adam:
+    """Make torch's Adam, whose methods import torch.compile at their first call, for 2 s, so as to be spared by it.
+
+    Not here: most look for a mark first (`torch._disable_dynamo`); a step does not, so it is taken from below its
+    wrappers, which also turn off gradients.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None:
+            vars(plain).setdefault("__dynamo_disable", plain)
+    adam = torch.optim.Adam(parameters, **settings)
+    adam.step = torch.no_grad()(functools.partial(inspect.unwrap(torch.optim.Adam.step), adam))  # type: ignore[method-assign]
+    return adam
 
 
 @contextlib.contextmanager

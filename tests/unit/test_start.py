@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,16 +17,18 @@ def test_commands_and_rays_controller_import_no_torch(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_deepspeed_is_set_up_without_torchs_compiler() -> None:
-    """DeepSpeed compiles functions of an optimizer that is not ours, for which torch imports all of its compiler."""
+def test_training_begins_without_torchs_compiler_and_pandas(store: Path, tmp_path: Path) -> None:
+    """DeepSpeed compiles an optimizer that is not ours, torch's own imports the compiler to be spared by it: 2 s."""
     code = """
 import sys
-import torch
-from zfdist.config import EngineConfig, OptimConfig
-from zfdist.engine import Engine
-from zfdist.world import connect
-Engine(torch.nn.Linear(2, 2), EngineConfig(zero_stage=1), OptimConfig(), connect())
-print([name for name in ("torch._inductor.compile_fx",) if name in sys.modules])
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import harness
+from zfdist import train, world
+config = harness.tiny_config(Path(sys.argv[2]), train__steps=1)
+train.train(config, Path(sys.argv[3]), world.connect(), harness.Recorder())
+print([name for name in ("torch._dynamo", "torch._inductor", "sympy", "pandas") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("[]")
+    words = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(store), str(tmp_path / "run")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]"), done.stdout

@@ -8,6 +8,7 @@ so sizes are checked before mapping, hashes when a shard is first used, and shar
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,10 +41,10 @@ class _Split:
 
     def __init__(self, root: Path, entry: manifests.SplitEntry) -> None:
         table = _read_index(root, entry.index)
-        self.lengths: NDArray[np.int64] = table["samples"].to_numpy()
+        self.lengths: NDArray[np.int64] = _numbers(table["samples"].chunks)
         self.names: list[str] = table["name"].to_pylist()
         has_labels = "label" in table.column_names
-        self.labels: NDArray[np.int64] | None = table["label"].to_numpy() if has_labels else None
+        self.labels: NDArray[np.int64] | None = _numbers(table["label"].chunks) if has_labels else None
         self.entries = entry.shards
         self.first_rows = np.cumsum([0, *(shard.rows for shard in entry.shards)])
         if len(self.lengths) != entry.recordings or self.first_rows[-1] != entry.recordings:
@@ -274,7 +275,12 @@ def _offsets(column: Any) -> NDArray[np.int64]:
     """Return where each row of a column begins, and the last one ends, counted from the first."""
     if pa.types.is_fixed_size_list(column.type):
         return np.arange(len(column) + 1, dtype=np.int64) * int(column.type.list_size)
-    return np.asarray(column.offsets.to_numpy(), np.int64)
+    return _numbers([column.offsets])
+
+
+def _numbers(arrays: Sequence[Any]) -> NDArray[np.int64]:
+    """Return the integers of Arrow arrays; Arrow's own `to_numpy` would import pandas, which takes a second."""
+    return np.concatenate([np.empty(0, np.int64), *(np.from_dlpack(array) for array in arrays)])
 
 
 def _check_hash(path: Path, entry: ShardEntry, content: memoryview) -> None:
