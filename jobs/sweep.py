@@ -106,9 +106,9 @@ def _sweep_in(
 
     names, steps = space.names(), arguments.config.train.steps
     with session.connect(arguments.address, say=command.say), Board(names, steps) as board:
-        from cluster.run.worker import RunLocation
         from cluster.sweep.driver import sweep
         from cluster.sweep.remote_sweep import SweepStore
+        from zfdist.worker import RunLocation
 
         here = RunLocation(place, command.owner(), Path(arguments.config.data.cache))
         store = None if copy is None else SweepStore(copy, here)
