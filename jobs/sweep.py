@@ -1,4 +1,4 @@
-"""Sweep: `python -m jobs.sweep RECIPE --name NAME --samples K [--grid loss.alpha=0,0.005 ...] [--train.steps 500] ...`.
+"""Search hyperparameters: `python -m jobs.sweep RECIPE --name NAME --samples K [--grid loss.alpha=0,0.005 ...] ...`.
 
 The same command again goes on: no finished trial is trained again. Ctrl-C or SIGTERM saves and stops all trials (exit
 code 0); a second one aborts.

@@ -158,7 +158,10 @@ def _refuse_what_ray_does(arguments: Arguments) -> None:
     """Refuse, of a run without Ray, what only Ray does; and one with Ray in every process of another launcher."""
     from zfdist import standalone
 
-    size = standalone.place(os.environ).size
+    try:
+        size = standalone.place(os.environ).size
+    except ValueError as error:
+        command.refuse(str(error))
     if arguments.ray:
         if size > 1:
             command.refuse(f"this is one of {size} processes of torchrun or srun: add --no-ray, or start one only")
