@@ -1,4 +1,4 @@
-"""Generate: `python -m jobs.generate runs/N --what samples|continuations|reconstructions|interpolation --out DIR`.
+"""Generate from a model: `python -m jobs.generate runs/N --what samples --out DIR`, or continuations ...
 
 Speech becomes WAV files with pictures of waveform and spectrogram, images a grid, sentences lines of text. Needs
 neither Ray nor DeepSpeed.

@@ -1,4 +1,4 @@
-"""Sweep: `python -m jobs.sweep RECIPE --name NAME --samples K [--grid loss.alpha=0,0.005 ...] [--train.steps 500] ...`.
+"""Search hyperparameters: `python -m jobs.sweep RECIPE --name NAME --samples K [--grid loss.alpha=0,0.005 ...] ...`.
 
 The same command again goes on: no finished trial is trained again. Ctrl-C or SIGTERM saves and stops all trials (exit
 code 0); a second one aborts.
@@ -106,9 +106,9 @@ def _sweep_in(
 
     names, steps = space.names(), arguments.config.train.steps
     with session.connect(arguments.address, say=command.say), Board(names, steps) as board:
-        from cluster.run.worker import RunLocation
         from cluster.sweep.driver import sweep
         from cluster.sweep.remote_sweep import SweepStore
+        from zfdist.worker import RunLocation
 
         here = RunLocation(place, command.owner(), Path(arguments.config.data.cache))
         store = None if copy is None else SweepStore(copy, here)

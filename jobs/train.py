@@ -1,18 +1,24 @@
 """Train one run: `python -m jobs.train RECIPE --name NAME [--workers W] [--loss.alpha 0.005] ...`.
 
 The same command again goes on with the run. Ctrl-C or SIGTERM saves and stops (exit code 0); a second one aborts.
+With `--no-ray` this process trains as the worker that it is: alone, or one of those that torchrun or srun started.
 """
 
+import functools
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from jobs.cli import command
 from zfdist.config import Config
+
+if TYPE_CHECKING:
+    from zfdist.run_protocol import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,8 @@ class Arguments:
     """CPUs of each worker; None for an even part of what there is."""
     gpu: bool | None = None
     """A GPU for each worker; None if there are any."""
+    ray: bool = True
+    """Let Ray start the workers, again after a fault and on more or fewer machines; --no-ray: this process is one."""
     address: str | None = None
     """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
     start_from: Annotated[str | None, tyro.conf.arg(name="from")] = None
@@ -60,6 +68,9 @@ def main(argv: list[str], on_accepted: Callable[[], None] = lambda: None) -> int
     ):
         if value is not None and value < low:
             command.refuse(f"--{flag} {value:g}: must be {low} or more")
+    _refuse_what_ray_does(arguments)
+    if not arguments.ray:
+        return command.exit_code(lambda: _train_here(arguments, place))
     return command.exit_code(lambda: _train(arguments, place, workers, on_accepted))
 
 
@@ -82,12 +93,12 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
 
     from cluster import session
 
-    console = Console(arguments.config.train.steps)
+    console = Console(arguments.config.train.steps, command.say)
     follows = command.followed(place, arguments.config.data.cache)
     with session.connect(arguments.address, say=command.say), follows as (folder, copy):
         from cluster.run.fit import fit
         from cluster.run.policy import Range
-        from cluster.run.worker import RunLocation
+        from zfdist.worker import RunLocation
 
         cache = Path(arguments.config.data.cache)
         store = None if copy is None else RunLocation(place, command.owner(), cache)
@@ -108,37 +119,88 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
             on_report=console.report,
             say=command.say,
         )
+    _say_outcome(outcome, place, command.say)
+
+
+def _say_outcome(outcome: "Outcome", place: str, say: Callable[[str], None]) -> None:
     if outcome.state == "stopped":
-        command.say(f"stopped at step {outcome.step}; the same command goes on from there")
+        say(f"stopped at step {outcome.step}; the same command goes on from there")
     else:
-        command.say(f"finished at step {outcome.step}: {command.shown(place)}")
+        say(f"finished at step {outcome.step}: {command.shown(place)}")
+
+
+def _train_here(arguments: Arguments, place: str) -> None:
+    """Train without Ray."""
+    command.check_place(place)
+    command.check_data(arguments.config)
+
+    from zfdist import standalone
+    from zfdist.worker import RunLocation
+
+    say = functools.partial(print, file=sys.stdout, flush=True)  # this one, though the run's prints go to its log
+    cache = Path(arguments.config.data.cache)
+    outcome = standalone.run(
+        arguments.config,
+        Path(place),
+        use_gpu=arguments.gpu,
+        start_from=arguments.start_from,
+        profile=arguments.profile,
+        hang_timeout_s=arguments.hang_timeout,
+        store=RunLocation(place, command.owner(), cache) if "://" in place else None,
+        on_report=Console(arguments.config.train.steps, say).report,
+        say=say,
+    )
+    if standalone.place(os.environ).rank == 0:
+        _say_outcome(outcome, place, say)
+
+
+def _refuse_what_ray_does(arguments: Arguments) -> None:
+    """Refuse, of a run without Ray, what only Ray does; and one with Ray in every process of another launcher."""
+    from zfdist import standalone
+
+    try:
+        size = standalone.place(os.environ).size
+    except ValueError as error:
+        command.refuse(str(error))
+    if arguments.ray:
+        if size > 1:
+            command.refuse(f"this is one of {size} processes of torchrun or srun: add --no-ray, or start one only")
+        return
+    for name in ("cpus_per_worker", "address", "max_failures", "wait_for_nodes", "grow_every"):
+        if getattr(arguments, name) != getattr(Arguments, name):
+            command.refuse(f"--{name.replace('_', '-')} with --no-ray: only Ray does that; leave one of them out")
+    if arguments.workers not in ("1", str(size)):
+        command.refuse(
+            f"--workers {arguments.workers} with --no-ray: this is one process of {size}; start a fixed number of them "
+            "with torchrun --nproc-per-node N -m jobs.train ..., or leave --no-ray out"
+        )
 
 
 class Console:
-    """Prints a run's metrics, a line for each record."""
+    """Says a run's metrics, a line for each record."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
+    def __init__(self, steps: int, say: Callable[[str], None]) -> None:
+        self._steps, self._say = steps, say
 
     def report(self, record: dict[str, Any]) -> None:
         """Print a record of metrics.jsonl: training, validation, checkpoint or skipped update."""
         step = f"step {record['step']:>{len(str(self._steps))}}/{self._steps}"
         if "train/elbo_nats" in record:
             left_s = (self._steps - record["step"]) * record["speed/step_s"]
-            command.say(
+            self._say(
                 f"{step}  train elbo {_nats(record['train/elbo_nats'])} nats/seq  kl {_nats(record['train/kl_nats'])}"
                 f"  {record['speed/frames_per_s']:>9,.0f} frames/s  ETA {command.duration(left_s)}"
             )
         elif "valid/elbo_nats" in record:
-            command.say(
+            self._say(
                 f"{step}  valid elbo {_nats(record['valid/elbo_nats'])} nats/seq  kl {_nats(record['valid/kl_nats'])}"
                 f"  {record['valid/nats_per_sample']:.4f} nats/sample"
             )
         elif "checkpoint/save_s" in record:
-            command.say(f"{step}  checkpoint saved in {record['checkpoint/save_s']:.2f} s")
+            self._say(f"{step}  checkpoint saved in {record['checkpoint/save_s']:.2f} s")
         elif "skipped/terms" in record:
             scale = f" (fp16: loss scale now {record['optim/loss_scale']:g})" if "optim/loss_scale" in record else ""
-            command.say(f"{step}  update skipped: not finite: {', '.join(record['skipped/terms'])}{scale}")
+            self._say(f"{step}  update skipped: not finite: {', '.join(record['skipped/terms'])}{scale}")
 
 
 def _nats(value: float | None) -> str:

@@ -14,6 +14,12 @@ METRICS = "metrics.jsonl"
 """One record a line, see `zfdist.metrics`."""
 RESULT = "result.json"
 """How a run ended; there once it has."""
+LOG = "log.txt"
+"""What rank 0 of a run prints, and what becomes of its workers; the command that started it repeats these lines."""
+ERRORS = "error.log"
+"""Tracebacks of workers, appended to."""
+STOP = "stop"
+"""A file of this name in a run folder asks the run to save and end."""
 OVER = ("finished", "stopped", "diverged")
 """The states in which a run may have ended; a sweep never trains such a trial again."""
 

@@ -27,9 +27,10 @@ from cluster.run.heartbeat import WorkerStatus, start_coordinator, worker_status
 from cluster.run.policy import End, trouble
 from cluster.run.process_group import Group
 from cluster.run.watchdog import lease_s
-from cluster.run.worker import ERRORS, POLL_S, STOP, RunLocation, work, worker_env
+from cluster.run.worker import work, worker_env
 from zfdist.config import Config
-from zfdist.run_protocol import NonFiniteError
+from zfdist.run_protocol import ERRORS, STOP, NonFiniteError
+from zfdist.worker import POLL_S, RunLocation
 
 SCRATCH = ".ray"
 _LOOK_S = 1.0  # how often the workers and machines are looked at

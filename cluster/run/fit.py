@@ -15,20 +15,19 @@ from cluster import nodes
 from cluster.nodes import WorkerResources
 from cluster.run.attempt import SCRATCH, FitError, Job, launch
 from cluster.run.policy import End, Range, counts, team_size, what_next
-from cluster.run.refusals import refuse
 from cluster.run.resize import ResizeReason
-from cluster.run.signals import stop_on_signals
-from cluster.run.tail import LOG, Lines, Records
-from cluster.run.watchdog import HANG_TIMEOUT_S
-from cluster.run.worker import POLL_S, STOP, RunLocation, claim
 from cluster.session import ClusterError
-from zfdist import lease, run_protocol
+from zfdist import lease
 from zfdist.checkpoint import folder as checkpoint
-from zfdist.checkpoint.run_folder import config_of
+from zfdist.checkpoint.run_folder import changes, is_finished
 from zfdist.checkpoint.run_sync import FOLLOW_S
 from zfdist.config import Config
 from zfdist.object_store import ObjectFolder
-from zfdist.run_protocol import METRICS, Outcome
+from zfdist.refusals import refuse
+from zfdist.run_protocol import LOG, STOP, Outcome
+from zfdist.signals import stop_on_signals
+from zfdist.tail import follower
+from zfdist.worker import HANG_TIMEOUT_S, POLL_S, RunLocation, claim
 
 WAIT_FOR_NODES_S = 600.0
 GROW_EVERY_S = 120.0
@@ -92,11 +91,18 @@ def fit(
     """
     workers = Range(workers, workers) if isinstance(workers, int) else workers
     _refuse_range(workers, config)
-    if _is_finished(config, run_folder):
+    if is_finished(config, run_folder):
         say(f"{run_folder} is finished ({config.train.steps} steps); raise --train.steps to go on")
         return Outcome("finished", config.train.steps)
     resources = _resources_at_first(workers, cpus_per_worker, use_gpu, wait_for_nodes_s or 0, say)
-    refuse(config, run_folder, workers, resources, start_from=start_from, store=store)
+    refuse(
+        config,
+        run_folder,
+        device="cuda" if resources.gpus else "cpu",
+        workers=range(workers.low, workers.high + 1),
+        start_from=start_from,
+        store=store,
+    )
     _clear(config, run_folder, store, say)
     on_accepted()
     job = Job(config, run_folder, start_from, resources, hang_timeout_s, profile, store)
@@ -173,21 +179,11 @@ def _team(job: Job, workers: Range, patience_s: float, run_log: RunLog) -> int:
 
 
 def _run_log(job: Job, on_report: Callable[[dict[str, Any]], None] | None, say: Say) -> RunLog:
-    records = Records(job.run_folder / METRICS, from_start=False)
-    lines = Lines(job.run_folder / LOG, from_start=False)
-
     def note(line: str) -> None:
         with (job.run_folder / LOG).open("a") as log:
             log.write(f"{line}\n")
 
-    def follow() -> None:
-        for line in lines.new():
-            say(line.decode(errors="replace").rstrip("\n"))
-        for record in records.new():
-            if on_report:
-                on_report(record)
-
-    return RunLog(note if job.store is None else say, follow)
+    return RunLog(note if job.store is None else say, follower(job.run_folder, say, on_report))
 
 
 def _step(job: Job, end: End) -> int:
@@ -202,7 +198,7 @@ def _clear(config: Config, run_folder: Path, store: RunLocation | None, say: Say
 
     The claims are released at once: the first worker holds them while it trains.
     """
-    for change in _changes(config, run_folder):
+    for change in changes(config, run_folder):
         say(f"changed since the last time: {change}")
     if store is not None:
         with lease.held(ObjectFolder(store.uri), store.owner, 0, wait_s=1.5 * lease.STALE_S):
@@ -250,23 +246,6 @@ def _resources_at_first(
             say(f"waiting up to {patience_s:.0f} s for machines (there are {nodes.describe(there)}) ...")
             told = True
         time.sleep(1)
-
-
-def _is_finished(config: Config, run_folder: Path) -> bool:
-    """Return whether exactly this run has ended."""
-    if _changes(config, run_folder):
-        return False
-    ended = run_protocol.result(run_folder)
-    return ended is not None and ended.get("step") == config.train.steps
-
-
-def _changes(config: Config, run_folder: Path) -> list[str]:
-    """Return what differs from the config that the run had before; whether it may is for `train` to say."""
-    known = config_of(run_folder)
-    if known is None:  # a new run, or one that another version began
-        return []
-    before = known.flat()
-    return [f"{name} {before[name]} -> {value}" for name, value in config.flat().items() if before[name] != value]
 
 
 def _count(workers: int) -> str:

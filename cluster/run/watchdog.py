@@ -24,14 +24,8 @@ import ray.exceptions
 
 from cluster import ray_internals
 from cluster.run.heartbeat import Heartbeat, Member, join
+from zfdist.worker import LEASE_S, START_S, stacks_file
 
-HANG_TIMEOUT_S = 600.0
-START_S = 600.0
-"""The first step may take so long, if no more is given: imports, the data's check and the restore come before it."""
-LEASE_S = 30.0
-"""A worker that was not answered for so long ends itself."""
-HANGS = "hangs"
-"""Folder of a run with the stacks of workers that stood still."""
 _HEARTBEAT_S = 0.5
 _LIBRARIES = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib"))
 _COLLECTIVES = (os.path.join("torch", "distributed"), os.path.join("deepspeed", "comm"))
@@ -40,13 +34,6 @@ _COLLECTIVES = (os.path.join("torch", "distributed"), os.path.join("deepspeed", 
 def lease_s(hang_timeout_s: float) -> float:
     """Return how long a worker may be without an answer."""
     return min(LEASE_S, hang_timeout_s)
-
-
-def stacks_file(run_folder: Path, rank: int) -> Path:
-    """Return where this process writes its stacks if it stands still."""
-    folder = run_folder / HANGS
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{time.strftime('%Y%m%d-%H%M%S')}-worker-{rank}-{os.getpid()}.txt"
 
 
 class Watchdog:

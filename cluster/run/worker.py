@@ -1,44 +1,16 @@
 """What runs in each worker process of a run: join the others, hold the run folder, train."""
 
 import contextlib
-import faulthandler
 import os
-import socket
-import time
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray.train
 
 from cluster.nodes import WorkerResources
-from cluster.run.tail import LOG
-from cluster.run.watchdog import HANG_TIMEOUT_S, LEASE_S, START_S, Watchdog, stacks_file
-from zfdist.checkpoint import run_sync
-from zfdist.checkpoint.run_sync import WorkingCopy
-from zfdist.claim import TakenError, held
+from cluster.run.watchdog import Watchdog
 from zfdist.config import Config
-from zfdist.lease import BusyError
-from zfdist.object_store import CACHE
 from zfdist.run_protocol import Outcome
-
-STOP = "stop"
-"""A file of this name in a run folder asks the run to save and end."""
-ERRORS = "error.log"
-"""Tracebacks of workers, appended to."""
-POLL_S = 0.25
-"""How often files are looked at."""
-
-
-class RunLocation(NamedTuple):
-    """Where a run lives that is no folder, and for whom it is trained."""
-
-    uri: str
-    owner: str
-    """The same for all launches of one command, see `zfdist.lease`."""
-    cache: Path = CACHE
-    """Where every node keeps its working copies."""
+from zfdist.worker import LEASE_S, claim, logged, opened
 
 
 def work(job: dict[str, Any]) -> Outcome:
@@ -58,94 +30,6 @@ def work(job: dict[str, Any]) -> Outcome:
                 return train(
                     job["config"], folder, world, watchdog, job["start_from"], copy=copy, profile=job["profile"]
                 )
-
-
-@contextlib.contextmanager
-def opened(store: RunLocation | None, launch: int, rank: int, config: Config) -> Iterator[WorkingCopy | None]:
-    """Have a working copy of a run in an object store within the block; None for a run in a shared folder."""
-    if store is None:
-        yield None
-        return
-    tries = config.checkpoint.max_failures
-    with run_sync.opened(
-        store.uri, rank, owner=store.owner, launch=launch, cache=store.cache, tries=tries, wait_s=2 * LEASE_S
-    ) as copy:
-        yield copy
-
-
-@contextlib.contextmanager
-def logged(run_folder: Path, rank: int) -> Iterator[None]:
-    """Send what rank 0 prints to the run's log, and every traceback to its error log, within the block."""
-    with contextlib.ExitStack() as stack:
-        if rank == 0:
-            log = stack.enter_context((run_folder / LOG).open("a", buffering=1))
-            stack.enter_context(contextlib.redirect_stdout(log))
-        try:
-            yield
-        except Exception:
-            with contextlib.suppress(OSError), (run_folder / ERRORS).open("a") as errors:  # the disk may be what failed
-                errors.write(f"{time.strftime('%F %T')} worker {rank} on {socket.gethostname()}\n")
-                errors.write(traceback.format_exc() + "\n")
-            raise
-
-
-class StopFileReporter:
-    """Whoever started a run, as a run in a trial's own process sees it: a file asks it to stop.
-
-    Within the block, a run without progress ends its process, and leaves its stacks; Ray Tune begins the trial again.
-    """
-
-    def __init__(self, run_folder: Path, hang_timeout_s: float = HANG_TIMEOUT_S) -> None:
-        self._stop = run_folder / STOP
-        self._next_look_s = 0.0
-        self._timeout_s = hang_timeout_s
-        self._next_renewal_s = 0.0
-        self._file = stacks_file(run_folder, 0)
-
-    def __enter__(self) -> "StopFileReporter":
-        self._stacks = self._file.open("w")
-        faulthandler.dump_traceback_later(max(self._timeout_s, START_S), exit=True, file=self._stacks)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        faulthandler.cancel_dump_traceback_later()
-        self._stacks.close()
-        self._file.unlink()
-
-    def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
-        """Do nothing: metrics.jsonl and the checkpoints are followed where they are written."""
-
-    def progress(self, step: int) -> None:
-        """Set the timer again, which ends the process; a timer is a thread, so not at every step."""
-        now = time.monotonic()
-        if now >= self._next_renewal_s:
-            self._next_renewal_s = now + self._timeout_s / 10
-            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._stacks)
-
-    def should_stop(self) -> bool:
-        """Return whether the stop file is there; looks four times a second at most, as the disk may be far away."""
-        now = time.monotonic()
-        if now < self._next_look_s:
-            return False
-        self._next_look_s = now + POLL_S
-        return self._stop.exists()
-
-
-@contextlib.contextmanager
-def claim(run_folder: Path, *, wait_s: float) -> Iterator[None]:
-    """Be the only process that writes to a run within the block; a killed holder frees it by dying.
-
-    Raises:
-        BusyError: if another process still holds it after `wait_s`.
-    """
-    run_folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(held(run_folder / ".lock", wait_s=wait_s))
-        except TakenError as error:
-            message = f"{run_folder} is being trained by another process ({error.who})"
-            raise BusyError(message, error.who) from None
-        yield
 
 
 def worker_env(resources: WorkerResources, config: Config) -> dict[str, str]:

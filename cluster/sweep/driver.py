@@ -26,16 +26,15 @@ from cluster import nodes
 from cluster.nodes import WorkerResources
 from cluster.run.attempt import Background, FitError, root_message
 from cluster.run.fit import Say
-from cluster.run.policy import Range
-from cluster.run.refusals import refuse
-from cluster.run.signals import stop_on_signals
-from cluster.run.worker import STOP, claim
 from cluster.sweep import results
 from cluster.sweep.remote_sweep import SweepStore
 from cluster.sweep.search_space import SweepRecord, Trial
 from cluster.sweep.trial import TrialActor, mark, state
 from zfdist.config import Config
-from zfdist.run_protocol import OVER
+from zfdist.refusals import refuse
+from zfdist.run_protocol import OVER, STOP
+from zfdist.signals import stop_on_signals
+from zfdist.worker import claim
 
 _SCRATCH = ".tune"
 _HEAD = "node:__internal_head__"  # what waits for workers elsewhere sits on the head, and takes no CPU
@@ -112,7 +111,12 @@ def sweep(
     for row in rows.values():
         row.state = state(row.folder) or row.state
         if row.state not in OVER:
-            refuse(base.with_values(row.trial.values), row.folder, Range(plan.workers, plan.workers), resources)
+            refuse(
+                base.with_values(row.trial.values),
+                row.folder,
+                device="cuda" if resources.gpus else "cpu",
+                workers=[plan.workers],
+            )
     over = sum(row.state in OVER for row in rows.values())
     say(f"{len(rows)} trials, {over} of them over, {at_once} at a time of {plan.workers} worker(s)")
     with claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():

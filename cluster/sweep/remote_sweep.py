@@ -8,11 +8,11 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cluster.run.worker import STOP, RunLocation
 from zfdist import lease
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.object_store import join
-from zfdist.run_protocol import RESULT
+from zfdist.run_protocol import RESULT, STOP
+from zfdist.worker import RunLocation
 
 RESULTS = ("sweep.json", "results.json", "results.csv")
 

@@ -21,15 +21,16 @@ from cluster.nodes import WorkerResources
 from cluster.run.attempt import Background
 from cluster.run.fit import fit
 from cluster.run.process_group import use_ray_interface
-from cluster.run.tail import Records
-from cluster.run.worker import POLL_S, STOP, RunLocation, StopFileReporter, claim, logged, opened, worker_env
+from cluster.run.worker import worker_env
 from cluster.session import ClusterError
 from zfdist import atomic_io, run_protocol
 from zfdist.checkpoint import run_sync
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.object_store import ObjectFolder, StorageError
-from zfdist.run_protocol import METRICS, OVER, RESULT, NonFiniteError, Outcome
+from zfdist.run_protocol import METRICS, OVER, RESULT, STOP, NonFiniteError, Outcome
+from zfdist.tail import Records
+from zfdist.worker import POLL_S, RunLocation, StopFileReporter, claim, logged, opened
 
 _GRACE_S = 30.0  # a cloud may be late
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from waiting import HostError, last_lines, wait_for
 
-from cluster.run.tail import Records
 from zfdist.checkpoint import folder as checkpoint
+from zfdist.tail import Records
 
 
 class Run:

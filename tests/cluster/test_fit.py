@@ -94,8 +94,8 @@ def test_too_many_workers_are_refused_at_once(cluster: str, slow_config: Config,
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(cluster: str, slow_config: Config, tmp_path: Path) -> None:
-    from cluster.run.worker import claim
     from zfdist.lease import BusyError
+    from zfdist.worker import claim
 
     with (
         claim(tmp_path, wait_s=0),

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.run.tail import Records
 from zfdist import metrics, run_protocol
 from zfdist.checkpoint import run_folder
 from zfdist.config import Config
+from zfdist.tail import Records
 
 BAD = st.sampled_from(
     [b"", b"\0" * 300, b'{"step": 3, "train/elb', b"\xff\xfe{}", b"[1, 2]", b"7", b'"step"', b"null", b"{}", b"NaN",

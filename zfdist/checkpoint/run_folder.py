@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from zfdist import run_protocol
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CONFIG, CheckpointError, CheckpointManifest, OtherVersionError
 from zfdist.config import Config, ConfigError
@@ -41,3 +42,20 @@ def config_of(run_folder: Path) -> Config | None:
     except CheckpointError:
         return None
     return None if manifest is None else manifest.config
+
+
+def changes(config: Config, run_folder: Path) -> list[str]:
+    """Return what differs from the config that a run had before; whether it may is for `continuation` to say."""
+    known = config_of(run_folder)
+    if known is None:  # a new run, or one that another version began
+        return []
+    before = known.flat()
+    return [f"{name} {before[name]} -> {value}" for name, value in config.flat().items() if before[name] != value]
+
+
+def is_finished(config: Config, run_folder: Path) -> bool:
+    """Return whether exactly this run has come to its last step."""
+    if changes(config, run_folder):
+        return False
+    ended = run_protocol.result(run_folder)
+    return ended is not None and ended.get("step") == config.train.steps

@@ -1,27 +1,35 @@
-"""What the workers of a run would refuse, said by the command before it starts them or touches anything of the run."""
+"""What the workers of a run would refuse, said before they start or anything of the run is touched."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.nodes import WorkerResources
-from cluster.run.policy import Range
-from cluster.run.worker import RunLocation
 from zfdist import continuation
 from zfdist.checkpoint.run_folder import newest_manifest
 from zfdist.config import Config
 from zfdist.data.store import Store as DataSet
 from zfdist.object_store import ObjectFolder, without_options
+from zfdist.worker import RunLocation
 
 
 def refuse(
     config: Config,
     run_folder: Path,
-    workers: Range,
-    resources: WorkerResources,
     *,
+    device: str,
+    workers: Sequence[int],
     start_from: str | None = None,
     store: RunLocation | None = None,
 ) -> None:
-    """Raise what `continuation.accepted` does for a run in a folder, or in a `store`, on any of so many workers."""
+    """Raise what `continuation.accepted` does for a run in a folder, or in a `store`.
+
+    Args:
+        config: what is asked for.
+        run_folder: of the run, where `store` is None.
+        device: "cpu" or "cuda".
+        workers: their possible numbers; one that can go on is enough.
+        start_from: see `zfdist.train`.
+        store: where the run lives if not in the folder.
+    """
     if store is None:
         newest, shown = newest_manifest(run_folder), str(run_folder)
     else:
@@ -35,7 +43,7 @@ def refuse(
         DataSet.open(config.data.root, verify="size", cache=config.data.cache),
         newest,
         run=shown,
-        device="cuda" if resources.gpus else "cpu",
-        workers=range(workers.low, workers.high + 1),
+        device=device,
+        workers=workers,
         start_from=start_from,
     )

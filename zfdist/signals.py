@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from cluster.run.worker import STOP
+from zfdist.run_protocol import STOP
 
 _SAME_SIGNAL_S = 1.0  # timeout and others signal a process and then its group
 

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zfdist import run_protocol
-
-LOG = "log.txt"
-"""What rank 0 of a run prints, and what becomes of its workers; the command that started it repeats these lines."""
+from zfdist.run_protocol import LOG, METRICS
 
 
 class Lines:
@@ -76,3 +74,25 @@ class Records:
         if bad and self._say is not None:
             self._say(run_protocol.passed_over(self._path, bad))
             self._say = None
+
+
+def follower(
+    run_folder: Path, say: Callable[[str], None], on_report: Callable[[dict[str, Any]], None] | None
+) -> Callable[[], None]:
+    """Return what passes on, at each call, the lines of a run's log and its records that were written since the last.
+
+    Args:
+        run_folder: of the run; what is there already is not passed on.
+        say: takes a line of the log.
+        on_report: takes a record of metrics.jsonl.
+    """
+    records, lines = Records(run_folder / METRICS, from_start=False), Lines(run_folder / LOG, from_start=False)
+
+    def follow() -> None:
+        for line in lines.new():
+            say(line.decode(errors="replace").rstrip("\n"))
+        for record in records.new():
+            if on_report:
+                on_report(record)
+
+    return follow
