@@ -1,11 +1,23 @@
-"""Drills on a cluster that begins as a head alone: machines come because a job asks for them, and go with it."""
+"""Drills on a cluster that begins as a head alone: machines come because a job asks for them, and go with it.
+
+As a program it runs them, or those that are named, and prints a table: `make drills`.
+"""
 
 import json
+import sys
 import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+if __name__ == "__main__":
+    tests = Path(__file__).parents[1]
+    sys.path[:0] = [str(tests / "cluster"), str(tests), str(tests.parent)]
+
 from followed_run import Run
-from host_cloud import CloudCluster
+from host_cloud import CloudCluster, cluster_from_zero
+from hosts import why_not
 from real_cluster import HEAD
 from waiting import HostError, last_lines, wait_for
 
@@ -140,7 +152,7 @@ def lost_while_starting(cluster: CloudCluster) -> Times:
     return _times(cluster, started_s, run.steps[0][1], time.time())
 
 
-DRILLS = {
+DRILLS: dict[str, Callable[[CloudCluster], Times]] = {
     "from zero": from_zero,
     "too much asked for": too_much,
     "a sweep of 6 from zero and back": sweep_from_zero,
@@ -166,3 +178,29 @@ def _times(cluster: CloudCluster, started_s: float, step_at_s: float | None, ove
 def _teams(run: Run) -> list[int]:
     """Return the number of workers of each launch."""
     return [int(line.split()[1]) for line in run.said().splitlines() if line.startswith("starting ")]
+
+
+def main(names: list[str]) -> int:
+    """Run the drills, all if none is named; print a line for each and return how many failed."""
+    if why_not() is not None:
+        print(f"no drills: {why_not()}")
+        return 0
+    failed = 0
+    with cluster_from_zero(["one", "two", "three"]) as cluster:
+        print("drill | s to the first machine asked for | s to the first step | s from the end to none | machines")
+        for name in names or DRILLS:
+            try:
+                times = DRILLS[name](cluster)
+            except Exception:  # the other drills go on
+                failed += 1
+                traceback.print_exc()
+                print(f"{name} | FAILED", flush=True)
+                cluster.mend_cloud()
+            else:
+                figures = ("" if value is None else f"{value:.1f}" for value in times[:3])
+                print(" | ".join([name, *figures, str(times.most)]), flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

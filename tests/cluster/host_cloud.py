@@ -16,6 +16,13 @@ from waiting import wait_for
 IDLE_S = 12
 """After so much idleness Ray lets a machine go."""
 TYPE = "cpu"
+_DEFAULTS = {  # those of Ray for clouds that it knows; for another it has none, and asks for them
+    "cluster_synced_files": [],
+    "initialization_commands": [],
+    "file_mounts_sync_continuously": False,
+    "rsync_exclude": [],
+    "rsync_filter": [],
+}
 
 
 class Event(NamedTuple):
@@ -110,8 +117,15 @@ class CloudCluster(RealCluster):
                 "available_node_types": types,
                 "max_workers": len(workers),
                 "idle_timeout_minutes": IDLE_S / 60,
+                **_DEFAULTS,
             },
         )
+
+    def mend_cloud(self) -> None:
+        """End what a drill that failed has left running, and wait until nothing is asked for."""
+        self.cloud.is_sold_out = False
+        self.hosts[HEAD].kill("jobs.cli.job_entrypoint")
+        self.wait_for_zero(240)
 
     def wait_for_zero(self, within_s: float = 90) -> float:
         """Wait until the cluster is but a head; return the time at which it was."""

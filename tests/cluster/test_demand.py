@@ -1,4 +1,4 @@
-"""Machines come because a run asks for them, and go when it ends; `make drills` does the rest and prints a table."""
+"""Machines come because a run asks for them, and go when it ends; drill_demand.py has the rest, for `make drills`."""
 
 from collections.abc import Iterator
 
@@ -23,9 +23,3 @@ def test_a_run_from_zero(cluster: CloudCluster) -> None:
     times = drill_demand.from_zero(cluster)
     assert times.most == 1, "it asked for what it needed"
     assert times.zero_s is not None and times.zero_s < IDLE_S + 30, times
-
-
-@pytest.mark.drill
-@pytest.mark.parametrize("name", [name for name in drill_demand.DRILLS if name != "from zero"])
-def test_drill(cluster: CloudCluster, name: str) -> None:
-    print(f"\n{name}: {drill_demand.DRILLS[name](cluster)}")
