@@ -125,9 +125,9 @@ class CloudCluster(RealCluster):
         """End what a drill that failed has left running, and wait until nothing is asked for."""
         self.cloud.is_sold_out = False
         self.hosts[HEAD].kill("jobs.cli.job_entrypoint")
-        self.wait_for_zero(240)
+        self.wait_for_zero()
 
-    def wait_for_zero(self, within_s: float = 90) -> float:
+    def wait_for_zero(self, within_s: float = 240) -> float:
         """Wait until the cluster is but a head; return the time at which it was."""
         wait_for(lambda: not self.cloud.workers(), "no worker's machine is left", within_s)
         return time.time()
