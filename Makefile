@@ -24,8 +24,8 @@ demo: $(READY)
 
 test: $(READY) lint
 	$(TEST_ENV) $(BIN)/python -m pytest tests/unit tests/jobs tests/distributed -n auto --maxprocesses 4 --dist loadfile --durations=10
-	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster --ignore tests/cluster/test_drills.py -m 'not drill' -n 2 --dist loadfile --durations=10
-	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster/test_drills.py -m 'not drill' --durations=5
+	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster --ignore tests/cluster/test_drills.py --ignore tests/cluster/test_demand.py -m 'not drill' -n 2 --dist loadfile --durations=10
+	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster/test_drills.py tests/cluster/test_demand.py -m 'not drill' --durations=5
 
 unit: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest tests/unit -n auto --maxprocesses 4 --dist loadfile
@@ -33,6 +33,7 @@ unit: $(READY)
 drills: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster -m drill
 	@$(TEST_ENV) $(BIN)/python -u tests/cluster/all_drills.py
+	@$(TEST_ENV) $(BIN)/python -u tests/cluster/drill_demand.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

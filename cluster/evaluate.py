@@ -14,9 +14,9 @@ import ray.exceptions
 import torch
 
 from cluster import nodes
+from cluster.demand import Say, Shortage, Supply
 from cluster.nodes import WorkerResources
 from cluster.run.attempt import FitError, is_ours, root_message
-from cluster.run.fit import Say
 from cluster.run.worker import worker_env
 from zfdist.config import Config
 from zfdist.data.store import Store
@@ -25,6 +25,7 @@ from zfdist.evaluation.results import Question, Result
 
 _SHARES_PER_WORKER = 4
 _RETRIES = 3  # of a share whose worker died
+_LOOK_S = 1.0  # how often it is looked whether machines are missing
 
 
 def measure(
@@ -44,19 +45,22 @@ def measure(
         config: the model's own, or one with another place, view or size of batches of the data.
         question: what is asked.
         workers: processes.
-        cpus_per_worker: None for an even part of what the cluster has.
-        use_gpu: a GPU for each worker; None if the cluster has any.
+        cpus_per_worker: None for an even part of what the cluster has, or may get.
+        use_gpu: a GPU for each worker; None if the cluster has any, or may get it.
         say: told how far it is.
 
     Raises:
-        ClusterError: if the workers do not fit.
+        ClusterError: if the workers do not fit, or no machine came that could hold one.
         CheckpointError, StoreError, OrderError, EvaluationError: as in one process.
         FitError: if workers died again and again.
     """
     loaded = load_model(checkpoint)._replace(config=config)
     store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
-    resources = nodes.resources_per_worker(
-        nodes.alive(), workers=workers, cpus_per_worker=cpus_per_worker, use_gpu=use_gpu
+    supply = Supply(None, say)
+    resources = supply.plan(
+        lambda there, coming: nodes.resources_per_worker(
+            there, workers=workers, cpus_per_worker=cpus_per_worker, use_gpu=use_gpu, coming=coming
+        )
     )
     remote = ray.remote(_add_up).options(
         num_cpus=resources.cpus,
@@ -70,16 +74,24 @@ def measure(
     def begin(rank: int) -> Any:
         return remote.remote(Path.cwd(), checkpoint, config, question, resources, rank, count)
 
-    return result_of(loaded, store, question, _gathered(begin, count, workers, say))
+    shortage = Shortage(supply, resources, say)
+    return result_of(loaded, store, question, _gathered(begin, count, workers, shortage, say))
 
 
-def _gathered(begin: Any, count: int, at_once: int, say: Say) -> torch.Tensor:
-    """Return the sums over all shares, of which never more than `at_once` are under way."""
+def _gathered(begin: Any, count: int, at_once: int, shortage: Shortage, say: Say) -> torch.Tensor:
+    """Return the sums over all shares, of which never more than `at_once` are under way.
+
+    A share that no machine can hold yet is what the cluster's autoscaler starts one for.
+    """
     waiting = iter(range(count))
     under_way = {begin(rank): rank for _, rank in zip(range(at_once), waiting, strict=False)}
     parts: dict[int, torch.Tensor] = {}
     while under_way:
-        (ended, *_), _ = ray.wait(list(under_way))
+        done, _ = ray.wait(list(under_way), timeout=_LOOK_S)
+        if not done:
+            shortage.look(1, most=len(under_way))
+            continue
+        (ended,) = done
         try:
             parts[under_way.pop(ended)] = torch.tensor(ray.get(ended), dtype=torch.float64)
         except ray.exceptions.RayError as error:

@@ -5,8 +5,10 @@ Imports are inside the functions: who asks for one needs no more of Ray than tha
 as it stands on machines beside `cluster.provision.preemption` alone.
 """
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -29,11 +31,146 @@ def free_resources() -> dict[str, dict[str, float]]:
     return free
 
 
-def train_controller() -> Any:
-    """Return the handle of Ray Train's actor over all workers, in one of these; it has to be killed with its run."""
-    from ray.train.v2._internal.execution.context import get_train_context
+def autoscaler_settings_here(gcs_address: str) -> dict[str, Any] | None:
+    """Return the cluster file that the autoscaler of a cluster goes by, as seen from the head's machine; None if none.
 
-    return get_train_context().controller_actor
+    The control service has a place for it (`GetClusterConfig`), which nothing in open-source Ray 2.60 fills: so it is
+    read where the autoscaler reads it, from the file that its command line names, or from Kubernetes.
+    """
+    import psutil
+    import yaml
+
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        given = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        if any(word.endswith("monitor.py") for word in words) and given.get("gcs-address") == gcs_address:
+            if "autoscaling-config" not in given:
+                return None
+            settings = yaml.safe_load(Path(given["autoscaling-config"]).expanduser().read_text())
+            return settings if isinstance(settings, dict) else None
+    return _kuberay_settings()
+
+
+def _kuberay_settings() -> dict[str, Any] | None:
+    """Return the same of a cluster that KubeRay made, whose autoscaler runs in a container beside the head's."""
+    name, namespace = (
+        os.environ.get("RAY_CLUSTER_NAME"),
+        Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace"),
+    )
+    if name is None or not namespace.exists():
+        return None
+    from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
+
+    try:
+        cluster = AutoscalingConfigProducer(name, namespace.read_text().strip())
+        if not cluster.kubernetes_api_client.get(f"rayclusters/{name}")["spec"].get("enableInTreeAutoscaling"):
+            return None
+        settings: dict[str, Any] = cluster()
+    except Exception:  # no right to ask is no autoscaler of ours
+        return None
+    return settings
+
+
+def starting_machines(gcs_address: str, *, within_s: int) -> tuple[dict[str, int], str | None]:
+    """Return how many machines of each type the autoscaler is starting, and why it last could not start one.
+
+    What `ray status` asks. Nothing is told by Ray's first autoscaler, which only machines of one's own still have.
+    """
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    try:
+        status = get_cluster_status(gcs_address, timeout=within_s)
+    except Exception:  # a head that is busy now says it the next time
+        return {}, None
+    starting: dict[str, int] = {}
+    for launch in status.pending_launches:
+        starting[launch.ray_node_type_name] = starting.get(launch.ray_node_type_name, 0) + launch.count
+    for node in status.pending_nodes:
+        starting[node.ray_node_type_name] = starting.get(node.ray_node_type_name, 0) + 1
+    failures = sorted(status.failed_launches, key=lambda launch: launch.failed_ts_s or 0)
+    return starting, failures[-1].details if failures else None
+
+
+def remove_placement_groups(*, of_actor: str | None = None, of_dead_actors: bool = False) -> None:
+    """Remove the placement groups of this job that an actor made, or that were made by actors that are dead.
+
+    Ray itself does so only once the whole job is over.
+    """
+    import ray
+    import ray._private.state
+    from ray.core.generated import gcs_pb2
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(entry)
+        if group.state == gcs_pb2.PlacementGroupTableData.REMOVED or group.creator_job_id.hex() != job:
+            continue
+        maker = group.creator_actor_id.hex()
+        if maker == of_actor or (of_dead_actors and group.creator_actor_dead and not _is_nil(maker)):
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
+def _is_nil(identifier: str) -> bool:
+    return not identifier.strip("f")
+
+
+def launch_trainer() -> Any:
+    """Return the class of Ray Train's trainer for one launch, with one more argument: `reserved`, placement groups.
+
+    It differs from Ray's own in three things. `controller` is the handle of Train's actor over all workers, from its
+    start on: killing it ends them. What is reserved is freed by that actor in the moment before it asks for the same.
+    And it does not call `request_resources` on the side, which is one list for the whole cluster, would override what
+    others asked for, and stays for three minutes after the job has died.
+    """
+    import ray
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+    from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    class LaunchTrainer(DataParallelTrainer):  # type: ignore[misc]
+        controller: Any = None
+
+        def __init__(self, *arguments: Any, reserved: Sequence[Any], **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._reserved = reserved
+
+        def _initialize_and_run_controller(self, **options: Any) -> Any:
+            options["scaling_policy"] = launch_policy()(self.scaling_config, self._reserved)
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            actor = ray.remote(
+                num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": get_env_vars_to_propagate()}
+            )(TrainController)
+            self.controller = actor.remote(**options)
+            ray.get(self.controller.run.remote())
+            return ray.get(self.controller.get_result.remote())
+
+    return LaunchTrainer
+
+
+def launch_policy() -> Any:
+    """Return the class that tells Ray Train how many workers to start: as many as it was given, and see above."""
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+    from ray.util.placement_group import remove_placement_group
+
+    class LaunchPolicy(FixedScalingPolicy):  # type: ignore[misc]
+        def __init__(self, scaling_config: Any, reserved: Sequence[Any]) -> None:
+            super().__init__(scaling_config)
+            self._reserved = reserved
+
+        def make_decision_for_non_running_worker_group(self) -> Any:
+            for group in self._reserved:
+                remove_placement_group(group)
+            return super().make_decision_for_non_running_worker_group()
+
+        def after_controller_start(self, train_run_context: Any) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
+
+    return LaunchPolicy
 
 
 def is_lost_worker(error: BaseException) -> bool:

@@ -33,9 +33,9 @@ class Arguments:
     workers: str = "1"
     """Processes that share each global batch: a number, or MIN:MAX to shrink and grow with the machines."""
     cpus_per_worker: int | None = None
-    """CPUs of each worker; None for an even part of what there is."""
+    """CPUs of each worker; None for an even part of what there is, or may come."""
     gpu: bool | None = None
-    """A GPU for each worker; None if there are any."""
+    """A GPU for each worker; None if there are any, or may come."""
     ray: bool = True
     """Let Ray start the workers, again after a fault and on more or fewer machines; --no-ray: this process is one."""
     address: str | None = None
@@ -49,7 +49,7 @@ class Arguments:
     hang_timeout: float = 600.0
     """A worker without progress for so many seconds counts as dead; more than the longest start or checkpoint."""
     wait_for_nodes: float | None = None
-    """Seconds to wait for missing machines; None for not at all at the start, and 600 after a loss."""
+    """Seconds to wait for missing machines; None for 900 where any may come; else 0 at the start, 600 after a loss."""
     grow_every: float = 120.0
     """Seconds for which a launch is left alone before it is ended for the sake of more workers."""
 

@@ -12,14 +12,13 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 import ray.exceptions
 import ray.train
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster import nodes, ray_internals
 from cluster.nodes import Node, WorkerResources
@@ -90,6 +89,7 @@ class Background:
 def launch(
     job: Job,
     workers: int,
+    reserved: Sequence[Any],
     *,
     follow: Callable[[], None],
     resize_reason: Callable[[list[WorkerStatus], list[Node]], str | None],
@@ -99,15 +99,16 @@ def launch(
     Args:
         job: the run.
         workers: how many.
+        reserved: placement groups with room for them, which are freed once the workers are asked for.
         follow: called a few times a second.
         resize_reason: called about once a second with all workers, once they train, and the machines; gives the reason
-            why the launch should save and end, if there is one.
+            why the launch should save and end, if any.
     """
     scratch = job.run_folder / SCRATCH / f"{time.time_ns():x}-{os.getpid()}"
-    scratch.mkdir(parents=True)
-    coordinator = start_coordinator()
+    coordinator, before = start_coordinator(), nodes.alive()
+    trainer = _trainer(job, workers, reserved, scratch, coordinator)
     # In a thread: in the main one Ray takes over SIGINT.
-    run = Background(_trainer(job, workers, scratch, coordinator).fit)
+    run = Background(trainer.fit)
     seen: list[WorkerStatus] = []
     why: str | None = None
     planned: str | None = None
@@ -140,19 +141,19 @@ def launch(
         seen = _worker_statuses(coordinator) or seen
     finally:
         _destroy(seen)
-        for s in seen[:1]:
-            ray.kill(s.member.controller)  # left to itself it now and then outlives its run as an idle process
-        ray.kill(coordinator)
+        _free(coordinator, trainer.controller, reserved)
         shutil.rmtree(scratch, ignore_errors=True)
     step = max((s.heartbeat.step for s in seen), default=0)
-    return _ended(run, job.run_folder, seen, End("lost", step, planned or why or "", planned is not None), bool(why))
+    lost = End("lost", step, planned or why or "", planned is not None)
+    return _ended(run, job.run_folder, seen, lost, bool(why), before)
 
 
-def _trainer(job: Job, workers: int, scratch: Path, coordinator: Any) -> DataParallelTrainer:
+def _trainer(job: Job, workers: int, reserved: Sequence[Any], scratch: Path, coordinator: Any) -> Any:
     per_worker = job.resources
-    resources = {"CPU": per_worker.cpus} | ({"GPU": per_worker.gpus} if per_worker.gpus else {})
-    return DataParallelTrainer(
+    scratch.mkdir(parents=True)
+    return ray_internals.launch_trainer()(
         work,
+        reserved=reserved,
         train_loop_config={
             "config": job.config,
             "run_folder": job.run_folder.absolute(),
@@ -166,7 +167,7 @@ def _trainer(job: Job, workers: int, scratch: Path, coordinator: Any) -> DataPar
         },
         backend_config=Group(),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=bool(per_worker.gpus), resources_per_worker=resources
+            num_workers=workers, use_gpu=bool(per_worker.gpus), resources_per_worker=per_worker.bundle
         ),
         run_config=ray.train.RunConfig(
             name=scratch.name,
@@ -194,8 +195,25 @@ def _destroy(seen: list[WorkerStatus]) -> None:
         ray.kill(s.member.actor)
 
 
-def _ended(run: Background, run_folder: Path, seen: list[WorkerStatus], end: End, ended_by_us: bool) -> End:
-    """Return how it ended; `end` is that of a launch that was lost."""
+def _free(coordinator: Any, controller: Any | None, reserved: Sequence[Any]) -> None:
+    """Free what a launch holds however early it ended: workers that never joined, and room that was not yet used."""
+    ray.kill(coordinator)
+    if controller is not None:
+        ray.kill(controller)  # its workers go with it; what it placed them in goes with the whole job only
+        ray_internals.remove_placement_groups(of_actor=controller._actor_id.hex())
+    for group in reserved:
+        ray.util.remove_placement_group(group)
+
+
+def _ended(
+    run: Background,
+    run_folder: Path,
+    seen: list[WorkerStatus],
+    end: End,
+    ended_by_us: bool,
+    before: Sequence[Node],
+) -> End:
+    """Return how it ended; `end` is that of a launch that was lost, `before` the machines that there were."""
     if not run.ended(within_s=0):
         return end
     try:
@@ -209,13 +227,21 @@ def _ended(run: Background, run_folder: Path, seen: list[WorkerStatus], end: End
         if non_retryable is not None:
             return end._replace(kind="refused", error=explained)
         if not seen and not failures:
-            return end._replace(kind="unstarted", why="the workers could not be started", error=explained)
-        why = end.why if end.planned else _deaths(failures, seen) or root_message(error)
+            why = f"the workers could not be started{_while_lost(before)}"
+            return end._replace(kind="unstarted", why=why, error=FitError(f"{why}: {explained}"))
+        why = end.why if end.planned else _deaths(failures, seen, before) or root_message(error)
         return end._replace(why=why, error=explained)
     return End(outcome.state, outcome.step, end.why, end.planned)
 
 
-def _deaths(failures: dict[int, Exception], seen: list[WorkerStatus]) -> str:
+def _while_lost(before: Sequence[Node]) -> str:
+    """Return e.g. " (10.77.0.3 was lost meanwhile)"; nothing if all machines are still there."""
+    there = {node.id for node in nodes.alive()}
+    gone = [node.ip for node in before if node.id not in there]
+    return f" ({', '.join(gone)} {'was' if len(gone) == 1 else 'were'} lost meanwhile)" if gone else ""
+
+
+def _deaths(failures: dict[int, Exception], seen: list[WorkerStatus], before: Sequence[Node]) -> str:
     """Return e.g. "lost worker 1 on 10.77.0.3: the process died"; who died comes before who failed because of it."""
     gone = trouble(seen, {n.id for n in nodes.alive()}, hang_timeout_s=math.inf, lease_s=math.inf)
     if gone:
@@ -223,7 +249,8 @@ def _deaths(failures: dict[int, Exception], seen: list[WorkerStatus]) -> str:
     named = {s.member.rank: f"worker {s.member.rank} on {s.member.ip}" for s in seen}
     died = [rank for rank, error in failures.items() if ray_internals.is_lost_worker(error)]
     if died:
-        return f"lost {named.get(min(died), f'worker {min(died)}')}: the process died"
+        who = named.get(min(died)) or f"worker {min(died)} as it started"
+        return f"lost {who}: the process died{_while_lost(before)}"
     silent = [name for rank, name in named.items() if rank not in failures]
     messages = {rank: root_message(error) for rank, error in sorted(failures.items())}
     if silent and all(any(sign in message for sign in _BROKEN) for message in messages.values()):

@@ -7,15 +7,17 @@ there are, and launch again. Ray holds nothing that a run needs; its own files l
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cluster import nodes
-from cluster.nodes import WorkerResources
+from cluster.demand import Demand, Say, Supply
+from cluster.nodes import Coming, Node, WorkerResources
 from cluster.run.attempt import SCRATCH, FitError, Job, launch
-from cluster.run.policy import End, Range, counts, team_size, what_next
+from cluster.run.policy import End, Range, counts, what_next
 from cluster.run.resize import ResizeReason
+from cluster.run.team import RunLog, Team, count, describe
 from cluster.session import ClusterError
 from zfdist import lease
 from zfdist.checkpoint import folder as checkpoint
@@ -27,22 +29,9 @@ from zfdist.refusals import refuse
 from zfdist.run_protocol import LOG, STOP, Outcome
 from zfdist.signals import stop_on_signals
 from zfdist.tail import follower
-from zfdist.worker import HANG_TIMEOUT_S, POLL_S, RunLocation, claim
+from zfdist.worker import HANG_TIMEOUT_S, RunLocation, claim
 
-WAIT_FOR_NODES_S = 600.0
 GROW_EVERY_S = 120.0
-_FREED_S = 5.0  # what a launch held is free again by then
-
-Say = Callable[[str], None]
-
-
-class RunLog(NamedTuple):
-    """How whoever started a run hears of it."""
-
-    note: Say
-    """Tells what becomes of the workers: through the run's log, which in a store is written by rank 0 alone."""
-    follow: Callable[[], None]
-    """Passes on what the run has written since the last call."""
 
 
 def fit(
@@ -63,20 +52,18 @@ def fit(
     on_report: Callable[[dict[str, Any]], None] | None = None,
     say: Say = print,
 ) -> Outcome:
-    """Train until the run is finished or asked to stop, on as many workers as there may be; needs a connected Ray.
-
-    In the main thread, SIGTERM or SIGINT make the run save and end; a second one aborts.
+    """Train until the run is finished or stopped (once saved, by SIGTERM or SIGINT too); needs a connected Ray.
 
     Args:
         config: the whole run.
         run_folder: shared by all workers; holds the run, and is gone on with if it was begun.
         workers: processes that share each global batch. A range shrinks with the machines and grows with them.
-        cpus_per_worker: None for an even part of what the cluster has at first.
-        use_gpu: a GPU for each worker; None if the cluster has any.
+        cpus_per_worker: None for an even part of what the cluster has at first, or may get.
+        use_gpu: a GPU for each worker; None if the cluster has any, or may get it.
         max_failures: deaths of workers (no resize, no machine taken away with notice) that are answered by going on.
         start_from: a checkpoint, run or export, or the URI of a run, whose weights a new run starts from.
         hang_timeout_s: without progress a worker is taken for dead; more than the start or a checkpoint takes.
-        wait_for_nodes_s: to wait for missing machines. None: not at the start, and WAIT_FOR_NODES_S after a loss.
+        wait_for_nodes_s: to wait for missing machines; None for `demand.PATIENCE_S` where any may come, see `Supply`.
         grow_every_s: a launch is left alone for so long before it is ended for the sake of more workers.
         profile: every worker also writes where its time goes, see `zfdist.profile`.
         store: of a run in an object store; `run_folder` then follows it (see `zfdist.checkpoint.run_sync.followed`).
@@ -89,12 +76,12 @@ def fit(
         ValueError: what the run itself refuses (config, data, checkpoint); nothing is changed then.
         FitError: if it failed in another way.
     """
-    workers = Range(workers, workers) if isinstance(workers, int) else workers
-    _refuse_range(workers, config)
+    workers = _range(workers, config)
     if is_finished(config, run_folder):
         say(f"{run_folder} is finished ({config.train.steps} steps); raise --train.steps to go on")
         return Outcome("finished", config.train.steps)
-    resources = _resources_at_first(workers, cpus_per_worker, use_gpu, wait_for_nodes_s or 0, say)
+    supply = Supply(wait_for_nodes_s, say)
+    resources = supply.plan(lambda there, coming: _resources(workers, cpus_per_worker, use_gpu, there, coming))
     refuse(
         config,
         run_folder,
@@ -106,31 +93,24 @@ def fit(
     _clear(config, run_folder, store, say)
     on_accepted()
     job = Job(config, run_folder, start_from, resources, hang_timeout_s, profile, store)
-    patience_s = WAIT_FOR_NODES_S if wait_for_nodes_s is None else wait_for_nodes_s
+    run_log = _run_log(job, on_report, say)
     try:
-        with stop_on_signals(run_folder, say):
-            return _launches(job, workers, max_failures, patience_s, grow_every_s, _run_log(job, on_report, say))
+        with stop_on_signals(run_folder, say), Demand(resources) as demand:
+            team = Team(workers, resources, demand, supply, run_log, run_folder / STOP)
+            return _launches(job, team, max_failures, grow_every_s)
     finally:
         shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)
 
 
-def _launches(
-    job: Job,
-    workers: Range,
-    max_failures: int,
-    patience_s: float,
-    grow_every_s: float,
-    run_log: RunLog,
-) -> Outcome:
+def _launches(job: Job, team: Team, max_failures: int, grow_every_s: float) -> Outcome:
     """Launch again and again, until the run is over."""
-    stop = job.run_folder / STOP
+    stop, run_log = team.stop, team.run_log
     deaths = false_starts = 0
-    size = _team(job, workers, patience_s, run_log)
+    size = team.assemble(gathers=True)
     while size:
-        run_log.note(f"starting {_count(size)} ({_describe(job.resources)} each) ...")
-        end = launch(
-            job, size, follow=run_log.follow, resize_reason=ResizeReason(job.resources, size, workers, grow_every_s)
-        )
+        run_log.note(f"starting {count(size)} ({describe(job.resources)} each) ...")
+        reason = ResizeReason(team.demand, size, team.workers, grow_every_s)
+        end = launch(job, size, team.demand.take(), follow=run_log.follow, resize_reason=reason)
         deaths += counts(end)
         false_starts = false_starts + 1 if end.kind == "unstarted" else 0
         move = what_next(
@@ -145,37 +125,8 @@ def _launches(
             raise end.error or FitError(f"{end.why}, and that was death {deaths}; see {job.run_folder / LOG}")
         was = f" at step {end.step}" if end.step else ""
         run_log.note(f"{end.why}{was}; starting again from step {_step(job, end)} ...")
-        size = _team(job, workers, patience_s, run_log)
+        size = team.assemble()
     return Outcome("stopped", _newest(job))
-
-
-def _team(job: Job, workers: Range, patience_s: float, run_log: RunLog) -> int:
-    """Return how many workers to launch now; waits for machines that are missing. 0 if asked to stop meanwhile.
-
-    Raises:
-        ClusterError: if too few came in time.
-    """
-    started, told = time.monotonic(), False
-    while True:
-        waited_s = time.monotonic() - started
-        there = nodes.reachable(nodes.staying(nodes.alive()))
-        room, free_room = nodes.room_for(there, job.resources), nodes.room_for(nodes.free(there), job.resources)
-        size = team_size(workers, room=room, free_room=free_room)
-        if size is not None and (size == min(workers.high, room) or waited_s > _FREED_S):
-            return size
-        if size is None:
-            missing = f"{_count(workers.low)} of {_describe(job.resources)} each needed, room for {room} on " + (
-                nodes.describe(there)
-            )
-            if waited_s > patience_s:
-                raise ClusterError(f"{missing}; the same command goes on once there are more machines")
-            if not told:
-                run_log.note(f"waiting up to {patience_s:.0f} s for machines ({missing}) ...")
-                told = True
-        if (job.run_folder / STOP).exists():
-            return 0
-        run_log.follow()
-        time.sleep(POLL_S)
 
 
 def _run_log(job: Job, on_report: Callable[[dict[str, Any]], None] | None, say: Say) -> RunLog:
@@ -218,41 +169,25 @@ def _newest(job: Job) -> int:
     return max(remote_checkpointer.steps(ObjectFolder(job.store.uri)), default=0)
 
 
-def _refuse_range(workers: Range, config: Config) -> None:
+def _range(given: int | Range, config: Config) -> Range:
+    workers = Range(given, given) if isinstance(given, int) else given
     if workers.low < workers.high and config.engine.zero_stage == 3:
         raise ClusterError(
             f"--workers {workers} with engine.zero_stage = 3: its states cannot be cut for another number of workers; "
             f"pass one number, e.g. --workers {workers.high}, or --engine.zero-stage 2"
         )
+    return workers
 
 
-def _resources_at_first(
-    workers: Range, cpus_per_worker: int | None, use_gpu: bool | None, patience_s: float, say: Say
+def _resources(
+    workers: Range, cpus_per_worker: int | None, use_gpu: bool | None, there: Sequence[Node], coming: Coming
 ) -> WorkerResources:
-    """Return what each worker holds in all launches: as for the most workers that fit now."""
-    deadline_s, told = time.monotonic() + patience_s, False
-    while True:
-        there = nodes.staying(nodes.alive())
-        for count in range(workers.high, workers.low - 1, -1):
-            try:
-                return nodes.resources_per_worker(
-                    there, workers=count, cpus_per_worker=cpus_per_worker, use_gpu=use_gpu
-                )
-            except ClusterError as error:
-                refusal = error
-        if time.monotonic() > deadline_s:
-            raise refusal
-        if not told:
-            say(f"waiting up to {patience_s:.0f} s for machines (there are {nodes.describe(there)}) ...")
-            told = True
-        time.sleep(1)
-
-
-def _count(workers: int) -> str:
-    return f"{workers} worker{'s' * (workers != 1)}"
-
-
-def _describe(resources: WorkerResources) -> str:
-    return f"{resources.cpus} CPU{'s' * (resources.cpus != 1)}" + (
-        f", {resources.gpus:g} GPU" if resources.gpus else ""
-    )
+    """Return what each worker holds in all launches: as for the most workers that may fit."""
+    for size in range(workers.high, workers.low - 1, -1):
+        try:
+            return nodes.resources_per_worker(
+                there, workers=size, cpus_per_worker=cpus_per_worker, use_gpu=use_gpu, coming=coming
+            )
+        except ClusterError as error:
+            refusal = error
+    raise refusal

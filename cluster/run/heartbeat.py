@@ -25,8 +25,6 @@ class Member(NamedTuple):
     pid: int
     actor: Any
     placement_group: Any
-    controller: Any
-    """Ray Train's actor over all workers of the launch."""
 
 
 class Heartbeat(NamedTuple):

@@ -7,7 +7,11 @@ from cluster.run.heartbeat import WorkerStatus
 
 FALSE_STARTS = 3
 """Launches in a row whose workers never came, while other programs hold what the cluster has (two minutes each)."""
-_SETTLE_S = 3.0  # after one worker stood still for too long, until all others have said where they are
+SETTLE_S = 5.0
+"""What a launch held is free again by then."""
+GATHER_S = 20.0
+"""Machines that are started together are there within so much of each other."""
+_STUCK_S = 3.0  # after one worker stood still for too long, until all others have said where they are
 _LATE_S = 5.0  # a worker's own timer ends it first, and leaves its stacks
 
 
@@ -63,17 +67,22 @@ def counts(end: End) -> bool:
     return end.kind == "lost" and not end.planned
 
 
-def team_size(workers: Range, *, room: int, free_room: int) -> int | None:
-    """Return how many workers to launch; None while there are too few machines.
+def team_size(
+    workers: Range, *, reserved: int, room: int, enough_for_s: float, settle_s: float = SETTLE_S
+) -> int | None:
+    """Return how many workers to launch; None while there are too few machines, or more are about to be there.
 
     Args:
         workers: how many there may be.
-        room: how many the machines that stay would hold if they were empty.
-        free_room: how many they hold beside what others run there.
+        reserved: for how many there is room that nobody else can take.
+        room: for how many there would be, if nobody else were there, and all came that may be waited for.
+        enough_for_s: how long there has been room for the fewest.
+        settle_s: how long more are waited for then.
     """
-    if room < workers.low:
+    if reserved < workers.low:
         return None
-    return min(workers.high, room, max(workers.low, free_room))
+    size = min(reserved, workers.high)
+    return size if size >= min(workers.high, room) or enough_for_s >= settle_s else None
 
 
 def trouble(
@@ -94,7 +103,7 @@ def trouble(
     if silent:
         return f"lost {_names(silent)}: no sign of life for {silent[0].age_s:.0f} s"
     still = [s for s in seen if s.heartbeat.at]
-    if not still or max(s.heartbeat.still_s for s in still) < hang_timeout_s + _SETTLE_S:
+    if not still or max(s.heartbeat.still_s for s in still) < hang_timeout_s + _STUCK_S:
         return None
     silent = [s for s in seen if s.age_s > _LATE_S]
     if silent:  # it is what the others wait for

@@ -4,7 +4,8 @@ import time
 from collections.abc import Sequence
 
 from cluster import nodes
-from cluster.nodes import Node, WorkerResources
+from cluster.demand import Demand
+from cluster.nodes import Node
 from cluster.run.heartbeat import WorkerStatus
 from cluster.run.policy import Range
 
@@ -12,12 +13,14 @@ _STABLE_S = 5.0  # a machine that comes and goes is no reason to grow
 
 
 class ResizeReason:
-    """Why a launch that trains should save and end: a machine is taken away, or there is room for more workers."""
+    """Why a launch that trains should save and end: a machine is taken away, or there is room for more workers.
 
-    def __init__(self, resources: WorkerResources, size: int, workers: Range, grow_every_s: float) -> None:
-        self._resources = resources
-        self._size = size
-        self._high = workers.high
+    For the workers that it lacks it asks.
+    """
+
+    def __init__(self, demand: Demand, size: int, workers: Range, grow_every_s: float) -> None:
+        self._demand = demand
+        self._missing = workers.high - size
         self._grow_at_s = time.monotonic() + grow_every_s
         self._room_since_s: float | None = None
 
@@ -28,12 +31,10 @@ class ResizeReason:
             if node.id in mine and node.draining_until_s is not None:
                 left = f" in {node.draining_until_s - time.time():.0f} s" if node.draining_until_s else ""
                 return f"{node.ip} is taken away{left}"
+        self._demand.ask(0, self._missing)
         now = time.monotonic()
-        if self._size >= self._high or now < self._grow_at_s:
-            return None
-        more = nodes.room_for(nodes.free(nodes.staying(alive)), self._resources)
+        more = self._demand.reserved(nodes.staying(alive)) if self._missing and now >= self._grow_at_s else 0
         self._room_since_s = (self._room_since_s or now) if more else None
         if self._room_since_s is None or now - self._room_since_s < _STABLE_S:
             return None
-        count = min(more, self._high - self._size)
-        return f"there is room for {count} worker{'s' * (count != 1)} more"
+        return f"there is room for {more} worker{'s' * (more != 1)} more"

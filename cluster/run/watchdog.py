@@ -22,7 +22,6 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from cluster import ray_internals
 from cluster.run.heartbeat import Heartbeat, Member, join
 from zfdist.worker import LEASE_S, START_S, stacks_file
 
@@ -55,8 +54,7 @@ class Watchdog:
         context = ray.get_runtime_context()
         group = ray.util.get_current_placement_group()
         ip = ray.util.get_node_ip_address()
-        controller = ray_internals.train_controller()
-        member = Member(self._rank, ip, context.get_node_id(), os.getpid(), context.current_actor, group, controller)
+        member = Member(self._rank, ip, context.get_node_id(), os.getpid(), context.current_actor, group)
         join(self._coordinator, member)
         self._renew()
         self._thread.start()

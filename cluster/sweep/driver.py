@@ -14,22 +14,24 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator
 
 from cluster import nodes
+from cluster.demand import Say, Shortage, Supply
 from cluster.nodes import WorkerResources
-from cluster.run.attempt import Background, FitError, root_message
-from cluster.run.fit import Say
+from cluster.run.attempt import Background, FitError
 from cluster.sweep import results
 from cluster.sweep.remote_sweep import SweepStore
 from cluster.sweep.search_space import SweepRecord, Trial
-from cluster.sweep.trial import TrialActor, mark, state
+from cluster.sweep.trial import TrialActor, state
+from cluster.sweep.watch import Crowd, Row, Watch
 from zfdist.config import Config
 from zfdist.refusals import refuse
 from zfdist.run_protocol import OVER, STOP
@@ -62,17 +64,6 @@ class SweepPlan:
     max_failures: int = 2
 
 
-@dataclass
-class Row:
-    """What is known of a trial while the sweep runs."""
-
-    trial: Trial
-    folder: Path
-    state: str = "waiting"
-    step: int = 0
-    latest: dict[str, Any] | None = None
-
-
 def sweep(
     folder: Path,
     base: Config,
@@ -100,11 +91,47 @@ def sweep(
         One result for each trial that has any, best first: id, folder, state, step, values, objective and validation.
 
     Raises:
-        ClusterError: if a trial's workers do not fit.
+        ClusterError: if a trial's workers do not fit, or no machines came that could hold them.
         ValueError: what a trial would refuse (config, data, checkpoint); nothing is changed then.
         FitError: if trials failed; the others are finished first.
     """
-    resources, at_once = _resources(plan)
+    supply = Supply(None, say)
+    resources = _resources(plan, supply)
+    rows = _rows(folder, base, record, plan, resources, store)
+    over = sum(row.state in OVER for row in rows.values())
+    crowd = Crowd(plan.workers, plan.max_concurrent, resources, supply)
+    say(f"{len(rows)} trials, {over} of them over, {crowd.limit()} at a time of {plan.workers} worker(s)")
+    with claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
+        record.write(folder)
+        on_accepted()
+        if store is not None:
+            store.send_results()
+        (folder / STOP).unlink(missing_ok=True)
+        if over < len(rows):
+            tuner, shortage = (
+                _tuner(folder, base, rows, plan, resources, crowd, store),
+                Shortage(supply, resources, say),
+            )
+            with stop_on_signals(folder, say):
+                for _ in _until_over(tuner, folder / STOP, shortage, plan, crowd, rows):
+                    show(list(rows.values()))
+                    if store:
+                        store.pass_on_stop(folder)
+        shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
+        found = _collected(folder, record.trials, plan, store)
+    _refuse_failed(list(rows.values()))
+    return found
+
+
+def _rows(
+    folder: Path,
+    base: Config,
+    record: SweepRecord,
+    plan: SweepPlan,
+    resources: WorkerResources,
+    store: SweepStore | None,
+) -> dict[str, Row]:
+    """Return what is known of the trials by their ids; raises what one of those to come would refuse."""
     rows = {t.id: Row(t, folder / "trials" / t.id) for t in record.trials}
     if store is not None:
         store.fetch(rows)
@@ -117,38 +144,39 @@ def sweep(
                 device="cuda" if resources.gpus else "cpu",
                 workers=[plan.workers],
             )
-    over = sum(row.state in OVER for row in rows.values())
-    say(f"{len(rows)} trials, {over} of them over, {at_once} at a time of {plan.workers} worker(s)")
-    with claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
-        record.write(folder)
-        on_accepted()
-        if store is not None:
-            store.send_results()
-        (folder / STOP).unlink(missing_ok=True)
-        if over < len(rows):
-            tuner = _tuner(folder, base, rows, plan, resources, at_once, store)
-            with stop_on_signals(folder, say):
-                launch = Background(tuner.fit)
-                while not launch.ended(within_s=_SHOW_EVERY_S):
-                    show(list(rows.values()))
-                    if store:
-                        store.pass_on_stop(folder)
-            launch.result()
-        shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
-        found = _collected(folder, record.trials, plan, store)
-    _refuse_failed(list(rows.values()))
-    return found
+    return rows
 
 
-def _resources(plan: SweepPlan) -> tuple[WorkerResources, int]:
-    """Return what each worker holds, and how many trials run at a time."""
-    cluster = nodes.alive()
-    resources = nodes.resources_per_worker(
-        cluster, workers=plan.workers, cpus_per_worker=plan.cpus_per_worker,
-        use_gpu=plan.use_gpu, gpu_part=plan.gpus_per_trial,
-    )  # fmt: skip
-    at_once = max(1, nodes.room_for(cluster, resources) // plan.workers)
-    return resources, min(at_once, plan.max_concurrent or at_once)
+def _resources(plan: SweepPlan, supply: Supply) -> WorkerResources:
+    """Return what each worker of a trial holds."""
+    return supply.plan(
+        lambda there, coming: nodes.resources_per_worker(
+            there,
+            workers=plan.workers,
+            cpus_per_worker=plan.cpus_per_worker,
+            use_gpu=plan.use_gpu,
+            gpu_part=plan.gpus_per_trial,
+            coming=coming,
+        )
+    )
+
+
+def _until_over(
+    tuner: tune.Tuner, stop: Path, shortage: Shortage, plan: SweepPlan, crowd: Crowd, rows: Mapping[str, Row]
+) -> Iterator[None]:
+    """Run the trials; yields about once a second until they are over, or stopped.
+
+    Raises:
+        ClusterError: if machines are missing for too long. Tune itself would wait for ever.
+    """
+    launch = Background(tuner.fit)
+    while not launch.ended(within_s=_SHOW_EVERY_S):
+        yield
+        if not stop.exists():
+            shortage.look(plan.workers, most=crowd.wanted(rows.values()))
+        elif not shortage.has_room_for(plan.workers):
+            return  # no trial is left that could hear of it
+    launch.result()
 
 
 def _refuse_failed(rows: Sequence[Row]) -> None:
@@ -181,17 +209,14 @@ def _tuner(
     rows: Mapping[str, Row],
     plan: SweepPlan,
     resources: WorkerResources,
-    at_once: int,
+    crowd: Crowd,
     store: SweepStore | None,
 ) -> tune.Tuner:
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may end without a validation
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told by `sweep`
     shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
-    own = (
-        {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
-        if plan.workers == 1
-        else {_HEAD: 0.001}
-    )
+    own = resources.bundle if plan.workers == 1 else {_HEAD: 0.001}
+    search = BasicVariantGenerator(max_concurrent=crowd.limit())
     # Those that are over come first: they take no time, and fill the scheduler's rungs for the others.
     order = sorted(rows.values(), key=lambda row: row.state not in OVER)
     jobs = [
@@ -215,8 +240,8 @@ def _tuner(
         tune_config=tune.TuneConfig(
             metric=plan.metric,
             mode=plan.mode,
+            search_alg=search,
             scheduler=_scheduler(base, plan),
-            max_concurrent_trials=at_once,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -224,7 +249,7 @@ def _tuner(
             storage_path=str((folder / _SCRATCH).absolute()),
             failure_config=tune.FailureConfig(max_failures=plan.max_failures),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[_Watch(rows, folder / STOP, store)],
+            callbacks=[Watch(rows, folder / STOP, store, search, crowd)],
             verbose=0,
         ),
     )
@@ -241,55 +266,3 @@ def _scheduler(base: Config, plan: SweepPlan) -> TrialScheduler:
         max_t=steps + 1,  # the last validation ends a trial by itself
         reduction_factor=plan.reduction_factor,
     )
-
-
-class _Watch(tune.Callback):  # type: ignore[misc]
-    """Sees in the driver what becomes of trials: keeps the rows, and ends those that the scheduler stopped."""
-
-    def __init__(self, rows: Mapping[str, Row], sweep_stop: Path, store: SweepStore | None) -> None:
-        self._rows = rows
-        self._store = store
-        self._sweep_stop = sweep_stop
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Be nothing in the snapshot that Tune makes of itself, which nobody reads."""
-        return {}
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that a trial runs, or gives its history again."""
-        row = self._row(trial)
-        if row.state == "waiting":
-            row.state = "running"
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Note a validation."""
-        if "step" in result:
-            row = self._row(trial)
-            row.step = int(result["step"])
-            row.latest = {name: value for name, value in result.items() if name.startswith("valid/")}
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Mark a trial that the scheduler stopped, and make its run end at once."""
-        row = self._row(trial)
-        if self._store is not None:
-            self._store.fetch([row.trial.id])
-        ended = state(row.folder)
-        if ended is None and not self._sweep_stop.exists():
-            mark(row.folder, state="stopped", step=row.step, **(row.latest or {}))
-            if self._store is not None:
-                self._store.send_mark(row.trial.id)
-            with contextlib.suppress(OSError):
-                (row.folder / STOP).touch()
-            ended = "stopped"
-        row.state = ended or "waiting"
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note a failure that came back each time."""
-        row = self._row(trial)
-        row.state = "failed"
-        row.latest = {"error": root_message(trial.get_pickled_error())}
-
-    def _row(self, trial: Any) -> Row:
-        return self._rows[trial.config["job"]["id"]]

@@ -7,6 +7,7 @@ ends there if it had ended.
 """
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -162,6 +163,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             workers=workers,
             cpus_per_worker=resources.cpus,
             use_gpu=bool(resources.gpus),
+            wait_for_nodes_s=math.inf,  # for those of other trials too: what never comes, the sweep notices
             profile=self._job["profile"],
             store=self._store,
             say=lambda line: None,

@@ -13,7 +13,7 @@ from rich.table import Table
 from jobs.cli.command import duration
 
 if TYPE_CHECKING:
-    from cluster.sweep.driver import Row
+    from cluster.sweep.watch import Row
 
 _EVERY_S = 20.0
 _WIDTH = 160  # off a terminal

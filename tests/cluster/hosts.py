@@ -168,10 +168,12 @@ class Hosts:
     Args:
         names: of the machines besides the laptop.
         loopback: a machine whose own name resolves to 127.0.1.1 there, as Debian's installer has it.
+        are_booted: false for machines that are down at first.
     """
 
-    def __init__(self, names: Sequence[str], *, loopback: str = "") -> None:
+    def __init__(self, names: Sequence[str], *, loopback: str = "", are_booted: bool = True) -> None:
         _sweep()
+        self._first = [LAPTOP, *names] if are_booted else [LAPTOP]
         HOME.mkdir(exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/var/tmp"))
         self.shared = self.folder / "shared"
@@ -185,7 +187,7 @@ class Hosts:
 
     def __enter__(self) -> "Hosts":
         try:
-            for name in self._hosts:
+            for name in self._first:
                 self.boot(name)
         except BaseException:
             self.__exit__(None, None, None)

@@ -6,15 +6,16 @@ versions are the ones that ship.
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from followed_run import Run
-from hosts import HOME, Hosts
+from hosts import HOME, Host, Hosts
 from object_store import CREDENTIALS
 from waiting import HostError, wait_for
 
@@ -71,6 +72,13 @@ class Faulty:
 
 sys.meta_path.insert(0, Faulty())
 """
+_VARIABLES = {
+    "RAY_worker_niceness": "0",  # Ray's own is 15; these machines share their processors with whatever else runs here
+    "PYTHONPATH": f"{HOME}/faults",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "AUTOSCALER_NODE_SSH_INTERVAL_S": "1",
+    **CREDENTIALS,
+}
 _NODES = """
 import json, ray
 ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
@@ -81,47 +89,57 @@ print("FREE", json.dumps(ray.available_resources().get("CPU", 0) == ray.cluster_
 """
 
 
+def make_image(host: Host) -> None:
+    """Give a machine the disk that an image with our versions brings; what was on it is gone."""
+    for kept in (host.home / "zfdist", host.home / "faults", host.home / ".ray"):
+        shutil.rmtree(kept, ignore_errors=True)
+    (host.home / "zfdist").mkdir()
+    (host.home / "zfdist/venv").symlink_to(BIN.parent)  # what setup-node.sh finds
+    (host.home / ".bashrc").write_text("export " + " ".join(f"{name}={value}" for name, value in _VARIABLES.items()))
+    (host.home / "faults").mkdir()
+    (host.home / "faults/sitecustomize.py").write_text(_FAULT)
+    shutil.copy(Path(__file__).with_name("host_provider.py"), host.home / "faults")
+
+
 class RealCluster:
     """The hosts head and `workers`, with the data of the drills on what they share.
 
     Args:
         hosts: with a machine called head.
-        workers: names of those machines that the cluster file lists.
+        workers: names of those machines that the cluster file lists, or that may come.
+        changes: further keys of the cluster file; None for machines that one owns.
     """
 
     path = f"{BIN}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     """Where the machines look for commands: this environment first."""
+    _env: ClassVar = {"PATH": path, "PYTHONPATH": f"{HOME}/faults"}
 
-    def __init__(self, hosts: Hosts, workers: Sequence[str]) -> None:
+    def __init__(self, hosts: Hosts, workers: Sequence[str], changes: Mapping[str, Any] | None = None) -> None:
         self.hosts, self.workers = hosts, list(workers)
         self.runs, self.data = hosts.shared / "runs", hosts.shared / "data"
-        overlay = {
-            "cluster_name": "drill",
-            "metadata": {"storage": str(self.runs), "data": str(self.data), "shared_folder": True},
+        ours = {
             "provider": {
                 "type": "local",
                 "head_ip": hosts[HEAD].address,
                 "worker_ips": [hosts[name].address for name in workers],
             },
-            "auth": {"ssh_user": "root", "ssh_private_key": "~/.ssh/id"},
             "max_workers": None,
             "head_node_type": None,
             "available_node_types": None,
+        }
+        overlay = {
+            "cluster_name": "drill",
+            "metadata": {"storage": str(self.runs), "data": str(self.data), "shared_folder": True},
+            "auth": {"ssh_user": "root", "ssh_private_key": "~/.ssh/id"},
             "head_setup_commands": [],  # installs the client of a cloud
+            **(ours if changes is None else changes),
         }
         self.references: dict[str, Run] = {}
         """Undisturbed runs, to compare with."""
         self.overlay = hosts.laptop.home / "drill.yaml"
         self.overlay.write_text(json.dumps(overlay))
-        for host in hosts:  # what setup-node.sh finds in an image that brings the versions
-            (host.home / "zfdist").mkdir()
-            (host.home / "zfdist/venv").symlink_to(BIN.parent)
-            # Ray runs its workers at nice 15; these machines share their processors with whatever else runs here.
-            variables = {"RAY_worker_niceness": "0", "PYTHONPATH": f"{HOME}/faults", **CREDENTIALS}
-            words = " ".join(f"{name}={value}" for name, value in variables.items())
-            (host.home / ".bashrc").write_text(f"export {words}\n")
-            (host.home / "faults").mkdir()
-            (host.home / "faults/sitecustomize.py").write_text(_FAULT)
+        for host in [*hosts, hosts.laptop]:
+            make_image(host)
         out = ["--source", str(SAMPLE), "--out", str(self.data / "speech")]
         subprocess.run(
             [sys.executable, "-m", "jobs.prepare", "speech", *out], cwd=ROOT, check=True, capture_output=True
@@ -136,9 +154,7 @@ class RealCluster:
 
     def command(self, verb: str, *words: str, timeout_s: float = 120, check: bool = True) -> str:
         """Run `python -m jobs.cluster VERB --overlay ... WORDS` on the laptop."""
-        return self.hosts.laptop.run(
-            *self._command(verb, *words), timeout_s=timeout_s, check=check, env={"PATH": self.path}
-        )
+        return self.hosts.laptop.run(*self._command(verb, *words), timeout_s=timeout_s, check=check, env=self._env)
 
     def train(
         self, name: str, *words: str, workers: int | str = 2, storage: Path | str | None = None, **changes: Any
@@ -190,7 +206,7 @@ class RealCluster:
         said = self.hosts.folder / f"{name}.{len(list(self.hosts.folder.glob(f'{name}.*.said')))}.said"
         with said.open("wb") as file:
             process = subprocess.Popen(
-                self.hosts.laptop.command(*self._command(verb, *words), env={"PATH": self.path}),
+                self.hosts.laptop.command(*self._command(verb, *words), env=self._env),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

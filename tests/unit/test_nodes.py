@@ -1,6 +1,9 @@
 """What a worker gets of the machines that there are: CPUs, and whole GPUs or parts of them."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from cluster import nodes
 from cluster.nodes import Node, WorkerResources, resources_per_worker
@@ -41,3 +44,63 @@ def test_parts_of_what_is_not_there_are_refused():
     with pytest.raises(ClusterError, match=r"1 CPU and 0.5 GPU each do not fit: .*8 CPUs and no GPU, room for 0"):
         resources_of([PLAIN], part=0.5)
     assert resources_of([PLAIN], use_gpu=False, part=0.5) == WorkerResources(8, 0)
+
+
+HEAD = Node("10.0.0.1", cpus=0, gpus=0, is_head=True)
+GPU_TYPE = {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 4}
+BIG_TYPE = {"resources": {"CPU": 64}, "max_workers": 4}
+
+
+def may_come(alive=(HEAD,), most=4, **types):
+    settings = {"head_node_type": "head", "max_workers": most, "available_node_types": types}
+    return nodes.coming(alive, nodes.autoscaler_of(settings))
+
+
+def test_shares_are_planned_from_what_may_come_and_refused_by_its_name():
+    coming = may_come(head={"resources": {"CPU": 0}}, gpu=GPU_TYPE)
+    assert coming.room_for(WorkerResources(8, 1)) == 4
+    assert resources_per_worker([HEAD], workers=4, cpus_per_worker=None, use_gpu=None, coming=coming) == (8, 1)
+    for how, said in (
+        (
+            {"workers": 1, "cpus_per_worker": 16},
+            r"a worker of 16 CPUs and a GPU fits no machine: .*pass a smaller --cpus",
+        ),
+        (
+            {"workers": 5, "cpus_per_worker": 8},
+            r"at most 4 more may come \(gpu: 8 CPUs and 1 GPU\), room for 4; pass f",
+        ),
+    ):
+        with pytest.raises(ClusterError, match=said):
+            resources_per_worker([HEAD], use_gpu=None, coming=coming, **how)
+
+
+def test_a_type_with_both_is_needed_for_workers_with_both():
+    coming = may_come(gpu=GPU_TYPE, big=BIG_TYPE)
+    resources = resources_per_worker([HEAD], workers=4, cpus_per_worker=64, use_gpu=False, coming=coming)
+    assert resources == (64, 0), "no machine with a GPU is in the way of four without"
+    with pytest.raises(ClusterError, match="add a type of machine that has both"):
+        resources_per_worker([HEAD], workers=1, cpus_per_worker=None, use_gpu=True, coming=may_come(big=BIG_TYPE))
+
+
+def test_machines_that_are_up_count_against_what_may_come():
+    up = [HEAD, Node("10.0.0.2", cpus=8, gpus=1, type="gpu")]
+    assert len(may_come(up, gpu=GPU_TYPE, big=BIG_TYPE).nodes) == 3 + 4
+    assert may_come(up, gpu=GPU_TYPE, big=BIG_TYPE).most == 3, "the limit is on all types together"
+    assert may_come(up, most=1, gpu=GPU_TYPE).room_for(WorkerResources(1, 0)) == 0
+
+
+def test_machines_of_a_size_that_nobody_knows_are_waited_for():
+    listed = {"local.cluster.node": {"resources": {}, "max_workers": 3}}
+    assert may_come(**listed).of_unknown_size == 3, "as of machines that one owns"
+    assert may_come([HEAD, PLAIN, PLAIN, PLAIN], **listed) == nodes.Coming(most=1)
+    assert nodes.coming([HEAD], None).of_unknown_size == 1, "a head without CPUs is no cluster yet"
+    assert nodes.coming([PLAIN], None) == nodes.NOTHING
+
+
+def test_what_may_come_on_kubernetes_is_read_from_its_manifest():
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    manifest = yaml.safe_load((Path(__file__).parents[2] / "cluster/kuberay/ray-cluster.yaml").read_text())
+    manifest["metadata"]["namespace"] = "default"
+    autoscaler = nodes.autoscaler_of(_derive_autoscaling_config_from_ray_cr(manifest))
+    assert [(kind.name, kind.most, kind.node and kind.node[1:3]) for kind in autoscaler.types] == [("gpu", 8, (7, 1))]

@@ -58,15 +58,24 @@ def test_only_what_nobody_announced_is_a_death() -> None:
     ]
 
 
-@given(low=st.integers(1, 9), more=st.integers(0, 9), room=st.integers(0, 30), held=st.integers(0, 30))
-def test_a_team_keeps_within_its_range_and_within_the_machines(low: int, more: int, room: int, held: int) -> None:
-    size = team_size(Range(low, low + more), room=room, free_room=max(0, room - held))
-    if room < low:
+@given(
+    low=st.integers(1, 9),
+    more=st.integers(0, 9),
+    room=st.integers(0, 30),
+    others=st.integers(0, 30),
+    enough_for_s=st.floats(0, 60),
+)
+def test_a_team_keeps_within_its_range_and_within_what_is_reserved(
+    low: int, more: int, room: int, others: int, enough_for_s: float
+) -> None:
+    reserved = min(low + more, max(0, room - others))
+    size = team_size(Range(low, low + more), reserved=reserved, room=room, enough_for_s=enough_for_s, settle_s=20)
+    if reserved < low:
         assert size is None
+    elif enough_for_s >= 20 or reserved == min(low + more, room):
+        assert size == reserved, "it takes all it has once there is no more to wait for, or it waited"
     else:
-        assert size is not None and low <= size <= min(low + more, room)
-        assert size == low or size <= room - held, "it grows only into what nobody holds"
-        assert held or size == min(low + more, room), "and takes all that is free"
+        assert size is None, "more may be there in a moment"
 
 
 def test_a_range_reads_as_it_is_typed() -> None:
@@ -75,7 +84,7 @@ def test_a_range_reads_as_it_is_typed() -> None:
 
 def seen(rank: int, *, age_s: float = 0.2, still_s: float = 0.1, at: str = "", waits: bool = False) -> WorkerStatus:
     nothing: Any = None
-    member = Member(rank, f"10.0.0.{rank}", f"node{rank}", 100 + rank, nothing, nothing, nothing)
+    member = Member(rank, f"10.0.0.{rank}", f"node{rank}", 100 + rank, nothing, nothing)
     return WorkerStatus(member, Heartbeat(7, still_s, at, waits), age_s)
 
 
