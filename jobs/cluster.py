@@ -98,7 +98,7 @@ def _up(argv: Sequence[str]) -> int:
         command.say(f"cluster {cluster.name} is up already (--restart sets it up anew)")
         _bring_back(cluster)
         return 0
-    up_down.up(cluster)
+    up_down.up(cluster, say=command.say)
     flags = f" --overlay {which.overlay}" if which.overlay else ""
     command.say(
         f"\ncluster {cluster.name} is up and answers; its workers join as they come up. Next:\n"
@@ -113,10 +113,10 @@ def _bring_back(cluster: "Cluster") -> None:
     """Start Ray again on machines of ours that the cluster has lost; a cloud's are the autoscaler's to replace."""
     if not cluster.is_local:
         return
-    from cluster.provision import up_down
+    from cluster.provision import reach, up_down
     from cluster.provision.submit import Jobs
 
-    with up_down.tunnel(cluster) as address:
+    with reach.tunnel(cluster) as address:
         alive = {machine.ip for machine in Jobs(address).machines() if machine.is_alive}
     for machine in sorted(set(cluster.config["provider"]["worker_ips"]) - alive):
         command.say(f"{machine} is not in it: {up_down.rejoin(cluster, machine)}")
@@ -240,11 +240,11 @@ def _follow(jobs: "Jobs", job: "SubmittedJob") -> int:
 
 @contextlib.contextmanager
 def _jobs(reach: Reach) -> "Iterator[Jobs]":
-    from cluster.provision import up_down
+    from cluster.provision import reach as ways
     from cluster.provision.submit import Jobs
 
     with contextlib.ExitStack() as stack:
-        address = reach.address or stack.enter_context(up_down.tunnel(_cluster(reach)))
+        address = reach.address or stack.enter_context(ways.tunnel(_cluster(reach)))
         yield Jobs(address)
 
 
