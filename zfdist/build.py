@@ -15,8 +15,9 @@ from zfdist.checkpoint.remote_checkpointer import RemoteCheckpointer
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.container import cpus
-from zfdist.data.loader import TrainLoader, sequences_of
+from zfdist.data.loader import TrainLoader
 from zfdist.data.store import Store
+from zfdist.data.views import sequences_of
 from zfdist.engine import OPERANDS, OPTIMIZER, Engine, EngineError
 from zfdist.model import systems
 from zfdist.model.networks.network import Network

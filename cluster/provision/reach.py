@@ -29,6 +29,8 @@ _TABLES = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null"
 _HEADING = "local_address"
 _LISTENS = re.compile(r"^\s*\d+: [0-9A-F]+:([0-9A-F]{4}) \S+ 0A ", re.MULTILINE)
 _STEP = re.compile(r"\[\d+/\d+\] .*")
+_RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\t(\w+) ")
+_ERRORS = ("ERR", "VERR", "PANIC")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _NO_HEAD = re.compile(r"Head node of cluster .* not found")
 _CREDENTIALS = {
@@ -141,9 +143,8 @@ def followed_launcher(verb: str, *words: str, cluster: Cluster, log: Path, say: 
     """Run a verb of Ray's launcher, which says hundreds of lines: all of them to `log`, its numbered steps to `say`.
 
     Returns:
-        None, or what it said last if it failed.
+        None, or why it failed.
     """
-    said = ""
     with (
         log.open("w") as file,
         subprocess.Popen(
@@ -156,10 +157,26 @@ def followed_launcher(verb: str, *words: str, cluster: Cluster, log: Path, say: 
             line = _COLOURS.sub("", coloured)
             file.write(line)
             file.flush()
-            said = line.strip() or said
             if step := _STEP.search(line):
                 say(f"  {step.group()}")
-    return said or "nothing" if process.returncode else None
+    return why_failed(log.read_text()) if process.returncode else None
+
+
+def why_failed(log: str) -> str:
+    """Return what the command said last that Ray's launcher had run when it failed, and its step; else its own words.
+
+    Lines of the launcher itself begin with a time and a level; the command's come before the first of its errors.
+    """
+    step, said = "", ""
+    for line in log.splitlines():
+        record = _RECORD.match(line)
+        if record and record.group(1) in _ERRORS:
+            break
+        if found := _STEP.search(line):
+            step, said = f"{found.group()}: ", ""
+        elif not record and line.strip():
+            said = line.strip()
+    return step + (said or last_line(log))
 
 
 def last_line(text: str) -> str:

@@ -27,6 +27,11 @@ def main(argv: Sequence[str]) -> int:
         if refused:
             return refused
 
+    if verb == "run":
+        refused = command.exit_code(lambda: _refuse_other_kind(storage, name, words))
+        if refused:
+            return refused
+
     def note() -> None:
         record = {"command": words, "submitted": time.strftime("%F %T")}
         _write(storage, name, json.dumps(record, indent=2) + "\n")
@@ -35,6 +40,16 @@ def main(argv: Sequence[str]) -> int:
     # A command that is refused leaves the note of the one before.
     code: int = importlib.import_module(f"jobs.{words[0]}").main(words[1:], note)
     return code
+
+
+def _refuse_other_kind(storage: str, name: str, words: Sequence[str]) -> None:
+    """Refuse a run by the name of a sweep, and the other way: each would take the note from the other."""
+    try:
+        before = json.loads(_read(storage, name))["command"][0]
+    except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
+        return  # none, or a damaged one
+    if before != words[0] and before in JOBS:
+        command.refuse(f"{storage}/{name} was submitted as a {before}; take another --name for a {words[0]}")
 
 
 def _noted(storage: str, name: str) -> list[str]:

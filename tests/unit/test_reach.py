@@ -35,6 +35,19 @@ def test_a_socket_of_this_machine_is_seen_while_it_listens(family: socket.Addres
     assert port not in reach.listening_ports(_tables())
 
 
+def test_a_failure_of_the_launcher_is_told_by_the_command_that_failed() -> None:
+    time = "2026-11-25 18:57:37,055\t"
+    log = (
+        f"{time}INFO updater.py:469 -- [6/7] Running setup commands\n{time}VINFO command_runner.py:399 -- Running `x`\n"
+        f"doing\nzfdist: no g++: install it\n{time}ERR updater.py:177 -- New status: update-failed\n"
+        f"Traceback (most recent call last):\nclick.exceptions.ClickException: SSH command failed.\n"
+    )
+    assert reach.why_failed(log) == "[6/7] Running setup commands: zfdist: no g++: install it"
+    crashed = "Traceback (most recent call last):\n  File x\nbotocore.exceptions.NoCredentialsError: Unable to locate\n"
+    assert reach.why_failed(crashed) == "botocore.exceptions.NoCredentialsError: Unable to locate"
+    assert reach.why_failed(f"{time}PANIC commands.py:925 -- Failed.\n").endswith("Failed.")
+
+
 def test_the_last_line_is_the_last_that_says_something() -> None:
     assert reach.last_line("Traceback ...\n\x1b[31mNoCredentialsError: none\x1b[0m\n\n") == "NoCredentialsError: none"
     assert reach.last_line("") == "nothing"

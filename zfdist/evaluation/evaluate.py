@@ -20,8 +20,9 @@ from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.config import Config
 from zfdist.container import cpus
-from zfdist.data.loader import Batch, evaluation_batches, sequences_of
+from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.data.store import Store
+from zfdist.data.views import sequences_of
 from zfdist.evaluation.bounds import Model, Sums, add_up
 from zfdist.evaluation.results import Bound, EvaluationError, Question, Result, bound_of, result_fields
 from zfdist.model import systems
