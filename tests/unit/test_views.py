@@ -36,5 +36,5 @@ def test_a_store_without_validation_split_is_refused(store: Path) -> None:
 def test_a_validation_split_without_sequences_is_refused(tmp_path: Path) -> None:
     sound = np.random.default_rng(0).integers(-99, 99, 400).astype(np.int16)
     root = stores.make(tmp_path / "few", [[sound] * 8], held_out=sound[: harness.FRAME])
-    with pytest.raises(OrderError, match="the validation split of .* has no sequence of two frames"):
+    with pytest.raises(OrderError, match=r"the validation split of .* has no sequence of two frames"):
         refuse_unfit(Store.open(root), harness.tiny_config(root).data)
