@@ -1,6 +1,7 @@
 """What a submitted job runs on the cluster: one of our commands, noted where its run is kept.
 
     python -m jobs.cli.job_entrypoint run NAME STORAGE train demo --name NAME ...   note the command, then run it
+    python -m jobs.cli.job_entrypoint run NAME STORAGE --sample ROOT train ...      with the sample that ships in ROOT
     python -m jobs.cli.job_entrypoint again NAME STORAGE                            run what was noted
 
 So a run that was submitted once can be gone on with by its name alone, on any cluster that reaches the storage.
@@ -13,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.cli import command
+from jobs.cli import command, sample
 
 NOTE = "submission.json"
 JOBS = ("train", "sweep")
@@ -28,7 +29,9 @@ def main(argv: Sequence[str]) -> int:
             return refused
 
     if verb == "run":
-        refused = command.exit_code(lambda: _refuse_other_kind(storage, name, words))
+        sample_root = words[1] if words[0] == "--sample" else None
+        words = words if sample_root is None else words[2:]
+        refused = command.exit_code(lambda: _before_running(storage, name, words, sample_root))
         if refused:
             return refused
 
@@ -40,6 +43,12 @@ def main(argv: Sequence[str]) -> int:
     # A command that is refused leaves the note of the one before.
     code: int = importlib.import_module(f"jobs.{words[0]}").main(words[1:], note)
     return code
+
+
+def _before_running(storage: str, name: str, words: Sequence[str], sample_root: str | None) -> None:
+    _refuse_other_kind(storage, name, words)
+    if sample_root is not None:
+        sample.bring(sample_root, say=command.say)
 
 
 def _refuse_other_kind(storage: str, name: str, words: Sequence[str]) -> None:
