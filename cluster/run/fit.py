@@ -24,6 +24,7 @@ from cluster.run.worker import POLL_S, STOP, RunLocation, claim
 from cluster.session import ClusterError
 from zfdist import lease, run_protocol
 from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint import room
 from zfdist.checkpoint.run_folder import config_of
 from zfdist.checkpoint.run_sync import FOLLOW_S
 from zfdist.config import Config
@@ -88,6 +89,7 @@ def fit(
     Raises:
         ClusterError: if the workers do not fit, or too few machines came back. BusyError: another process trains it.
         ValueError: what the run itself refuses (config, data, checkpoint); nothing is changed then.
+        NoRoomError: if a disk is full; nothing is lost then.
         FitError: if it failed in another way.
     """
     workers = Range(workers, workers) if isinstance(workers, int) else workers
@@ -102,7 +104,7 @@ def fit(
     job = Job(config, run_folder, start_from, resources, hang_timeout_s, profile, store)
     patience_s = WAIT_FOR_NODES_S if wait_for_nodes_s is None else wait_for_nodes_s
     try:
-        with stop_on_signals(run_folder, say):
+        with room.explained(run_folder), stop_on_signals(run_folder, say):
             return _launches(job, workers, max_failures, patience_s, grow_every_s, _run_log(job, on_report, say))
     finally:
         shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)

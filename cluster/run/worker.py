@@ -15,7 +15,7 @@ import ray.train
 from cluster.nodes import WorkerResources
 from cluster.run.tail import LOG
 from cluster.run.watchdog import HANG_TIMEOUT_S, LEASE_S, START_S, Watchdog, stacks_file
-from zfdist.checkpoint import run_sync
+from zfdist.checkpoint import room, run_sync
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.claim import TakenError, held
 from zfdist.config import Config
@@ -49,7 +49,7 @@ def work(job: dict[str, Any]) -> Outcome:
     if job["directory"].is_dir():
         os.chdir(job["directory"])  # relative paths mean what they mean to the command
     rank = ray.train.get_context().get_world_rank()
-    with opened(job["store"], job["launch"], rank, job["config"]) as copy:
+    with room.explained(job["run_folder"]), opened(job["store"], job["launch"], rank, job["config"]) as copy:
         folder = job["run_folder"] if copy is None else copy.folder
         with logged(folder, rank), Watchdog(job["coordinator"], rank, folder, job["hang_timeout_s"]) as watchdog:
             world = connect()
