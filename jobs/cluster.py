@@ -17,15 +17,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
-from jobs.cli import command
-from jobs.cli.cluster_options import Doctor, Named, Reach, Resume, Submit, Up, Which
+from jobs.cli import command, places, sample
+from jobs.cli.cluster_options import Doctor, Named, Plan, Reach, Resume, Submit, Up, Which
 from jobs.cli.job_entrypoint import JOBS
-from jobs.recipes import RECIPES
 
 if TYPE_CHECKING:
     from cluster.provision.cluster_file import Cluster
@@ -73,7 +71,18 @@ def _lint(argv: Sequence[str]) -> int:
 def _plan(argv: Sequence[str]) -> int:
     from jobs import plan
 
-    return plan.main(argv)
+    given, rest = tyro.cli(
+        Plan, prog="python -m jobs.cluster plan", args=argv, return_unknown_args=True, add_help=False
+    )
+    lines: list[str] = []
+    if given.file or given.overlay:
+        from cluster.provision import cluster_file
+
+        lines = ["", *cluster_file.machines(cluster_file.read(given.file or cluster_file.FILE, given.overlay))]
+    code = plan.main(rest)
+    if code == 0 and lines:
+        command.say("\n".join(lines))
+    return code
 
 
 def _findings(which: Which, *, ready: bool) -> list[str]:
@@ -98,7 +107,7 @@ def _up(argv: Sequence[str]) -> int:
         command.say(f"cluster {cluster.name} is up already (--restart sets it up anew)")
         _bring_back(cluster)
         return 0
-    up_down.up(cluster)
+    up_down.up(cluster, say=command.say)
     flags = f" --overlay {which.overlay}" if which.overlay else ""
     command.say(
         f"\ncluster {cluster.name} is up and answers; its workers join as they come up. Next:\n"
@@ -113,12 +122,13 @@ def _bring_back(cluster: "Cluster") -> None:
     """Start Ray again on machines of ours that the cluster has lost; a cloud's are the autoscaler's to replace."""
     if not cluster.is_local:
         return
-    from cluster.provision import up_down
+    from cluster.provision import cluster_file, reach, up_down
     from cluster.provision.submit import Jobs
 
-    with up_down.tunnel(cluster) as address:
-        alive = {machine.ip for machine in Jobs(address).machines() if machine.is_alive}
-    for machine in sorted(set(cluster.config["provider"]["worker_ips"]) - alive):
+    with reach.tunnel(cluster) as address:
+        alive = [machine for machine in Jobs(address).machines() if machine.is_alive]
+    there = {name for machine in alive for name in (machine.ip, machine.host)}
+    for machine in cluster_file.absent(cluster.workers_of_ours, there):
         command.say(f"{machine} is not in it: {up_down.rejoin(cluster, machine)}")
 
 
@@ -136,21 +146,23 @@ def _submit(argv: Sequence[str]) -> int:
     words = list(argv[split:])
     if len(words) < 2:
         command.refuse(f"submit what? e.g. submit train demo --name first; there are {', '.join(JOBS)}")
-    name = _value(words, "--name")
+    name = places.value_of(words, "--name")
     if name is None:
         command.refuse(f"submit {words[0]}: --name is missing: it is by its name that you stop and resume it")
     command.run_folder(name)
-    storage = _storage(options)
-    defaults = {"--address": "auto", "--runs": storage, "--data.root": _data(options, words[1])}
-    for flag, value in defaults.items():
-        if value is not None and _value(words, flag) is None:
+    storage = places.storage_of(options)
+    data = places.data_of(options, words[1], storage)
+    given = places.value_of(words, "--data.root")
+    brought = ["--sample", data] if data and words[1] == sample.RECIPE and given is None else []
+    for flag, value in {"--address": "auto", "--runs": storage, "--data.root": data}.items():
+        if value is not None and places.value_of(words, flag) is None:
             words += [flag, value]
-    return _start(options, name, ["jobs.cli.job_entrypoint", "run", name, storage, *words])
+    return _start(options, name, ["jobs.cli.job_entrypoint", "run", name, storage, *brought, *words])
 
 
 def _resume(argv: Sequence[str]) -> int:
     options = tyro.cli(Resume, prog="python -m jobs.cluster resume", args=argv)
-    return _start(options, options.name, ["jobs.cli.job_entrypoint", "again", options.name, _storage(options)])
+    return _start(options, options.name, ["jobs.cli.job_entrypoint", "again", options.name, places.storage_of(options)])
 
 
 def _start(options: Submit, name: str, words: Sequence[str]) -> int:
@@ -164,11 +176,13 @@ def _start(options: Submit, name: str, words: Sequence[str]) -> int:
 
 def _doctor(argv: Sequence[str]) -> int:
     options = tyro.cli(Doctor, prog="python -m jobs.cluster doctor", args=argv)
-    storage = _storage(options)
+    storage = places.storage_of(options)
     if not options.inside:
         words = ["jobs.cluster", "doctor", "--inside", "--storage", storage]
         words += [] if options.workers is None else ["--workers", str(options.workers)]
         words += [] if options.gpu is None else ["--gpu" if options.gpu else "--no-gpu"]
+        listed = [] if options.address else _cluster(options).workers_of_ours
+        words += ["--machines", *listed] if listed else []
         with _jobs(options) as jobs:
             ended = jobs.follow(jobs.submit("doctor", words), lambda text: print(text, end="", flush=True))
         return 0 if ended.state == "SUCCEEDED" else ended.exit_code or 1
@@ -180,7 +194,7 @@ def _doctor(argv: Sequence[str]) -> int:
         from jobs.cli.cluster_tables import print_facts, print_findings
 
         facts = doctor.examine(storage)
-        findings = diagnosis.judge(facts, workers=options.workers, gpu=options.gpu)
+        findings = diagnosis.judge(facts, workers=options.workers, gpu=options.gpu, listed=options.machines)
     print_facts(facts)
     print_findings(findings)
     return int(any(finding.is_fatal for finding in findings))
@@ -240,11 +254,11 @@ def _follow(jobs: "Jobs", job: "SubmittedJob") -> int:
 
 @contextlib.contextmanager
 def _jobs(reach: Reach) -> "Iterator[Jobs]":
-    from cluster.provision import up_down
+    from cluster.provision import reach as ways
     from cluster.provision.submit import Jobs
 
     with contextlib.ExitStack() as stack:
-        address = reach.address or stack.enter_context(up_down.tunnel(_cluster(reach)))
+        address = reach.address or stack.enter_context(ways.tunnel(_cluster(reach)))
         yield Jobs(address)
 
 
@@ -252,38 +266,6 @@ def _cluster(which: Which) -> "Cluster":
     from cluster.provision import cluster_file
 
     return cluster_file.load(which.file, which.overlay)
-
-
-def _storage(options: Submit | Doctor) -> str:
-    """Return where runs are kept: as told, or as the cluster file says."""
-    if options.storage is not None:
-        return options.storage
-    from cluster.provision import cluster_file
-
-    metadata = cluster_file.read(options.file, options.overlay).get("metadata") or {}
-    if "storage" not in metadata:
-        command.refuse(f"{options.overlay or options.file}: metadata.storage is missing; or pass --storage")
-    return str(metadata["storage"])
-
-
-def _data(options: Submit, recipe: str) -> str | None:
-    """Return where the data of a recipe are, if the cluster file says it; None to leave it to the command."""
-    if options.storage is not None or recipe not in RECIPES:
-        return None
-    from cluster.provision import cluster_file
-
-    data = (cluster_file.read(options.file, options.overlay).get("metadata") or {}).get("data")
-    return f"{data.rstrip('/')}/{Path(RECIPES[recipe]().data.root).name}" if data else None
-
-
-def _value(words: Sequence[str], flag: str) -> str | None:
-    """Return what a command line gives for a flag, in either form."""
-    for i, word in enumerate(words):
-        if word == flag and i + 1 < len(words):
-            return words[i + 1]
-        if word.startswith(f"{flag}="):
-            return word.removeprefix(f"{flag}=")
-    return None
 
 
 if __name__ == "__main__":

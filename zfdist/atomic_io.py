@@ -12,7 +12,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import xxhash
@@ -131,3 +131,9 @@ def _remove_abandoned(path: Path) -> None:
             ours = entry.name.startswith(f".{path.name}.") and entry.name.endswith(SUFFIX)
             if ours and now_s - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_S:
                 os.unlink(entry.path)
+
+
+def is_inside(name: str) -> bool:
+    """Return whether a file that a manifest names stays in the manifest's folder, whoever wrote it."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name

@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from zfdist import atomic_io, continuation, metrics
 from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint import weights
 from zfdist.checkpoint.checkpointer import Checkpointer
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.checkpoint.remote_checkpointer import RemoteCheckpointer
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.container import cpus
-from zfdist.data.loader import TrainLoader, sequences_of
+from zfdist.data.loader import TrainLoader
 from zfdist.data.store import Store
+from zfdist.data.views import sequences_of
 from zfdist.engine import OPERANDS, OPTIMIZER, Engine, EngineError
 from zfdist.model import systems
 from zfdist.model.networks.network import Network
@@ -81,12 +82,12 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
     module = systems.build(config.model, x_dim, config.train.seed)
     if start_from is not None and newest is None:
         _load_weights(module, config, start_from)
-    weights = systems.parameter_counts(module)["total"]  # now, as ZeRO 3 leaves none
+    parameters = systems.parameter_counts(module)["total"]  # now, as ZeRO 3 leaves none
     engine = Engine(module, config.engine, config.optim, world)
     if not config.engine.threads_per_worker:
         frames = sequences_of(store, config.data, "train", config.data.train_view).frames.mean()
         share = frames * config.data.global_batch / (world.size * config.engine.accumulation_steps)
-        torch.set_num_threads(threads_worth_having(weights, float(share), min(torch.get_num_threads(), cpus())))
+        torch.set_num_threads(threads_worth_having(parameters, float(share), min(torch.get_num_threads(), cpus())))
     names = SUMS + LABEL_SUMS if config.model.label_classes else SUMS
     meter = metrics.Meter(names, world.device)
     run = Run(
@@ -172,4 +173,4 @@ def _remove(scratch: Path, run: Run) -> None:
 
 def _load_weights(module: torch.nn.Module, config: Config, start_from: str) -> None:
     folder = continuation.weights_to_start_from(config, start_from)
-    module.load_state_dict(load_file(folder / checkpoint.WEIGHTS))
+    module.load_state_dict(weights.read(folder))

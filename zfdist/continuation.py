@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.config import Config, ConfigError, ModelConfig
+from zfdist.data import views
 
 if TYPE_CHECKING:
     from zfdist.data.store import Store
@@ -43,11 +44,13 @@ def accepted(
 
     Raises:
         ConfigError: if the model does not go with the data or the device.
+        OrderError, StoreError: if the data do not go with the config, see `zfdist.data.views.refuse_unfit`.
         CheckpointError: if it would not be the same run: other model, data, precision, order or seed, fewer steps; or
             its states cannot be cut for so many workers; or the weights to start from are not there or others.
         StorageError: if those are in a store that cannot be used.
     """
     _refuse_other_density(store, config)
+    views.refuse_unfit(store, config.data)
     precision = config.engine.precision_on(device)
     if config.model.parameter_budget:
         x_dim = store.frame_size(config.data.frame_samples)

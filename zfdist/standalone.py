@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zfdist import container
+from zfdist.checkpoint import room
 from zfdist.checkpoint.run_folder import changes, is_finished
 from zfdist.config import Config
 from zfdist.refusals import refuse
@@ -122,7 +123,7 @@ def run(
     from zfdist import world
     from zfdist.train import train
 
-    with opened(store, 0, here.rank, config) as copy:
+    with room.explained(run_folder), opened(store, 0, here.rank, config) as copy:
         folder = run_folder if copy is None else copy.folder
         with contextlib.ExitStack() as stack:
             if is_first:

@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 from zfdist import atomic_io, schedule, seeding
 from zfdist.build import Run, build
 from zfdist.checkpoint import folder as checkpoint
-from zfdist.checkpoint.checkpointer import NoRoomError
+from zfdist.checkpoint import room
 from zfdist.checkpoint.folder import CheckpointManifest
+from zfdist.checkpoint.room import NoRoomError
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.data.loader import Batch, evaluation_batches
@@ -59,14 +60,15 @@ def train(
     Raises:
         CheckpointError: if what is there cannot be resumed with this config or data.
         NonFiniteError: after `engine.max_nonfinite_steps` skipped updates in a row.
-        NoRoomError: if a disk is full, see `checkpoint.max_failures`.
+        NoRoomError: if a disk is full; for a checkpoint see `checkpoint.max_failures`.
         StorageError: if the run lives in a store that failed so often in a row, or was taken over by another process.
     """
     threads = torch.get_num_threads()
     if config.engine.threads_per_worker:
         torch.set_num_threads(config.engine.threads_per_worker)
     try:
-        return _train(build(config, run_folder, world, start_from, copy), reporter, profile)
+        with room.explained(run_folder):
+            return _train(build(config, run_folder, world, start_from, copy), reporter, profile)
     finally:
         torch.set_num_threads(threads)  # a small network takes fewer, and the next one in this process may be large
 

@@ -57,14 +57,42 @@ class World(NamedTuple):
             dist.barrier(group=self.control)
 
 
-def join() -> None:
-    """Join the process group that the environment tells of (Ray, torchrun), or make one of this process alone."""
+def join(store: Any = None) -> None:
+    """Join the process group that the environment tells of (Ray, torchrun), or make one of this process alone.
+
+    Args:
+        store: where the workers meet, see `meeting`; None for MASTER_ADDR and MASTER_PORT of the environment.
+    """
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    told = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    rank, size = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if told else (0, 1)
+    if size == 1:
+        store = dist.HashStore()  # type: ignore[attr-defined]  # no port is opened
+    if store is None:
         dist.init_process_group(backend, timeout=TIMEOUT)
     else:
-        store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+
+
+def listener(ip: str) -> socket.socket:
+    """Return a socket that listens on a free port of one address of this machine, and on no other address."""
+    found = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
+    found.bind((ip, 0))
+    found.listen(socket.SOMAXCONN)
+    return found
+
+
+def meeting(ip: str, port: int, size: int, listening: socket.socket | None) -> Any:
+    """Return the store of `size` workers at an address; the one whose socket is `listening` there serves it.
+
+    Torch's own way serves it on every address of the machine. No token is asked for: who reaches the port can disturb
+    the workers, so they need a network that others do not reach.
+    """
+    descriptor = None if listening is None else listening.detach()
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        ip, port, size, is_master=listening is not None, timeout=TIMEOUT, wait_for_workers=False,
+        master_listen_fd=descriptor,
+    )  # fmt: skip
 
 
 def connect() -> World:

@@ -5,7 +5,8 @@ The result is kept at one place per cluster, so that what Ray's launcher prints 
 """
 
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,11 @@ class Cluster(NamedTuple):
     def is_local(self) -> bool:
         """Whether its machines are ours rather than a cloud's."""
         return bool(self.config["provider"]["type"] == "local")
+
+    @property
+    def workers_of_ours(self) -> list[str]:
+        """Names or addresses of the machines that the file lists besides the head; none of a cloud's."""
+        return list(self.config["provider"].get("worker_ips") or []) if self.is_local else []
 
 
 def read(file: Path = FILE, overlay: Path | None = None) -> dict[str, Any]:
@@ -71,6 +77,38 @@ def load(file: Path = FILE, overlay: Path | None = None) -> Cluster:
     merged = folder / f"{name}.yaml"
     atomic_io.write(merged, yaml.safe_dump(config, sort_keys=False))
     return Cluster(config, merged)
+
+
+def machines(config: Mapping[str, Any]) -> list[str]:
+    """Return what machines may train, a line for each type, e.g. "gpu: up to 8 of 8 CPU, 1 GPU"."""
+    listed = (config.get("provider") or {}).get("worker_ips")
+    if listed:
+        return [f"machines of ours: {len(listed)}, with what each of them has"]
+    types = {n: t for n, t in (config.get("available_node_types") or {}).items() if n != config.get("head_node_type")}
+    return [_describe(name, kind, config.get("max_workers")) for name, kind in types.items()]
+
+
+def _describe(name: str, kind: Mapping[str, Any], most: int | None) -> str:
+    has = ", ".join(f"{amount:g} {what}" for what, amount in (kind.get("resources") or {}).items())
+    counts = [count for count in (kind.get("max_workers"), most) if count is not None]
+    return f"{name}: up to {min(counts, default=0)} of {has or 'what the cloud says'}"
+
+
+def absent(listed: Iterable[str], there: Collection[str]) -> list[str]:
+    """Return which machines are not there, of those that a file lists by name or address.
+
+    Args:
+        listed: names or addresses.
+        there: the names and addresses of all that are.
+    """
+    return [machine for machine in sorted(set(listed)) if machine not in there and _resolved(machine) not in there]
+
+
+def _resolved(machine: str) -> str:
+    try:
+        return socket.gethostbyname(machine)
+    except OSError:
+        return machine
 
 
 def _mapping(path: Path) -> dict[str, Any]:

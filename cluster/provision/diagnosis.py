@@ -8,10 +8,15 @@ from typing import NamedTuple
 
 from cluster import nodes
 from cluster.nodes import WorkerResources
+from cluster.provision.cluster_file import absent
 
 _MAX_SKEW_S = 2.0
 _MIN_DISK_GIB = 10.0
 _MIN_SHM_MIB = 512
+_NOT_THERE = (
+    "is in provider.worker_ips and not in the cluster: if it has had a minute to join, `python -m jobs.cluster up` "
+    "brings it back or says why not; or take it out of the file"
+)
 
 
 class Facts(NamedTuple):
@@ -50,15 +55,20 @@ class Finding(NamedTuple):
     is_fatal: bool = True
 
 
-def judge(facts: Sequence[Facts], *, workers: int | None = None, gpu: bool | None = None) -> list[Finding]:
+def judge(
+    facts: Sequence[Facts], *, workers: int | None = None, gpu: bool | None = None, listed: Sequence[str] = ()
+) -> list[Finding]:
     """Return what is wrong with a cluster: fatal if a run would fail or give up something that it promises.
 
     Args:
         facts: of its nodes, the head first.
         workers: that a run is to have.
         gpu: whether each of them is to have a GPU; None if there are any.
+        listed: names or addresses of machines of ours that must be there.
     """
     found = [Finding(f.host, *finding) for f in facts for finding in _about(f, facts[0])]
+    gone = absent(listed, {name for f in facts for name in (f.ip, f.host)})
+    found += [Finding(machine, _NOT_THERE) for machine in gone]
     trainers = [nodes.Node(f.ip, int(f.cpus), int(f.gpus_of_ray)) for f in facts]
     asked = WorkerResources(1, int(any(n.gpus for n in trainers) if gpu is None else gpu))
     room = nodes.room_for(trainers, asked)

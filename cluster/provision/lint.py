@@ -50,7 +50,9 @@ def cluster_findings(config: Tree, root: Path, *, ready: bool = False) -> list[s
 def kuberay_findings(path: Path, root: Path) -> list[str]:
     """Return what is wrong with a KubeRay manifest."""
     found = []
-    for tree in yaml.safe_load_all(path.read_text()):
+    trees = list(yaml.safe_load_all(path.read_text()))
+    closed = [tree["spec"]["podSelector"].get("matchLabels") for tree in trees if tree["kind"] == "NetworkPolicy"]
+    for tree in [tree for tree in trees if tree["kind"] != "NetworkPolicy"]:
         spec = tree["spec"].get("rayClusterSpec") or tree["spec"]
         found += [*_versions(tree, root), *_secrets(tree)]
         if spec.get("rayVersion") != pins(root)["ray"]:
@@ -63,6 +65,11 @@ def kuberay_findings(path: Path, root: Path) -> list[str]:
         for group in spec["workerGroupSpecs"]:
             if not group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]:
                 found.append(f"workerGroupSpecs.{group['groupName']}: needs minReplicas <= replicas <= maxReplicas")
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            labels = (group["template"].get("metadata") or {}).get("labels") or {}
+            if not any(chosen is not None and chosen.items() <= labels.items() for chosen in closed):
+                name = group.get("groupName", "headGroupSpec")
+                found.append(f"{name}: no NetworkPolicy of this file selects its pods, whose ports ask for no token")
         entrypoint = tree["spec"].get("entrypoint")
         if entrypoint is not None and "://" not in entrypoint:
             found.append("entrypoint: --runs must be a bucket (s3://...), as the pods share no disk")

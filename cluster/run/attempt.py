@@ -27,6 +27,7 @@ from cluster.run.policy import End, trouble
 from cluster.run.process_group import Group
 from cluster.run.watchdog import lease_s
 from cluster.run.worker import work, worker_env
+from zfdist.checkpoint.room import no_room
 from zfdist.config import Config
 from zfdist.run_protocol import ERRORS, STOP, NonFiniteError
 from zfdist.worker import POLL_S, RunLocation
@@ -223,6 +224,7 @@ def _ended(
             return end
         failures: dict[int, Exception] = getattr(error, "worker_failures", {})
         non_retryable = next((cause for cause in failures.values() if isinstance(cause, _NON_RETRYABLE)), None)
+        non_retryable = non_retryable or no_room(error, run_folder)
         explained = _explained(error, non_retryable, run_folder)
         if non_retryable is not None:
             return end._replace(kind="refused", error=explained)

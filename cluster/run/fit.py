@@ -21,6 +21,7 @@ from cluster.run.team import RunLog, Team, count, describe
 from cluster.session import ClusterError
 from zfdist import lease
 from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint import room
 from zfdist.checkpoint.run_folder import changes, is_finished
 from zfdist.checkpoint.run_sync import FOLLOW_S
 from zfdist.config import Config
@@ -74,6 +75,7 @@ def fit(
     Raises:
         ClusterError: if the workers do not fit, or too few machines came back. BusyError: another process trains it.
         ValueError: what the run itself refuses (config, data, checkpoint); nothing is changed then.
+        NoRoomError: if a disk is full; nothing is lost then.
         FitError: if it failed in another way.
     """
     workers = _range(workers, config)
@@ -95,7 +97,7 @@ def fit(
     job = Job(config, run_folder, start_from, resources, hang_timeout_s, profile, store)
     run_log = _run_log(job, on_report, say)
     try:
-        with stop_on_signals(run_folder, say), Demand(resources) as demand:
+        with room.explained(run_folder), stop_on_signals(run_folder, say), Demand(resources) as demand:
             team = Team(workers, resources, demand, supply, run_log, run_folder / STOP)
             return _launches(job, team, max_failures, grow_every_s)
     finally:

@@ -28,7 +28,7 @@ class _Maker(Backend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Make the group; raises what a worker raises."""
         worker_group.execute(_prepare)
-        address, port = worker_group.execute_single(0, _free_address)
+        address, port = worker_group.execute_single(0, _listen)
         worker_group.execute(_join, address, port)
 
 
@@ -43,18 +43,23 @@ def use_ray_interface() -> None:
 
 
 def _prepare() -> None:
-    """Import what takes long, before a port is chosen that somebody else might take meanwhile."""
+    """Import what takes long, so that no worker waits for another at the meeting."""
     import zfdist.train  # noqa: F401
 
     use_ray_interface()
 
 
-def _free_address() -> tuple[str, int]:
+_listening: "list[socket.socket]" = []
+"""In the process of rank 0, between `_listen` and `_join`."""
+
+
+def _listen() -> tuple[str, int]:
+    """Listen on this node's address of Ray alone, not on all that the machine has."""
+    from zfdist import world
+
     ip = ray.util.get_node_ip_address()
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind(("", 0))
-        return ip, probe.getsockname()[1]
+    _listening[:] = [world.listener(ip)]
+    return ip, _listening[0].getsockname()[1]
 
 
 def _join(address: str, port: int) -> None:
@@ -71,4 +76,5 @@ def _join(address: str, port: int) -> None:
         "NODE_RANK": str(context.get_node_rank()),
     }
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # as in Ray's own way
-    world.join()
+    size = context.get_world_size()
+    world.join(world.meeting(address, port, size, _listening.pop() if _listening else None) if size > 1 else None)

@@ -8,6 +8,7 @@ import ray.train
 
 from cluster.nodes import WorkerResources
 from cluster.run.watchdog import Watchdog
+from zfdist.checkpoint import room
 from zfdist.config import Config
 from zfdist.run_protocol import Outcome
 from zfdist.worker import LEASE_S, claim, logged, opened
@@ -21,7 +22,7 @@ def work(job: dict[str, Any]) -> Outcome:
     if job["directory"].is_dir():
         os.chdir(job["directory"])  # relative paths mean what they mean to the command
     rank = ray.train.get_context().get_world_rank()
-    with opened(job["store"], job["launch"], rank, job["config"]) as copy:
+    with room.explained(job["run_folder"]), opened(job["store"], job["launch"], rank, job["config"]) as copy:
         folder = job["run_folder"] if copy is None else copy.folder
         with logged(folder, rank), Watchdog(job["coordinator"], rank, folder, job["hang_timeout_s"]) as watchdog:
             world = connect()

@@ -25,7 +25,7 @@ from cluster.run.process_group import use_ray_interface
 from cluster.run.worker import worker_env
 from cluster.session import ClusterError
 from zfdist import atomic_io, run_protocol
-from zfdist.checkpoint import run_sync
+from zfdist.checkpoint import room, run_sync
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.object_store import ObjectFolder, StorageError
@@ -186,6 +186,7 @@ def _train_here(
     folder.mkdir(parents=True, exist_ok=True)
     # A process on a machine that was cut off holds it until Ray there has given up, after a minute.
     with (
+        room.explained(folder),
         opened(store, time.time_ns(), 0, config) as copy,
         logged(folder, rank=0),
         claim(folder, wait_s=120),

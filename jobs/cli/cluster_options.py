@@ -18,6 +18,16 @@ class Which:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which cluster's machines to tell of beside the plan; none if neither file is named."""
+
+    file: Path | None = None
+    """The cluster file."""
+    overlay: Path | None = None
+    """A file that is laid over it, e.g. cluster/local.yaml."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Up(Which):
     """Bring the cluster up; if it is, bring back the machines that it lost."""
 
@@ -61,6 +71,8 @@ class Doctor(Reach):
     """Workers that a run is to have."""
     gpu: bool | None = None
     """A GPU for each of them; None if there are any."""
+    machines: tuple[str, ...] = ()
+    """That must be in the cluster, by name or address; provider.worker_ips of the cluster file."""
     inside: bool = False
     """Examine the cluster that this process is in, rather than send a job there that does."""
 

@@ -1,6 +1,7 @@
 """What a submitted job runs on the cluster: one of our commands, noted where its run is kept.
 
     python -m jobs.cli.job_entrypoint run NAME STORAGE train demo --name NAME ...   note the command, then run it
+    python -m jobs.cli.job_entrypoint run NAME STORAGE --sample ROOT train ...      with the sample that ships in ROOT
     python -m jobs.cli.job_entrypoint again NAME STORAGE                            run what was noted
 
 So a run that was submitted once can be gone on with by its name alone, on any cluster that reaches the storage.
@@ -13,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.cli import command
+from jobs.cli import command, sample
 
 NOTE = "submission.json"
 JOBS = ("train", "sweep")
@@ -27,6 +28,13 @@ def main(argv: Sequence[str]) -> int:
         if refused:
             return refused
 
+    if verb == "run":
+        sample_root = words[1] if words[0] == "--sample" else None
+        words = words if sample_root is None else words[2:]
+        refused = command.exit_code(lambda: _before_running(storage, name, words, sample_root))
+        if refused:
+            return refused
+
     def note() -> None:
         record = {"command": words, "submitted": time.strftime("%F %T")}
         _write(storage, name, json.dumps(record, indent=2) + "\n")
@@ -35,6 +43,22 @@ def main(argv: Sequence[str]) -> int:
     # A command that is refused leaves the note of the one before.
     code: int = importlib.import_module(f"jobs.{words[0]}").main(words[1:], note)
     return code
+
+
+def _before_running(storage: str, name: str, words: Sequence[str], sample_root: str | None) -> None:
+    _refuse_other_kind(storage, name, words)
+    if sample_root is not None:
+        sample.bring(sample_root, say=command.say)
+
+
+def _refuse_other_kind(storage: str, name: str, words: Sequence[str]) -> None:
+    """Refuse a run by the name of a sweep, and the other way: each would take the note from the other."""
+    try:
+        before = json.loads(_read(storage, name))["command"][0]
+    except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
+        return  # none, or a damaged one
+    if before != words[0] and before in JOBS:
+        command.refuse(f"{storage}/{name} was submitted as a {before}; take another --name for a {words[0]}")
 
 
 def _noted(storage: str, name: str) -> list[str]:

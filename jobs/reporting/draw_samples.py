@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from zfdist.data.kinds import PAD, START, TOKENS, UNKNOWN
-from zfdist.data.loader import Batch, evaluation_batches, sequences_of
+from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.data.store import Store
+from zfdist.data.views import sequences_of
 from zfdist.evaluation import generate
 from zfdist.evaluation.evaluate import EvaluationError, Loaded
 

@@ -28,6 +28,7 @@ DRILLS: dict[str, Drill] = {
     "NaN on one rank": drill_storage.nan_on_one_rank,
     "hanging rank": drill_hosts.hanging_rank,
     "stranger refused": drill_strangers.stranger_refused,
+    "stranger sends rubbish to torch's ports": drill_strangers.stranger_pokes_at_training,
 }
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Who has no token gets in by no door: not by the dashboard, its job API, the client port, or Ray's own."""
 
-from drills import Result
+import json
+
+from drills import Result, bit_equal, finish
 from hosts import HOME, Host
 from real_cluster import HEAD, RealCluster
 
@@ -33,6 +35,49 @@ try:
 except Exception as error:
     print("refused:", str(error)[:300])
 """
+
+
+# Where the workers of a run listen: torch's meeting, gloo, and whatever else.
+_PORTS = """
+import json, psutil
+ours = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+listening = [c.laddr for p in ours for c in p.net_connections("tcp") if c.status == "LISTEN"]
+print(json.dumps([[address.ip, address.port] for address in listening]))
+"""
+_POKE = """
+import os, socket
+answered = []
+for port in {ports!r}:
+    try:
+        with socket.create_connection(({address!r}, port), timeout=3) as knock:
+            knock.sendall(os.urandom(4096))
+            answered.append(port)
+    except OSError:
+        pass
+print(len(answered))
+"""
+
+
+def stranger_pokes_at_training(cluster: RealCluster) -> Result:
+    """Somebody on the cluster's network sends rubbish to every port of torch while a run trains on two machines.
+
+    Torch's ports ask for no token, so it is for the network to keep strangers out (cluster/README.md). They listen on
+    the address of the node alone, and rubbish costs a run at most a launch, never its result.
+    """
+    run = cluster.train("poked")
+    run.wait_for_step(20)
+    knocked = 0
+    for name in cluster.training_on():
+        host = cluster.hosts[name]
+        listening = json.loads(host.run("python", "-c", _PORTS, env={"PATH": cluster.path}))
+        everywhere = [port for ip, port in listening if ip not in (host.address, "127.0.0.1", "::1")]
+        assert len(everywhere) <= 1, f"{name}: but for Ray's own, which asks for the token, {everywhere} are open"
+        ports = [port for ip, port in listening if ip == host.address]
+        poke = _POKE.format(ports=ports, address=host.address)
+        knocked += int(cluster.hosts.laptop.run("python", "-c", poke, env={"PATH": cluster.path}))
+    assert knocked, "no port of torch was found"
+    finish(cluster, run)
+    return Result(None, None, None, f"{bit_equal(cluster, run)} after rubbish at {knocked} ports")
 
 
 def stranger_refused(cluster: RealCluster) -> Result:

@@ -1,5 +1,6 @@
 """A few of the drills, on a cluster of a head and three workers; `make drills` runs all of them."""
 
+import json
 from collections.abc import Iterator
 
 import drill_hosts
@@ -38,6 +39,26 @@ def test_doctor_asks_every_machine_and_names_the_ill_one(real: RealCluster) -> N
         ill.run("umount", str(real.runs))
     assert "two: storage: " in said and "three: storage: " not in said and "one: storage: " not in said, said
     assert all(host.address in real.command("status") for host in real.hosts)
+
+
+def test_a_cluster_that_is_reached_by_ssh_alone_is_found_up_and_left_alone(real: RealCluster) -> None:
+    """From another laptop: it has no file of Ray's launcher, and a way to the head through a worker only."""
+    before, laptop, overlay = real.nodes(), real.hosts.laptop, real.overlay.read_text()
+    tree = json.loads(overlay)
+    tree["auth"]["ssh_proxy_command"] = f"ssh -i ~/.ssh/id -W %h:%p root@{real.hosts['one'].address}"
+    route = ["unreachable", f"{real.hosts[HEAD].address}/32"]
+    laptop.run("mv", "/tmp/ray", "/tmp/away")
+    laptop.run("ip", "route", "add", *route)
+    real.overlay.write_text(json.dumps(tree))
+    try:
+        assert "cluster drill is up already" in real.command("up")
+        assert all(host.address in real.command("status") for host in real.hosts)
+    finally:
+        real.overlay.write_text(overlay)
+        laptop.run("ip", "route", "del", *route)
+        laptop.run("rm", "-rf", "/tmp/ray")
+        laptop.run("mv", "/tmp/away", "/tmp/ray")
+    assert real.nodes() == before
 
 
 @pytest.mark.drill

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import commands
 import harness
 import pytest
 
@@ -43,6 +44,29 @@ def test_a_run_that_may_not_go_on_stays_as_it_is(cluster: str, store: Path, trai
         refused(longer, run, "none of its 2 checkpoints is intact")
 
 
+def test_a_refused_submission_leaves_the_note_of_the_one_before(
+    cluster: str, store: Path, trained: Path, tmp_path: Path
+) -> None:
+    run = harness.copied(trained, tmp_path / "run")
+    note = json.dumps({"command": ["train", "demo", "--name", "run", "--train.steps", "8"]})
+    (run / "submission.json").write_text(note)
+    before = harness.tree(tmp_path)
+    given = commands.flags(harness.tiny_config(store, train__steps=12))
+    of_train = ["train", "demo", "--name", "run", "--runs", str(tmp_path), *given]
+    for changed, sentence in (
+        (["--train.seed", "9"], "train.seed = 1234, and now it is 9"),
+        (["--data.global-batch", "100000"], "data.global_batch = 100000: the training split has but"),
+        (["--workers", "64"], "do not fit"),
+    ):
+        words = ["run", "run", str(tmp_path), *of_train, *changed]
+        code, out = commands.run("cli.job_entrypoint", *words, folder=tmp_path)
+        assert code != 0 and sentence in out and "starting" not in out and "Traceback" not in out, out
+    words = ["sweep", "demo", "--name", "run", "--runs", str(tmp_path), *given]
+    code, out = commands.run("cli.job_entrypoint", "run", "run", str(tmp_path), *words, folder=tmp_path)
+    assert code == 2 and "was submitted as a train; take another --name for a sweep" in out, out
+    assert harness.tree(tmp_path) == before
+
+
 def test_a_new_run_that_is_refused_leaves_no_folder(cluster: str, store: Path, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     run, config = tmp_path / "runs" / "new", harness.tiny_config(store)
@@ -68,8 +92,6 @@ def test_a_sweep_whose_data_are_others_stays_as_it_is(cluster: str, store: Path,
 
 
 def test_a_user_without_a_home_trains(slow_config: Config, tmp_path: Path) -> None:
-    import commands
-
     words = ["demo", "--name", "u", *commands.flags(slow_config.with_values({"train.steps": 2}))]
     done = harness.as_stranger(*words, folder=tmp_path, job="train")
     assert done.returncode == 0 and "finished at step 2" in done.stdout, done

@@ -84,7 +84,7 @@ def head() -> Iterator[Head]:
 
 
 def _serving(head: Head) -> Iterator[Head]:
-    from cluster.provision.up_down import answers
+    from cluster.provision.reach import answers
 
     try:
         commands.wait_for(lambda: answers(head.address), f"the dashboard ({head.log})", within_s=240)

@@ -11,7 +11,7 @@ import torch
 
 from zfdist import run_protocol, train, world
 from zfdist.checkpoint import folder as checkpoint
-from zfdist.checkpoint.checkpointer import NoRoomError
+from zfdist.checkpoint.room import NoRoomError
 
 HERE = world.World(0, 1, 0, torch.device("cpu"), None)
 WEIGHTS = "checkpoints/step-00000008/model.safetensors"

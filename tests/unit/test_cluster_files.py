@@ -170,6 +170,7 @@ KUBERAY_BROKEN = {
     "head trains": ('num-cpus: "0"', 'num-cpus: "4"', "rayStartParams.num-cpus"),
     "replicas": ("minReplicas: 4", "minReplicas: 5", "needs minReplicas <= replicas <= maxReplicas"),
     "storage": ("--runs s3://YOUR-BUCKET/zfdist/runs --data.root s3://", "--runs runs --data.root data/", "no disk"),
+    "open ports": ("labels: {zfdist: node}", "labels: {zfdist: no}", "no NetworkPolicy of this file selects its pods"),
     "our version": ("zfdist:0.1.0", "zfdist:0.0.9", "zfdist:0.0.9, but pyproject.toml has"),
 }
 

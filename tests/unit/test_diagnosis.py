@@ -49,6 +49,13 @@ def test_a_name_that_is_loopback_is_only_noted() -> None:
     assert not finding.is_fatal and "resolves to loopback" in finding.sentence
 
 
+def test_a_machine_of_the_file_that_is_not_in_the_cluster_is_found() -> None:
+    facts = [node(0), node(1), node(2)]
+    assert judge(facts, listed=["10.0.0.1", "n2"]) == []
+    (finding,) = judge(facts, listed=["10.0.0.1", "10.0.0.2", "10.0.0.9"])
+    assert finding.host == "10.0.0.9" and finding.is_fatal and "not in the cluster" in finding.sentence
+
+
 def test_a_package_that_no_node_has_is_found_on_each() -> None:
     nothing = VERSIONS | {"deepspeed": "none"}
     findings = judge([node(0, versions=nothing), node(1, versions=nothing)])

@@ -15,9 +15,10 @@ from stores import flip, make_kind, shard_file
 from zfdist.config import DataConfig
 from zfdist.data import store_writer
 from zfdist.data.kinds import BITS, END, PAD, SPECIALS, START, TOKENS, UNKNOWN, Kind
-from zfdist.data.loader import Batch, TrainLoader, evaluation_batches, sequences_of
+from zfdist.data.loader import Batch, TrainLoader, evaluation_batches
 from zfdist.data.order import OrderError
 from zfdist.data.store import ShardCorrupt, Store, StoreError
+from zfdist.data.views import sequences_of
 
 CPU = torch.device("cpu")
 SMALL = dataclasses.replace(BITS, width=6)

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import errno
 import shutil
 import socket
 import uuid
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
+from zfdist.checkpoint.room import NoRoomError, no_room
 from zfdist.checkpoint.run_folder import newest_manifest
 from zfdist.config import CheckpointConfig
 from zfdist.world import World
@@ -23,12 +23,7 @@ from zfdist.world import World
 T = TypeVar("T")
 
 _SPARE_BYTES = 16 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SIGNS_OF_FULL = ("inline_container.cc", "PytorchStreamWriter", "iostream error", "No space left", "File too large")
-
-
-class NoRoomError(CheckpointError):
-    """A checkpoint that was not written since a disk is full; the one before is intact. Raised on all workers."""
+_SIGNS_OF_FULL = ("inline_container.cc", "PytorchStreamWriter", "iostream error", "File too large")
 
 
 class Checkpointer:
@@ -84,14 +79,11 @@ class Checkpointer:
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
-            is_full = isinstance(error, OSError) and error.errno in _FULL
-            if not is_full and not any(sign in str(error) for sign in _SIGNS_OF_FULL):
+            full = no_room(error, self.folder, _SIGNS_OF_FULL)
+            if full is None:
                 raise
-            cause = str(error).strip().splitlines()[0]
-            free_mib = shutil.disk_usage(self.folder).free / 2**20
             raise NoRoomError(
-                f"no checkpoint of step {step}: {self.folder} on {socket.gethostname()} could not be written ({cause}; "
-                f"{free_mib:,.1f} MiB left); the one before is intact: free some space and start again"
+                f"no checkpoint of step {step}: {full}; the one before is intact: free some space and start again"
             ) from None
 
     def commit(self, partial: Path, manifest: CheckpointManifest) -> Path:

@@ -9,7 +9,9 @@
         step-00000500.damaged/     failed its check; kept for inspection, never read
 
 A folder gets its final name by one rename after its manifest is on disk. Every file is checked against the manifest
-before anything in it is read, since DeepSpeed's shards are pickles.
+before anything in it is read, and beside the shards nothing may lie that it does not list: DeepSpeed's shards are
+pickles, and it loads what it finds. The hashes tell damage, not who wrote: whoever may write to a run's folder can make
+its workers run what they like. `model.safetensors` is all that evaluation, export and --from read, and runs nothing.
 """
 
 import dataclasses
@@ -136,6 +138,8 @@ def parse(content: bytes, where: str) -> CheckpointManifest:
         tree = json.loads(content)
         if tree["format"] != FORMAT:
             raise OtherVersionError(f"{where}: format {tree['format']}, this version reads {FORMAT}")
+        if outside := [name for name in tree["files"] if not atomic_io.is_inside(name)]:
+            raise CheckpointError(f"{where}: damaged (it lists {outside[0]!r}, which is in no checkpoint)")
         return CheckpointManifest(**{**tree, "config": Config.from_json(json.dumps(tree["config"]))})
     except ConfigError as error:
         raise OtherVersionError(f"{where}: written by another version: {error}") from None
@@ -149,14 +153,24 @@ def verify(folder: Path, only: str | None = None) -> CheckpointManifest:
     """Return the manifest after checking size and hash of every file (or of the one named `only`).
 
     Raises:
-        CheckpointError: naming the first file that is missing, of another size or of other content.
+        CheckpointError: naming the first file that is missing, of another size or of other content, or (if all are
+            checked) that lies among the shards and is not listed.
     """
     manifest = read_manifest(folder)
     if only is not None and only not in manifest.files:
         raise CheckpointError(f"{folder}: the manifest lists no {only}")
     for name in manifest.files if only is None else [only]:
         check(folder / name, manifest.files[name])
+    if only is None and (strange := unlisted(folder, manifest)):
+        raise CheckpointError(f"{strange[0]}: the manifest does not list it, so it was not written by this run")
     return manifest
+
+
+def unlisted(folder: Path, manifest: CheckpointManifest) -> list[Path]:
+    """Return what lies among the shards of a checkpoint and is not one of them; a link to a folder counts."""
+    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    relative = {path.relative_to(folder).as_posix(): path for path in found}
+    return [path for name, path in relative.items() if name.startswith(SHARDS) and name not in manifest.files]
 
 
 def check(path: Path, expected: Mapping[str, Any]) -> None:

@@ -244,7 +244,8 @@ def fetch(copy: WorkingCopy, name: str, only: str | None = None) -> Path:
     final = checkpoint.folder_of(copy.folder, manifest.step)
     partial = final.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    if final.is_dir() and (final / MANIFEST).is_file() and (final / MANIFEST).read_bytes() == content:
+    is_same = (final / MANIFEST).is_file() and (final / MANIFEST).read_bytes() == content
+    if is_same and not checkpoint.unlisted(final, manifest):
         final.rename(partial)
     else:
         shutil.rmtree(final, ignore_errors=True)

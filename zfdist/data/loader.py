@@ -17,8 +17,9 @@ from torch import Tensor
 
 from zfdist.config import DataConfig
 from zfdist.data.kinds import NO_LABEL, PCM16, TOKENS
-from zfdist.data.order import Order, OrderError, Sequences, view
+from zfdist.data.order import Order, Sequences
 from zfdist.data.store import Store
+from zfdist.data.views import sequences_of
 
 Int64s = NDArray[np.int64]
 Job = TypeVar("Job")
@@ -69,29 +70,6 @@ class _Rows(NamedTuple):
     num_sequences: int
     num_frames: int
     labels_B: Int64s | None
-
-
-def sequences_of(store: Store, config: DataConfig, split: str, kind: str) -> Sequences:
-    """Return the view named by `data.train_view` or `data.eval_view` over a split: which frames each sequence has.
-
-    Raises OrderError if the view or `data.frame_samples` does not fit the store's kind, StoreError for an unknown
-    split.
-    """
-    lengths, added = store.lengths(split), store.kind.added
-    if not added:
-        return view(kind, lengths, config.frame_samples, config.segment_frames)
-    name = store.kind.name
-    if config.frame_samples != 1:
-        raise OrderError(
-            f"data.frame_samples = {config.frame_samples}: must be 1 for {config.root}, which holds {name}; "
-            "set --data.frame-samples 1"
-        )
-    if kind != "utterances":
-        raise OrderError(
-            f"view {kind!r}: {config.root} holds {name}, whose rows are not cut; "
-            "set --data.train-view utterances --data.eval-view utterances"
-        )
-    return view(kind, lengths + added, 1, config.segment_frames)
 
 
 class TrainLoader:

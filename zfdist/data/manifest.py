@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from zfdist import atomic_io
 from zfdist.data.kinds import KINDS
 
 FORMAT = 1
@@ -191,9 +192,16 @@ class StoreManifest:
         manifest._check(path)
         return manifest
 
+    def _file_names(self) -> list[str]:
+        splits = self.splits.values()
+        found = [split.index.path for split in splits] + [shard.path for split in splits for shard in split.shards]
+        return [*found, self.vocabulary.path] if self.vocabulary else found
+
     def _check(self, path: Path) -> None:
         """Raise StoreError unless the derived fields follow from the others."""
         remedy = "it was edited or damaged; remove the folder and run jobs.prepare again"
+        if outside := [name for name in self._file_names() if not atomic_io.is_inside(name)]:
+            raise StoreError(f"{path}: lists {outside[0]!r}, which is in no data set; {remedy}")
         if self.kind not in KINDS:
             raise StoreError(f"{path}: kind is {self.kind!r}, this version reads {', '.join(KINDS)}; {remedy}")
         if self.normalisation.split not in self.splits:

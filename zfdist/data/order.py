@@ -69,6 +69,15 @@ def view(kind: str, lengths: Int64s, frame_samples: int, segment_frames: int) ->
     raise OrderError(f"unknown view {kind!r}: must be segments or utterances")
 
 
+def refuse_too_few(sequences: int, global_batch: int) -> None:
+    """Raise OrderError if so many sequences do not fill one global batch."""
+    if sequences < global_batch:
+        raise OrderError(
+            f"data.global_batch = {global_batch}: the training split has but {sequences} sequences in this view; "
+            f"lower it to at most {sequences}, or prepare more data"
+        )
+
+
 def permutation_key(seed: int, *place: int | str) -> NDArray[np.uint64]:
     """Return the round keys [ROUNDS] of the permutation that belongs to a place, e.g. `(seed, "epoch", 3)`."""
     text = "/".join(["zfdist.order.v1", str(seed), *map(str, place)])
@@ -111,11 +120,7 @@ class Order:
 
     def __init__(self, frames: Int64s, *, global_batch: int, window_batches: int, seed: int) -> None:
         """Order sequences of `frames` scored frames; raises OrderError if they do not fill one global batch."""
-        if len(frames) < global_batch:
-            raise OrderError(
-                f"data.global_batch = {global_batch}: the training split has but {len(frames)} sequences in this view; "
-                f"lower it to at most {len(frames)}, or prepare more data"
-            )
+        refuse_too_few(len(frames), global_batch)
         self.batches_per_epoch = len(frames) // global_batch
         self._frames = frames
         self._global_batch = global_batch

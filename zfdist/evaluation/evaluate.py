@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
+from zfdist.checkpoint.weights import read as read_weights
 from zfdist.config import Config
 from zfdist.container import cpus
-from zfdist.data.loader import Batch, evaluation_batches, sequences_of
+from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.data.store import Store
+from zfdist.data.views import sequences_of
 from zfdist.evaluation.bounds import Model, Sums, add_up
 from zfdist.evaluation.results import Bound, EvaluationError, Question, Result, bound_of, result_fields
 from zfdist.model import systems
@@ -153,7 +154,7 @@ def load_model(path: Path) -> Loaded:
     """
     folder = checkpoint.resolve(path)
     manifest = checkpoint.verify(folder, only=checkpoint.WEIGHTS)
-    weights = load_file(folder / checkpoint.WEIGHTS)
+    weights = read_weights(folder)
     config = manifest.config
     x_dim = _x_dim_of_before(config, weights) if manifest.x_dim is None else manifest.x_dim
     model = systems.build(config.model, x_dim, seed=0)

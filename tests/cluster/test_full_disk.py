@@ -1,0 +1,54 @@
+"""A disk that fills up under a run: one launch, one sentence that names the folder, and the run goes on once it may."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+
+from zfdist.checkpoint.room import NoRoomError
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a few MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("this container may not mount")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_launch_one_sentence_and_nothing_lost(cluster: str, store: Path, disk: Path, workers: int) -> None:
+    from cluster.run.fit import fit
+
+    run, said = disk / "run", list[str]()
+    config = harness.tiny_config(store, train__steps=400, checkpoint__every_steps=10)
+    config = config.with_values({"train.log_every": 1, "train.validate_every": 400})
+
+    def fill(record: dict[str, Any]) -> None:
+        """Take all that is left once there is a checkpoint."""
+        if record["step"] >= 20 and not (disk / "rubbish").exists():
+            subprocess.run(["sh", "-c", f"cat /dev/zero >{disk}/rubbish"], stderr=subprocess.DEVNULL)
+
+    with pytest.raises(NoRoomError, match=f"{run}.* (could not be written|left)") as caught:
+        fit(config, run, workers=workers, use_gpu=False, on_report=fill, say=said.append)
+    assert "free some space" in str(caught.value) and "\n" not in str(caught.value), caught.value
+    assert sum(line.startswith("starting") for line in said) == 1, said
+    with pytest.raises(NoRoomError, match=f"{disk}"):  # and again, while there is none
+        fit(config, run, workers=workers, use_gpu=False, say=said.append)
+
+    (disk / "rubbish").unlink()
+    first = min(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*[0-9]"))
+    steps: list[int] = []
+    outcome = fit(
+        config, run, workers=workers, use_gpu=False, on_report=lambda r: steps.append(r["step"]), say=said.append
+    )
+    assert outcome == ("finished", 400) and min(steps) > first > 0
