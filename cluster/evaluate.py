@@ -15,11 +15,12 @@ import torch
 
 from cluster import nodes
 from cluster.nodes import WorkerResources
-from cluster.run.attempt import FitError, is_ours, root_message
+from cluster.run.attempt import FitError, cause_of, root_message
 from cluster.run.fit import Say
 from cluster.run.worker import worker_env
 from zfdist.config import Config
 from zfdist.data.store import Store
+from zfdist.errors import ZfdistError
 from zfdist.evaluation.evaluate import Loaded, load_model, result_of, share_of
 from zfdist.evaluation.results import Question, Result
 
@@ -123,5 +124,7 @@ def _opened(checkpoint: Path, config: Config) -> tuple[Loaded, Store]:
 
 def _explained(error: Exception) -> Exception:
     """Return the error that a person should see for what Ray raised."""
-    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    return cause if is_ours(cause) else FitError(f"a share could not be evaluated: {root_message(error)}")
+    cause = cause_of(error)
+    return (
+        cause if isinstance(cause, ZfdistError) else FitError(f"a share could not be evaluated: {root_message(error)}")
+    )

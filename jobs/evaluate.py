@@ -4,6 +4,7 @@ Without --workers it needs neither Ray nor DeepSpeed; it reads no pickles.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -56,32 +57,16 @@ class Arguments:
     """Also write weights (safetensors) and config to this folder, which jobs.evaluate reads as well."""
 
 
-def main(argv: list[str]) -> int:
+@command.program
+def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`; return the exit code."""
     arguments = tyro.cli(Arguments, prog="python -m jobs.evaluate", args=argv)
     _refuse_mistakes(arguments)
-    try:
-        command.give_home()
-        _evaluate(arguments)
-    except (ValueError, RuntimeError) as error:
-        if type(error).__module__.split(".")[0] not in ("zfdist", "cluster"):
-            raise
-        command.refuse(str(error))
-    except OSError as error:
-        command.refuse(command.sentence(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    _evaluate(arguments)
 
 
 def _refuse_mistakes(arguments: Arguments) -> None:
-    if arguments.seed is not None and arguments.seed < 0:
-        command.refuse(f"--seed {arguments.seed}: must be 0 or more")
-    for flag in ("num_samples", "chunk", "seeds", "workers"):
-        value = getattr(arguments, flag)
-        if value is not None and value < 1:
-            command.refuse(f"--{flag.replace('_', '-')} {value}: must be 1 or more")
+    command.refuse_below(arguments, seed=0, num_samples=1, chunk=1, seeds=1, workers=1)
     if arguments.bounds not in ("elbo", "iwae", "elbo,iwae", "iwae,elbo"):
         command.refuse(f"--bounds {arguments.bounds}: must be elbo, or elbo,iwae")
     if arguments.address is not None and arguments.workers is None:
@@ -110,18 +95,18 @@ def _evaluate(arguments: Arguments) -> None:
     else:
         config = checkpoint.read_manifest(folder).config.with_values(settings)
         result = _on_ray(arguments, folder, config)
-    print(f"{folder} on {config.data.root}\n")
+    command.say(f"{folder} on {config.data.root}\n")
     names_and_values = evaluation_table.rows(result)
     width = max(len(name) for name, _ in names_and_values)
     for name, value in names_and_values:
-        print(f"  {name:<{width}}  {value}")
+        command.say(f"  {name:<{width}}  {value}")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         atomic_io.write(arguments.json, evaluation_table.to_json(result, checkpoint=str(folder), data=config.data.root))
-        print(f"\nwritten to {arguments.json}")
+        command.say(f"\nwritten to {arguments.json}")
     if arguments.export:
         export.write(folder, arguments.export)
-        print(f"\nexported to {arguments.export}; evaluate it with: python -m jobs.evaluate {arguments.export}")
+        command.say(f"\nexported to {arguments.export}; evaluate it with: python -m jobs.evaluate {arguments.export}")
 
 
 def _question(arguments: Arguments, config: "Config") -> "Question":

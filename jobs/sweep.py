@@ -1,11 +1,11 @@
 """Sweep: `python -m jobs.sweep RECIPE --name NAME --samples K [--grid loss.alpha=0,0.005 ...] [--train.steps 500] ...`.
 
-The same command again goes on: no finished trial is trained again. Ctrl-C or SIGTERM saves and stops all trials (exit
-code 0); a second one aborts.
+The same command again goes on: no finished trial is trained again. Ctrl-C (exit code 130) or SIGTERM (0) saves and
+stops all trials; a second one aborts.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -68,36 +68,40 @@ class Arguments:
     """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
 
 
-def main(argv: list[str], on_accepted: Callable[[], None] = lambda: None) -> int:
+@command.program
+def main(argv: Sequence[str], on_accepted: Callable[[], None] = lambda: None) -> int:
     """Run the command line `argv`; return the exit code. `on_accepted` is called once nothing of it was refused."""
     arguments = command.parse(Arguments, "sweep", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
     place = command.run_place(arguments.runs, arguments.name)
-    for flag in ("workers_per_trial", "cpus_per_worker", "max_concurrent", "grace_steps", "reduction_factor"):
-        value = getattr(arguments, flag)
-        low = 2 if flag == "reduction_factor" else 1
-        if value is not None and value < low:
-            command.refuse(f"--{flag.replace('_', '-')} {value}: must be {low} or more")
+    command.refuse_below(
+        arguments,
+        workers_per_trial=1,
+        cpus_per_worker=1,
+        max_concurrent=1,
+        grace_steps=1,
+        reduction_factor=2,
+        samples=0,
+    )
     part = arguments.gpus_per_trial
     if part is not None and not 0 < part <= 1:
         command.refuse(f"--gpus-per-trial {part:g}: must be above 0 and at most 1")
-    if arguments.samples < 0:
-        command.refuse(f"--samples {arguments.samples}: must be 0 or more")
-    return command.exit_code(lambda: _sweep(arguments, place, on_accepted))
-
-
-def _sweep(arguments: Arguments, place: str, on_accepted: Callable[[], None]) -> None:
+    space = _space(arguments)
     command.check_place(place)
     with command.followed(place, arguments.config.data.cache) as (folder, copy):
-        _sweep_in(arguments, place, folder, copy, on_accepted)
+        return _sweep(arguments, space, place, folder, copy, on_accepted)
 
 
-def _sweep_in(
-    arguments: Arguments, place: str, folder: Path, copy: "WorkingCopy | None", on_accepted: Callable[[], None]
-) -> None:
+def _sweep(
+    arguments: Arguments,
+    space: "Space",
+    place: str,
+    folder: Path,
+    copy: "WorkingCopy | None",
+    on_accepted: Callable[[], None],
+) -> int:
     """Sweep in a folder, which follows the sweep `place` if that is in a store."""
     from cluster.sweep.search_space import prepare
 
-    space = _space(arguments)
     record = prepare(folder, arguments.config, space, samples=arguments.samples, seed=arguments.seed)
     command.check_data(arguments.config)
 
@@ -106,6 +110,7 @@ def _sweep_in(
 
     names, steps = space.names(), arguments.config.train.steps
     with session.connect(arguments.address, say=command.say), Board(names, steps) as board:
+        from cluster.run.signals import was_interrupted
         from cluster.run.worker import RunLocation
         from cluster.sweep.driver import sweep
         from cluster.sweep.remote_sweep import SweepStore
@@ -128,6 +133,7 @@ def _sweep_in(
         command.say(f"{unfinished} of {len(record.trials)} trials are not over; the same command goes on with them")
     if results:
         command.say(f"best trial: {results[0]['folder']}")
+    return command.INTERRUPTED if unfinished and was_interrupted(folder) else command.DONE
 
 
 def _plan(arguments: Arguments) -> "SweepPlan":
@@ -149,15 +155,20 @@ def _plan(arguments: Arguments) -> "SweepPlan":
 
 
 def _space(arguments: Arguments) -> "Space":
-    """Return the space that the command line tells, or the default one if it tells none."""
-    from cluster.sweep.search_space import DEFAULT, Space
+    """Return the space that the command line tells, or the default one if it tells none; every trial can be."""
+    from cluster.sweep.search_space import DEFAULT, Space, trials
 
-    values = {kind: dict(map(_values, getattr(arguments, kind))) for kind in ("grid", "choice")}
-    bounds = {
-        kind: dict(_bounds(kind, text) for text in getattr(arguments, kind)) for kind in ("uniform", "loguniform")
-    }
-    space = Space(**values, **bounds)
-    return space if space.names() else DEFAULT
+    try:
+        values = {kind: dict(map(_values, getattr(arguments, kind))) for kind in ("grid", "choice")}
+        bounds = {
+            kind: dict(_bounds(kind, text) for text in getattr(arguments, kind)) for kind in ("uniform", "loguniform")
+        }
+        told = Space(**values, **bounds)
+        space = told if told.names() else DEFAULT
+        trials(arguments.config, space, arguments.samples, arguments.seed)
+    except ConfigError as error:
+        command.refuse(str(error))
+    return space
 
 
 def _values(text: str) -> tuple[str, tuple[Any, ...]]:

@@ -1,10 +1,10 @@
 """Train one run: `python -m jobs.train RECIPE --name NAME [--workers W] [--loss.alpha 0.005] ...`.
 
-The same command again goes on with the run. Ctrl-C or SIGTERM saves and stops (exit code 0); a second one aborts.
+The same command again goes on with the run. Ctrl-C (exit code 130) or SIGTERM (0) saves and stops; a second one aborts.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,21 +46,14 @@ class Arguments:
     """Seconds for which a launch is left alone before it is ended for the sake of more workers."""
 
 
-def main(argv: list[str], on_accepted: Callable[[], None] = lambda: None) -> int:
+@command.program
+def main(argv: Sequence[str], on_accepted: Callable[[], None] = lambda: None) -> int:
     """Run the command line `argv`; return the exit code. `on_accepted` is called once nothing of it was refused."""
     arguments = command.parse(Arguments, "train", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
     place = command.run_place(arguments.runs, arguments.name)
     workers = _range(arguments.workers)
-    for flag, value, low in (
-        ("cpus-per-worker", arguments.cpus_per_worker, 1),
-        ("max-failures", arguments.max_failures, 0),
-        ("hang-timeout", arguments.hang_timeout, 1),
-        ("wait-for-nodes", arguments.wait_for_nodes, 0),
-        ("grow-every", arguments.grow_every, 0),
-    ):
-        if value is not None and value < low:
-            command.refuse(f"--{flag} {value:g}: must be {low} or more")
-    return command.exit_code(lambda: _train(arguments, place, workers, on_accepted))
+    command.refuse_below(arguments, cpus_per_worker=1, max_failures=0, hang_timeout=1, wait_for_nodes=0, grow_every=0)
+    return _train(arguments, place, workers, on_accepted)
 
 
 def _range(text: str) -> tuple[int, int]:
@@ -76,7 +69,7 @@ def _range(text: str) -> tuple[int, int]:
     return low, high
 
 
-def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accepted: Callable[[], None]) -> None:
+def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accepted: Callable[[], None]) -> int:
     command.check_place(place)
     command.check_data(arguments.config)
 
@@ -87,6 +80,7 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
     with session.connect(arguments.address, say=command.say), follows as (folder, copy):
         from cluster.run.fit import fit
         from cluster.run.policy import Range
+        from cluster.run.signals import was_interrupted
         from cluster.run.worker import RunLocation
 
         cache = Path(arguments.config.data.cache)
@@ -108,10 +102,12 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
             on_report=console.report,
             say=command.say,
         )
+        is_interrupted = outcome.state == "stopped" and was_interrupted(folder)
     if outcome.state == "stopped":
         command.say(f"stopped at step {outcome.step}; the same command goes on from there")
     else:
         command.say(f"finished at step {outcome.step}: {command.shown(place)}")
+    return command.INTERRUPTED if is_interrupted else command.DONE
 
 
 class Console:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+from zfdist.errors import ZfdistError
+
 T = TypeVar("T")
 
 
-class ConfigError(ValueError):
+class ConfigError(ZfdistError):
     """A config that cannot be used; the message names the flag, the value and what would be right."""
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+from zfdist.errors import ZfdistError
+
 METRICS = "metrics.jsonl"
 """One record a line, see `zfdist.metrics`."""
 RESULT = "result.json"
@@ -18,7 +20,7 @@ OVER = ("finished", "stopped", "diverged")
 """The states in which a run may have ended; a sweep never trains such a trial again."""
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(ZfdistError):
     """Too many updates in a row had a non-finite loss or gradient; names the step, terms and sequences."""
 
 

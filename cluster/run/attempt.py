@@ -29,18 +29,18 @@ from cluster.run.process_group import Group
 from cluster.run.watchdog import lease_s
 from cluster.run.worker import ERRORS, POLL_S, STOP, RunLocation, work, worker_env
 from zfdist.config import Config
-from zfdist.run_protocol import NonFiniteError
+from zfdist.errors import ZfdistError
 
 SCRATCH = ".ray"
 _LOOK_S = 1.0  # how often the workers and machines are looked at
 _ANSWER_S = 10.0
 _DYING_S = 60.0
 # Deterministic: the next attempt would end the same way.
-_NON_RETRYABLE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NonFiniteError)
+_NON_RETRYABLE = (ZfdistError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError)
 _BROKEN = ("gloo", "NCCL", "Connection")  # what a worker says whose peer died
 
 
-class FitError(RuntimeError):
+class FitError(ZfdistError):
     """A run that ended without being finished or stopped; one sentence, and where to read more."""
 
 
@@ -203,7 +203,8 @@ def _ended(run: Background, run_folder: Path, seen: list[WorkerStatus], end: End
         if ended_by_us:
             return end
         failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-        non_retryable = next((cause for cause in failures.values() if isinstance(cause, _NON_RETRYABLE)), None)
+        causes = map(cause_of, failures.values())
+        non_retryable = next((cause for cause in causes if isinstance(cause, _NON_RETRYABLE)), None)
         explained = _explained(error, non_retryable, run_folder)
         if non_retryable is not None:
             return end._replace(kind="refused", error=explained)
@@ -230,24 +231,25 @@ def _deaths(failures: dict[int, Exception], seen: list[WorkerStatus]) -> str:
     return next((f"lost {named.get(rank, f'worker {rank}')}: {message}" for rank, message in messages.items()), "")
 
 
-def root_message(error: BaseException) -> str:
-    """Return one line for what went wrong at the bottom of an exception that came through Ray."""
+def cause_of(error: BaseException) -> BaseException:
+    """Return what a task or actor raised, as it was: what Ray raises here has the remote traceback for its message."""
     while isinstance(error, ray.exceptions.RayTaskError):
         error = error.cause
+    return error
+
+
+def root_message(error: BaseException) -> str:
+    """Return one line for what went wrong at the bottom of an exception that came through Ray."""
+    error = cause_of(error)
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, ray.exceptions.ActorDiedError) and "creation task" in lines[0]:
         return lines[-1]  # of the traceback that is its message
-    return lines[0] if is_ours(error) else f"{type(error).__name__}: {lines[0]}"
+    return lines[0] if isinstance(error, ZfdistError) else f"{type(error).__name__}: {lines[0]}"
 
 
-def is_ours(error: BaseException) -> bool:
-    """Return whether this project defines the error, whose message then is a sentence for people."""
-    return type(error).__module__.split(".")[0] in ("zfdist", "cluster")
-
-
-def _explained(error: Exception, cause: Exception | None, run_folder: Path) -> Exception:
+def _explained(error: Exception, cause: BaseException | None, run_folder: Path) -> Exception:
     """Return the error that a person should see for what Ray Train raised."""
-    if cause is not None and is_ours(cause) and isinstance(cause, ValueError):
+    if isinstance(cause, ZfdistError):
         return cause
     with contextlib.suppress(OSError), (run_folder / ERRORS).open("a") as errors:  # the disk may be what failed
         errors.write("".join(traceback.format_exception(error)) + "\n")

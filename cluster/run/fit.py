@@ -87,7 +87,7 @@ def fit(
 
     Raises:
         ClusterError: if the workers do not fit, or too few machines came back. BusyError: another process trains it.
-        ValueError: what the run itself refuses (config, data, checkpoint); nothing is changed then.
+        ZfdistError: what the run itself refuses (config, data, checkpoint); nothing is changed then.
         FitError: if it failed in another way.
     """
     workers = Range(workers, workers) if isinstance(workers, int) else workers

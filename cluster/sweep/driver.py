@@ -102,7 +102,7 @@ def sweep(
 
     Raises:
         ClusterError: if a trial's workers do not fit.
-        ValueError: what a trial would refuse (config, data, checkpoint); nothing is changed then.
+        ZfdistError: what a trial would refuse (config, data, checkpoint); nothing is changed then.
         FitError: if trials failed; the others are finished first.
     """
     resources, at_once = _resources(plan)

@@ -8,6 +8,7 @@ import pytest
 
 from zfdist import train, world
 from zfdist.config import Config
+from zfdist.errors import ZfdistError
 
 OTHERS = {
     "train__seed": (99, "was trained with train.seed = 1234, and now it is 99"),
@@ -25,7 +26,7 @@ OTHERS = {
 def refused(config: Config, run: Path, message: str, **how: str) -> None:
     """Assert that training is refused with a message and leaves the run as it was."""
     before = harness.tree(run)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ZfdistError) as caught:
         train.train(config, run, world.connect(), harness.Recorder(), **how)
     assert message in str(caught.value), caught.value
     assert harness.tree(run) == before

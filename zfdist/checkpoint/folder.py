@@ -24,6 +24,7 @@ from typing import Any
 
 from zfdist import atomic_io
 from zfdist.config import CheckpointConfig, Config, ConfigError
+from zfdist.errors import ZfdistError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -34,7 +35,7 @@ SHARDS = "deepspeed"
 PACKAGES = ("zfdist", "torch", "deepspeed", "ray", "pyarrow", "numpy")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ZfdistError):
     """A checkpoint that cannot be used; the message names the folder or file and the remedy."""
 
 
@@ -139,8 +140,6 @@ def parse(content: bytes, where: str) -> CheckpointManifest:
         return CheckpointManifest(**{**tree, "config": Config.from_json(json.dumps(tree["config"]))})
     except ConfigError as error:
         raise OtherVersionError(f"{where}: written by another version: {error}") from None
-    except CheckpointError:
-        raise
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f"{where}: damaged ({type(error).__name__}: {error})") from None
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zfdist.data.kinds import KINDS
+from zfdist.errors import ZfdistError
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -24,7 +25,7 @@ SPLITS = ("train", "valid", "test")
 T = TypeVar("T")
 
 
-class StoreError(ValueError):
+class StoreError(ZfdistError):
     """A store that cannot be used; the message names the file or field and the remedy."""
 
 

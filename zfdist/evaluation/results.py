@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from zfdist.data.kinds import BITS, TOKENS
+from zfdist.errors import ZfdistError
 from zfdist.evaluation.bounds import Importance, Sums
 
 _LEGACY_BATCH = 32
 _MOST_NATS = 700.0  # whose exponential a float still holds
 
 
-class EvaluationError(ValueError):
+class EvaluationError(ZfdistError):
     """A model and a split that cannot be evaluated together; the message names both and the remedy."""
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from zfdist import atomic_io
 from zfdist.claim import held
 from zfdist.container import user_home
+from zfdist.errors import ZfdistError
 
 SOURCES = tuple(sorted(path for path in (Path(__file__).parent / "cpp").iterdir() if path.suffix in (".cpp", ".hpp")))
 COMPILERS = ("c++", "g++", "clang++")
@@ -33,7 +34,7 @@ PER_THREAD = 2**23
 """Multiplications that a further thread should have to do: less are done before it is awake."""
 
 
-class BuildError(RuntimeError):
+class BuildError(ZfdistError):
     """There is no library; the message says why."""
 
 
