@@ -29,8 +29,11 @@ class TakenError(ZfdistError):
 
     def __init__(self, who: str) -> None:
         """`who` names its process and host."""
-        super().__init__(f"another process holds the claim ({who})")
+        super().__init__(who)
         self.who = who
+
+    def __str__(self) -> str:
+        return f"another process holds the claim ({self.who})"
 
 
 @contextlib.contextmanager

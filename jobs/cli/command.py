@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -238,12 +239,12 @@ def _complain(line: str) -> None:
 
 def _reader_has_gone() -> bool:
     """Return whether nobody reads stdout any more; what is still to be written there then goes nowhere."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    looked = select.poll()
+    looked.register(sys.stdout, 0)
+    if not any(events & select.POLLERR for _, events in looked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def sentence(error: OSError) -> str:
