@@ -59,17 +59,6 @@ class Object(NamedTuple):
     modified_ns: int
 
 
-def cache_folder(cache: Path) -> Path:
-    """Return the folder that `data.cache` means; raises StorageError for a user without a home, if it is there."""
-    try:
-        return cache.expanduser()
-    except RuntimeError:
-        raise StorageError(
-            f"data.cache = {cache}: this user (uid {os.getuid()}) has no home folder; set HOME, or give --data.cache a "
-            "folder that may be written"
-        ) from None
-
-
 def is_remote(where: str | os.PathLike[str]) -> bool:
     """Return whether `where` is the URI of a store and not a folder."""
     return "://" in str(where)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 import tyro
 
 from jobs.recipes import RECIPES
+from zfdist import container
 from zfdist.config import Config, ConfigError
 from zfdist.errors import ZfdistError
 
@@ -175,29 +176,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def give_home() -> None:
-    """Give a user who has no home folder, or may not write to it, a place for what libraries keep there.
-
-    Containers run as users that the machine does not know; Ray and PyTorch end with a traceback then.
-    """
-    import tempfile
-
-    place = Path(tempfile.gettempdir()) / f"zfdist-{os.getuid()}"
-    try:
-        home = Path.home()
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-        if os.access(cache if cache.exists() else home, os.W_OK | os.X_OK):
-            return
-        variable = "XDG_CACHE_HOME"
-    except RuntimeError:
-        variable = "HOME"
-    place.mkdir(mode=0o700, exist_ok=True)
-    if place.lstat().st_uid != os.getuid() or not place.is_dir():
-        place = Path(tempfile.mkdtemp(prefix="zfdist-"))
-    os.environ[variable] = str(place)
-    print(f"this user (uid {os.getuid()}) has no home folder to write to: caches go to {place}", file=sys.stderr)
-
-
 def program(main: Callable[P, int | None]) -> Callable[P, int]:
     """Make `main` a command: what it raises for people becomes one sentence on stderr, and it returns an exit code.
 
@@ -208,7 +186,8 @@ def program(main: Callable[P, int | None]) -> Callable[P, int]:
     @functools.wraps(main)
     def door(*arguments: P.args, **named: P.kwargs) -> int:
         try:
-            give_home()
+            if remark := container.lend_home():
+                print(remark, file=sys.stderr)
             code = main(*arguments, **named) or DONE
             sys.stdout.flush()
             return code
