@@ -106,7 +106,7 @@ def _add_up(
     """What a worker does with a share."""
     if directory.is_dir():
         os.chdir(directory)  # relative paths mean what they mean to the command
-    torch.set_num_threads(config.engine.threads_per_worker or resources.cpus)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # of `worker_env`
     loaded, store = _opened(checkpoint, config)
     device = torch.device("cuda" if resources.gpus else "cpu")
     sums: list[list[float]] = share_of(

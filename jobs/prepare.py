@@ -136,9 +136,7 @@ def _print_outcome(command: Command, outcome: "Outcome") -> None:
     for remark in outcome.remarks:
         print(remark)
     if outcome.bad:
-        print(f"{len(outcome.bad)} files left out:")
-        for name, reason in outcome.bad.items():
-            print(f"  {name}: {reason}")
+        print(f"{len(outcome.bad):,} files left out:\n{named(outcome.bad)}")
     if outcome.doubtful:
         print(f"{len(outcome.doubtful):,} files were read of which this should be known:")
         print(named(outcome.doubtful))

@@ -9,6 +9,7 @@ Three things can go wrong in a process that Ray still counts as alive, and each 
 - the process is stopped by a signal: nothing in it runs, so the command misses its heartbeats and kills it.
 """
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -40,6 +41,12 @@ _COLLECTIVES = (os.path.join("torch", "distributed"), os.path.join("deepspeed", 
 def lease_s(hang_timeout_s: float) -> float:
     """Return how long a worker may be without an answer."""
     return min(LEASE_S, hang_timeout_s)
+
+
+def remove_if_unused(run_folder: Path) -> None:
+    """Remove the folder of stacks of a run that has ended, if there are none in it."""
+    with contextlib.suppress(OSError):
+        (run_folder / HANGS).rmdir()
 
 
 def stacks_file(run_folder: Path, rank: int) -> Path:

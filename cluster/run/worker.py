@@ -14,7 +14,7 @@ import ray.train
 
 from cluster.nodes import WorkerResources
 from cluster.run.tail import LOG
-from cluster.run.watchdog import HANG_TIMEOUT_S, LEASE_S, START_S, Watchdog, stacks_file
+from cluster.run.watchdog import HANG_TIMEOUT_S, LEASE_S, START_S, Watchdog, remove_if_unused, stacks_file
 from zfdist.checkpoint import run_sync
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.claim import TakenError, held
@@ -96,6 +96,7 @@ class StopFileReporter:
     """
 
     def __init__(self, run_folder: Path, hang_timeout_s: float = HANG_TIMEOUT_S) -> None:
+        self._run_folder = run_folder
         self._stop = run_folder / STOP
         self._next_look_s = 0.0
         self._timeout_s = hang_timeout_s
@@ -111,6 +112,7 @@ class StopFileReporter:
         faulthandler.cancel_dump_traceback_later()
         self._stacks.close()
         self._file.unlink()
+        remove_if_unused(self._run_folder)
 
     def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
         """Do nothing: metrics.jsonl and the checkpoints are followed where they are written."""
@@ -149,8 +151,10 @@ def claim(run_folder: Path, *, wait_s: float) -> Iterator[None]:
 
 
 def worker_env(resources: WorkerResources, config: Config) -> dict[str, str]:
-    """Return the environment of a process that trains."""
-    threads = config.engine.threads_per_worker or resources.cpus
+    """Return the environment of a process that trains; an OMP_NUM_THREADS of this one lowers that of its CPUs."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(given) if given.isdecimal() and int(given) else resources.cpus
+    threads = config.engine.threads_per_worker or min(resources.cpus, most)
     hidden = {} if resources.gpus else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     passed_on = {name: os.environ[name] for name in ("TORCH_EXTENSIONS_DIR",) if name in os.environ}
     return {"OMP_NUM_THREADS": str(threads)} | hidden | passed_on
