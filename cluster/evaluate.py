@@ -21,7 +21,7 @@ from cluster.run.worker import worker_env
 from zfdist.config import Config
 from zfdist.data.store import Store
 from zfdist.errors import ZfdistError
-from zfdist.evaluation.evaluate import Loaded, load_model, result_of, share_of
+from zfdist.evaluation.evaluate import Loaded, data_of, load_model, result_of, share_of
 from zfdist.evaluation.results import Question, Result
 
 _SHARES_PER_WORKER = 4
@@ -55,7 +55,7 @@ def measure(
         FitError: if workers died again and again.
     """
     loaded = load_model(checkpoint)._replace(config=config)
-    store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
+    store = data_of(loaded, question.as_trained)
     resources = nodes.resources_per_worker(
         nodes.alive(), workers=workers, cpus_per_worker=cpus_per_worker, use_gpu=use_gpu
     )
@@ -107,7 +107,7 @@ def _add_up(
     if directory.is_dir():
         os.chdir(directory)  # relative paths mean what they mean to the command
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # of `worker_env`
-    loaded, store = _opened(checkpoint, config)
+    loaded, store = _opened(checkpoint, config, question.as_trained)
     device = torch.device("cuda" if resources.gpus else "cpu")
     sums: list[list[float]] = share_of(
         loaded, store, question, device=device, rank=rank, world_size=world_size
@@ -116,10 +116,10 @@ def _add_up(
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(checkpoint: Path, config: Config) -> tuple[Loaded, Store]:
+def _opened(checkpoint: Path, config: Config, as_trained: bool) -> tuple[Loaded, Store]:
     """Load once for all shares of a worker."""
-    store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
-    return load_model(checkpoint)._replace(config=config), store
+    loaded = load_model(checkpoint)._replace(config=config)
+    return loaded, data_of(loaded, as_trained)
 
 
 def _explained(error: Exception) -> Exception:

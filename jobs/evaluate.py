@@ -43,6 +43,8 @@ class Arguments:
     """Root of the posterior's noise; default: the run's own seed, as in its validations."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that jobs.prepare wrote, or its URI in a store; default: where the run had it."""
+    as_trained: bool = False
+    """Read other data under the model's own mean, std and vocabulary: another voice, or another corpus."""
     view: Literal["utterances", "segments"] | None = None
     """What a sequence is; default: as in the run's validations."""
     legacy_denominator: bool = False
@@ -95,7 +97,8 @@ def _evaluate(arguments: Arguments) -> None:
     else:
         config = checkpoint.read_manifest(folder).config.with_values(settings)
         result = _on_ray(arguments, folder, config)
-    command.say(f"{folder} on {config.data.root}\n")
+    how = ", read under the model's own mean, std and vocabulary" if arguments.as_trained else ""
+    command.say(f"{folder} on {config.data.root}{how}\n")
     names_and_values = evaluation_table.rows(result)
     width = max(len(name) for name, _ in names_and_values)
     for name, value in names_and_values:
@@ -121,6 +124,7 @@ def _question(arguments: Arguments, config: "Config") -> "Question":
         if "iwae" in arguments.bounds
         else None,
         with_legacy_denominator=arguments.legacy_denominator,
+        as_trained=arguments.as_trained,
     )
 
 

@@ -51,6 +51,8 @@ class Arguments:
     """Where sequences to go on from, rebuild or mix are taken from."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that jobs.prepare wrote, or its URI in a store; default: where the run had it."""
+    as_trained: bool = False
+    """Read other data under the model's own mean, std and vocabulary: another voice, or another corpus."""
     seed: int = 0
     """Of all noise."""
 
@@ -78,15 +80,14 @@ def _generate(arguments: Arguments) -> list[Path]:
     from zfdist import atomic_io
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.checkpoint.fetch import local, with_weights
-    from zfdist.data.store import Store
-    from zfdist.evaluation.evaluate import load_model, refuse_other_data
+    from zfdist.evaluation.evaluate import data_of, load_model, refuse_other_data
 
     command.check_place(str(arguments.out))
     folder = checkpoint.resolve(with_weights(local(arguments.model)))
     loaded = load_model(folder)
     moved = {} if arguments.data is None else {"data.root": arguments.data}
     loaded = loaded._replace(config=loaded.config.with_values(moved))
-    store = Store.open(loaded.config.data.root, verify=loaded.config.data.verify, cache=loaded.config.data.cache)
+    store = data_of(loaded, arguments.as_trained)
     refuse_other_data(loaded, store, arguments.split)
     request = _request(arguments, loaded.config, store)
     made = draw_samples.pieces(loaded, store, request)

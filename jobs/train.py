@@ -34,6 +34,8 @@ class Arguments:
     """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
     start_from: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """A checkpoint, run or export, or the URI of a run, whose weights a new run starts from."""
+    as_trained: bool = False
+    """With --from: read sound under the mean and std that those weights were trained with, as of another voice."""
     profile: bool = False
     """Write where the time goes to the run's folder profile/: a trace of a few steps and a table."""
     max_failures: int = 3
@@ -52,6 +54,8 @@ def main(argv: Sequence[str], on_accepted: Callable[[], None] = lambda: None) ->
     arguments = command.parse(Arguments, "train", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
     place = command.run_place(arguments.runs, arguments.name)
     workers = _range(arguments.workers)
+    if arguments.as_trained and arguments.start_from is None:
+        command.refuse("--as-trained: needs --from, whose mean and std the run then takes over")
     command.refuse_below(arguments, cpus_per_worker=1, max_failures=0, hang_timeout=1, wait_for_nodes=0, grow_every=0)
     return _train(arguments, place, workers, on_accepted)
 
@@ -82,7 +86,10 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
         from cluster.run.policy import Range
         from cluster.run.signals import was_interrupted
         from cluster.run.worker import RunLocation
+        from zfdist.run_protocol import Weights
 
+        where = arguments.start_from
+        start_from = None if where is None else Weights(where, arguments.as_trained)
         cache = Path(arguments.config.data.cache)
         store = None if copy is None else RunLocation(place, command.owner(), cache)
         outcome = fit(
@@ -92,7 +99,7 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
             cpus_per_worker=arguments.cpus_per_worker,
             use_gpu=arguments.gpu,
             max_failures=arguments.max_failures,
-            start_from=arguments.start_from,
+            start_from=start_from,
             profile=arguments.profile,
             store=store,
             hang_timeout_s=arguments.hang_timeout,

@@ -23,7 +23,7 @@ from zfdist.model.networks.network import Network
 from zfdist.model.objective import LABEL_SUMS, SUMS
 from zfdist.model.recurrent.latent_chain import LatentChain
 from zfdist.model.recurrent.recurrence import Recurrence
-from zfdist.run_protocol import RESULT
+from zfdist.run_protocol import RESULT, Weights
 from zfdist.world import World
 
 _PER_THREAD = 10**9
@@ -48,7 +48,9 @@ class Run:
     unsaved_in_a_row: int = 0
 
 
-def build(config: Config, folder: Path, world: World, start_from: str | None, copy: WorkingCopy | None = None) -> Run:
+def build(
+    config: Config, folder: Path, world: World, start_from: Weights | None, copy: WorkingCopy | None = None
+) -> Run:
     """Make all parts of a run; every worker must do this together. What is refused is refused before any file changes.
 
     Raises:
@@ -62,11 +64,12 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
         else RemoteCheckpointer(copy, world, config.checkpoint)
     )
     store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
-    shown = str(folder) if copy is None else copy.shown
+    shown, manifest = str(folder) if copy is None else copy.shown, checkpointer.manifest()
     config = continuation.accepted(
-        config, store, checkpointer.manifest(),
+        config, store, manifest,
         run=shown, device=world.device.type, workers=[world.size], start_from=start_from,
     )  # fmt: skip
+    store = continuation.in_units(config, store, manifest, start_from)
     loader = TrainLoader(
         store,
         config.data,
@@ -80,7 +83,7 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
     x_dim = store.frame_size(config.data.frame_samples)
     module = systems.build(config.model, x_dim, config.train.seed)
     if start_from is not None and newest is None:
-        _load_weights(module, config, start_from)
+        _load_weights(module, config, store, start_from)
     weights = systems.parameter_counts(module)["total"]  # now, as ZeRO 3 leaves none
     engine = Engine(module, config.engine, config.optim, world)
     if not config.engine.threads_per_worker:
@@ -170,6 +173,6 @@ def _remove(scratch: Path, run: Run) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _load_weights(module: torch.nn.Module, config: Config, start_from: str) -> None:
-    folder = continuation.weights_to_start_from(config, start_from)
+def _load_weights(module: torch.nn.Module, config: Config, store: Store, start_from: Weights) -> None:
+    folder = continuation.weights_to_start_from(config, store, start_from)
     module.load_state_dict(load_file(folder / checkpoint.WEIGHTS))

@@ -24,6 +24,15 @@ class NonFiniteError(ZfdistError):
     """Too many updates in a row had a non-finite loss or gradient; names the step, terms and sequences."""
 
 
+class Weights(NamedTuple):
+    """What a new run starts from instead of random weights."""
+
+    where: str
+    """A checkpoint, run or export, or the URI of a run."""
+    as_trained: bool = False
+    """Read sound under the mean and std that they were trained with, and not under its own."""
+
+
 class Reporter(Protocol):
     """Whoever started this run: told of progress, asked whether to go on."""
 

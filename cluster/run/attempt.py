@@ -30,6 +30,7 @@ from cluster.run.watchdog import lease_s
 from cluster.run.worker import ERRORS, POLL_S, STOP, RunLocation, work, worker_env
 from zfdist.config import Config
 from zfdist.errors import ZfdistError
+from zfdist.run_protocol import Weights
 
 SCRATCH = ".ray"
 _LOOK_S = 1.0  # how often the workers and machines are looked at
@@ -49,7 +50,7 @@ class Job(NamedTuple):
 
     config: Config
     run_folder: Path
-    start_from: str | None
+    start_from: Weights | None
     resources: WorkerResources
     hang_timeout_s: float
     profile: bool = False

@@ -28,7 +28,7 @@ from zfdist.checkpoint.run_folder import config_of
 from zfdist.checkpoint.run_sync import FOLLOW_S
 from zfdist.config import Config
 from zfdist.object_store import ObjectFolder
-from zfdist.run_protocol import METRICS, Outcome
+from zfdist.run_protocol import METRICS, Outcome, Weights
 
 WAIT_FOR_NODES_S = 600.0
 GROW_EVERY_S = 120.0
@@ -54,7 +54,7 @@ def fit(
     cpus_per_worker: int | None = None,
     use_gpu: bool | None = None,
     max_failures: int = 3,
-    start_from: str | None = None,
+    start_from: Weights | None = None,
     hang_timeout_s: float = HANG_TIMEOUT_S,
     wait_for_nodes_s: float | None = None,
     grow_every_s: float = GROW_EVERY_S,
@@ -75,7 +75,7 @@ def fit(
         cpus_per_worker: None for an even part of what the cluster has at first.
         use_gpu: a GPU for each worker; None if the cluster has any.
         max_failures: deaths of workers (no resize, no machine taken away with notice) that are answered by going on.
-        start_from: a checkpoint, run or export, or the URI of a run, whose weights a new run starts from.
+        start_from: whose weights a new run starts from.
         hang_timeout_s: without progress a worker is taken for dead; more than the start or a checkpoint takes.
         wait_for_nodes_s: to wait for missing machines. None: not at the start, and WAIT_FOR_NODES_S after a loss.
         grow_every_s: a launch is left alone for so long before it is ended for the sake of more workers.

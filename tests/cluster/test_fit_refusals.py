@@ -10,6 +10,7 @@ import pytest
 from zfdist import claim
 from zfdist.config import Config
 from zfdist.errors import ZfdistError
+from zfdist.run_protocol import Weights
 
 
 def refused(config: Config, run: Path, message: str, **how: Any) -> None:
@@ -48,8 +49,8 @@ def test_a_new_run_that_is_refused_leaves_no_folder(cluster: str, store: Path, t
     (tmp_path / "runs").mkdir()
     run, config = tmp_path / "runs" / "new", harness.tiny_config(store)
     refused(config.with_values({"model.density": "bernoulli"}), run, "model.density = bernoulli")
-    refused(config, run, "no such run", start_from=str(tmp_path / "none"))
-    refused(config.with_values({"model.hidden": 17}), run, "this run has 17", start_from=str(trained))
+    refused(config, run, "no such run", start_from=Weights(str(tmp_path / "none")))
+    refused(config.with_values({"model.hidden": 17}), run, "this run has 17", start_from=Weights(str(trained)))
     assert not run.exists()
 
 

@@ -130,7 +130,7 @@ def models_root(run: Path) -> str:
     ("run", "argv", "sentence"),
     [
         ("sound", ("--what", "samples", "--num", "0"), "--num 0: must be 1 or more"),
-        ("sound", ("--what", "samples", "--temperature-z", "-1"), "--temperature-z -1.0: must be 0 or more"),
+        ("sound", ("--what", "samples", "--temperature-z", "-1"), "--temperature-z -1: must be 0 or more"),
         ("sound", ("--what", "samples", "--seconds", "0"), "--seconds 0.0: must be more than 0"),
         ("sound", ("--what", "samples", "--seconds", "1", "--frames", "3"), "--seconds and --frames: give one"),
         ("bits", ("--what", "samples", "--seconds", "1"), "holds bits, no sound; use --frames"),

@@ -31,6 +31,7 @@ MANIFEST = "manifest.json"
 CONFIG = "config.json"
 """In a run folder and an export."""
 WEIGHTS = "model.safetensors"
+WORDS = "vocabulary.txt"  # of a model of sentences
 SHARDS = "deepspeed"
 PACKAGES = ("zfdist", "torch", "deepspeed", "ray", "pyarrow", "numpy")
 
@@ -57,6 +58,11 @@ class CheckpointManifest:
     x_dim: int | None = None
     """Values of a frame, or words of the vocabulary; None where it was not recorded."""
     data_fingerprint: str
+    data_kind: str | None = None  # None where it was not recorded, as for the next two
+    sample_rate: int | None = None
+    """Samples a second; 0 where the data are no sound."""
+    vocabulary_sha256: str | None = None
+    """Of the words, which are in WORDS; None also where the data are no sentences."""
     normalisation: Mapping[str, float]
     """Mean and std of the training samples, in units of the stored integers."""
     progress: Mapping[str, Any]

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 from zfdist import atomic_io
@@ -233,8 +233,8 @@ def newest_manifest(place: ObjectFolder) -> CheckpointManifest | None:
     return None
 
 
-def fetch(copy: WorkingCopy, name: str, only: str | None = None) -> Path:
-    """Bring a checkpoint of the store, or one file of it, into the working copy; return its folder there.
+def fetch(copy: WorkingCopy, name: str, only: Container[str] | None = None) -> Path:
+    """Bring a checkpoint of the store, or those of its files that are in `only`, into the working copy; return where.
 
     What is there already and intact is not fetched again.
 
@@ -252,7 +252,7 @@ def fetch(copy: WorkingCopy, name: str, only: str | None = None) -> Path:
     else:
         shutil.rmtree(final, ignore_errors=True)
         partial.mkdir(parents=True)
-    for file in manifest.files if only is None else [only]:
+    for file in (file for file in manifest.files if only is None or file in only):
         try:
             checkpoint.check(partial / file, manifest.files[file])
         except CheckpointError:

@@ -31,6 +31,8 @@ class Question:
     """How to make the importance-weighted bound as well; None for the ELBO alone."""
     with_legacy_denominator: bool = False
     """Give the ELBO as the authors' code divides it as well; see `legacy_rows`."""
+    as_trained: bool = False
+    """Read data that are other than the model was trained on under its own mean, std and vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
