@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from jobs.cli.command import program, refuse, say
-from jobs.cli.prepare_options import Blizzard, Command, Mnist, Speech, Text, Timit
+from jobs.cli.prepare_options import Blizzard, Command, Lists, Mnist, Speech, Text, Timit
 
 if TYPE_CHECKING:
     from zfdist.data.sources.convert import Outcome, Progress
@@ -56,7 +56,7 @@ def _converter(command: Command) -> "Callable[[Progress], Outcome]":
     if isinstance(command, Text):
         fields = Fields(*(given.pop(f"{name}_field") for name in ("text", "review", "label")))
         return partial(text.prepare, text.Text(sources=given.pop("source"), fields=fields, **given), command.out)
-    given["lists"] = _lists(given)
+    given |= {"lists": _lists(command.lists)} | vars(given.pop("output"))
     if isinstance(command, Speech):
         return partial(speech.prepare, speech.Options(**given), command.out)
     if isinstance(command, Timit):
@@ -77,22 +77,21 @@ def _check_blizzard(command: Blizzard) -> None:
 
     if command.split == "rows" and command.order_list is None:
         raise SourceError("--order-list is missing: --split rows needs the list of files that fixes their order")
-    if command.split == "rows" and command.list_train is not None:
+    if command.split == "rows" and command.lists.list_train is not None:
         raise SourceError("--list-train is for --split chapters; --split rows takes --order-list")
     if command.split == "chapters" and command.order_list is not None:
         raise SourceError("--order-list is for --split rows; give --split rows with it")
 
 
-def _lists(given: dict[str, object]) -> Mapping[str, Path] | None:
-    """Take the list files out of the arguments; raises SourceError if some are missing."""
+def _lists(given: Lists) -> Mapping[str, Path] | None:
+    """Return the list file of each split; raises SourceError if some are missing."""
     from zfdist.data.sources.inputs import SourceError
 
-    lists = {name: given.pop(f"list_{name}") for name in ("train", "valid", "test")}
-    paths = {name: path for name, path in lists.items() if isinstance(path, Path)}
-    if paths and len(paths) < len(lists):
-        missing = next(name for name in lists if name not in paths)
-        raise SourceError(f"--list-{missing} is missing: give all three lists or none")
-    return paths or None
+    lists = {name: getattr(given, f"list_{name}") for name in ("train", "valid", "test")}
+    missing = [name for name, path in lists.items() if path is None]
+    if missing and len(missing) < len(lists):
+        raise SourceError(f"--list-{missing[0]} is missing: give all three lists or none")
+    return None if missing else lists
 
 
 @contextmanager

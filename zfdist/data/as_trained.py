@@ -45,11 +45,6 @@ class AsTrained(Store):
         """What a sample is divided by."""
         return self._units[1]
 
-    @property
-    def unknown_words(self) -> int:
-        """Words of the data's own vocabulary that became <unk>, besides <unk> itself."""
-        return 0 if self._ids is None else int((self._ids == UNKNOWN).sum()) - 1
-
     def frame_size(self, frame_samples: int) -> int:
         """Return the values of a frame of `frame_samples` samples, or (sentences) how many words there are."""
         return frame_samples if self._words is None else len(self._words)
