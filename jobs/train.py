@@ -15,15 +15,10 @@ from jobs.cli import command
 from zfdist.config import Config
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Train one run of a recipe; the same command again goes on with it."""
+@dataclass(frozen=True)
+class Machines:
+    """Where it runs, and what is done when some of that is lost."""
 
-    name: str
-    """The run's name: its folder is RUNS/NAME."""
-    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
-    runs: str = command.RUNS
-    """Where runs live: a folder that all machines of the cluster share, or a store: s3://BUCKET/PREFIX, gs://..."""
     workers: str = "1"
     """Processes that share each global batch: a number, or MIN:MAX to shrink and grow with the machines."""
     cpus_per_worker: int | None = None
@@ -32,12 +27,6 @@ class Arguments:
     """A GPU for each worker; None if there are any."""
     address: str | None = None
     """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
-    start_from: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """A checkpoint, run or export, or the URI of a run, whose weights a new run starts from."""
-    as_trained: bool = False
-    """With --from: read sound under the mean and std that those weights were trained with, as of another voice."""
-    profile: bool = False
-    """Write where the time goes to the run's folder profile/: a trace of a few steps and a table."""
     max_failures: int = 3
     """Deaths of workers that are answered by going on from the newest checkpoint."""
     hang_timeout: float = 600.0
@@ -48,15 +37,35 @@ class Arguments:
     """Seconds for which a launch is left alone before it is ended for the sake of more workers."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train one run of a recipe; the same command again goes on with it."""
+
+    name: str
+    """The run's name: its folder is RUNS/NAME."""
+    runs: str = command.RUNS
+    """Where runs live: a folder that all machines of the cluster share, or a store: s3://BUCKET/PREFIX, gs://..."""
+    start_from: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """A checkpoint, run or export, or the URI of a run, whose weights a new run starts from."""
+    as_trained: bool = False
+    """With --from: read sound under the mean and std that those weights were trained with, as of another voice."""
+    profile: bool = False
+    """Write where the time goes to the run's folder profile/: a trace of a few steps and a table."""
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+
+
 @command.program
 def main(argv: Sequence[str], on_accepted: Callable[[], None] = lambda: None) -> int:
     """Run the command line `argv`; return the exit code. `on_accepted` is called once nothing of it was refused."""
     arguments = command.parse(Arguments, "train", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
     place = command.run_place(arguments.runs, arguments.name)
-    workers = _range(arguments.workers)
+    workers = _range(arguments.machines.workers)
     if arguments.as_trained and arguments.start_from is None:
         command.refuse("--as-trained: needs --from, whose mean and std the run then takes over")
-    command.refuse_below(arguments, cpus_per_worker=1, max_failures=0, hang_timeout=1, wait_for_nodes=0, grow_every=0)
+    command.refuse_below(
+        arguments.machines, cpus_per_worker=1, max_failures=0, hang_timeout=1, wait_for_nodes=0, grow_every=0
+    )
     return _train(arguments, place, workers, on_accepted)
 
 
@@ -81,7 +90,7 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
 
     console = Console(arguments.config.train.steps)
     follows = command.followed(place, arguments.config.data.cache)
-    with session.connect(arguments.address, say=command.say), follows as (folder, copy):
+    with session.connect(arguments.machines.address, say=command.say), follows as (folder, copy):
         from cluster.run.fit import fit
         from cluster.run.policy import Range
         from cluster.run.signals import was_interrupted
@@ -96,15 +105,15 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
             arguments.config,
             folder,
             workers=Range(*workers),
-            cpus_per_worker=arguments.cpus_per_worker,
-            use_gpu=arguments.gpu,
-            max_failures=arguments.max_failures,
+            cpus_per_worker=arguments.machines.cpus_per_worker,
+            use_gpu=arguments.machines.gpu,
+            max_failures=arguments.machines.max_failures,
             start_from=start_from,
             profile=arguments.profile,
             store=store,
-            hang_timeout_s=arguments.hang_timeout,
-            wait_for_nodes_s=arguments.wait_for_nodes,
-            grow_every_s=arguments.grow_every,
+            hang_timeout_s=arguments.machines.hang_timeout,
+            wait_for_nodes_s=arguments.machines.wait_for_nodes,
+            grow_every_s=arguments.machines.grow_every,
             on_accepted=on_accepted,
             on_report=console.report,
             say=command.say,

@@ -58,13 +58,12 @@ def build(
         ConfigError: if the model does not go with the data.
         StorageError: if the run lives in a store that cannot be used.
     """
-    checkpointer = (
-        Checkpointer(folder, world, config.checkpoint)
+    checkpointer, shown = (
+        (Checkpointer(folder, world, config.checkpoint), str(folder))
         if copy is None
-        else RemoteCheckpointer(copy, world, config.checkpoint)
+        else (RemoteCheckpointer(copy, world, config.checkpoint), copy.shown)
     )
-    store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
-    shown, manifest = str(folder) if copy is None else copy.shown, checkpointer.manifest()
+    store, manifest = Store.open(config.data.root, config.data.verify, config.data.cache), checkpointer.manifest()
     config = continuation.accepted(
         config, store, manifest,
         run=shown, device=world.device.type, workers=[world.size], start_from=start_from,
@@ -87,9 +86,7 @@ def build(
     weights = systems.parameter_counts(module)["total"]  # now, as ZeRO 3 leaves none
     engine = Engine(module, config.engine, config.optim, world)
     if not config.engine.threads_per_worker:
-        frames = sequences_of(store, config.data, "train", config.data.train_view).frames.mean()
-        share = frames * config.data.global_batch / (world.size * config.engine.accumulation_steps)
-        torch.set_num_threads(threads_worth_having(weights, float(share), min(torch.get_num_threads(), cpus())))
+        _limit_threads(config, store, world, weights)
     names = SUMS + LABEL_SUMS if config.model.label_classes else SUMS
     meter = metrics.Meter(names, world.device)
     run = Run(
@@ -111,6 +108,12 @@ def build(
         atomic_io.write(folder / checkpoint.CONFIG, config.to_json())
         run.log = metrics.Log(folder, run.step)
     return run
+
+
+def _limit_threads(config: Config, store: Store, world: World, weights: int) -> None:
+    frames = sequences_of(store, config.data, "train", config.data.train_view).frames.mean()
+    share = frames * config.data.global_batch / (world.size * config.engine.accumulation_steps)
+    torch.set_num_threads(threads_worth_having(weights, float(share), min(torch.get_num_threads(), cpus())))
 
 
 def threads_worth_having(weights: int, frames: float, available: int) -> int:

@@ -26,7 +26,7 @@ from cluster.nodes import Node, WorkerResources
 from cluster.run.heartbeat import WorkerStatus, start_coordinator, worker_statuses
 from cluster.run.policy import End, trouble
 from cluster.run.process_group import Group
-from cluster.run.watchdog import lease_s
+from cluster.run.watchdog import lease_s, remove_if_unused
 from cluster.run.worker import ERRORS, POLL_S, STOP, RunLocation, work, worker_env
 from zfdist.config import Config
 from zfdist.errors import ZfdistError
@@ -144,6 +144,7 @@ def launch(
             ray.kill(s.member.controller)  # left to itself it now and then outlives its run as an idle process
         ray.kill(coordinator)
         shutil.rmtree(scratch, ignore_errors=True)
+        remove_if_unused(job.run_folder)
     step = max((s.heartbeat.step for s in seen), default=0)
     return _ended(run, job.run_folder, seen, End("lost", step, planned or why or "", planned is not None), bool(why))
 

@@ -19,7 +19,7 @@ from cluster.run.refusals import refuse
 from cluster.run.resize import ResizeReason
 from cluster.run.signals import stop_on_signals
 from cluster.run.tail import LOG, Lines, Records
-from cluster.run.watchdog import HANG_TIMEOUT_S, remove_if_unused
+from cluster.run.watchdog import HANG_TIMEOUT_S
 from cluster.run.worker import POLL_S, STOP, RunLocation, claim
 from cluster.session import ClusterError
 from zfdist import lease, run_protocol
@@ -106,7 +106,6 @@ def fit(
             return _launches(job, workers, max_failures, patience_s, grow_every_s, _run_log(job, on_report, say))
     finally:
         shutil.rmtree(run_folder / SCRATCH, ignore_errors=True)
-        remove_if_unused(run_folder)
 
 
 def _launches(

@@ -43,7 +43,7 @@ def evaluated(tmp_path: Path, *argv: str | Path) -> dict[str, Any]:
 
 def by_hand(run: Path, store: Store, split: str, seed: int) -> dict[str, float]:
     """The bound from single, unpadded recordings: no loader, no mask, no objective."""
-    model, config, _ = load_model(run)
+    model, config, *_ = load_model(run)
     elbos, px, kl, frames = [], 0.0, 0.0, 0
     for i, samples in enumerate(store.lengths(split)):
         count = int(samples) // harness.FRAME
