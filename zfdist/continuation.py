@@ -78,7 +78,9 @@ def weights_to_start_from(config: Config, store: "Store", start_from: Weights) -
         name = next(n for n in new if n.startswith("model.") and old[n] != new[n])
         raise CheckpointError(f"{folder} was trained with {name} = {old[name]}, this run has {new[name]}")
     data_identity.refuse_other_kind(manifest, store, config.data.frame_samples)
-    if not start_from.as_trained or store.manifest.vocabulary is not None:  # words are never exchanged in training
+    if store.manifest.vocabulary is not None:
+        data_identity.refuse_other_units(manifest, store, "a model of sentences is trained in its own words alone")
+    elif not start_from.as_trained:
         data_identity.refuse_other_units(manifest, store)
     return folder
 

@@ -38,6 +38,17 @@ def test_sigterm_saves_and_the_same_command_goes_on(cluster: str, slow_config: C
     assert code == 0 and "is finished (600 steps); raise --train.steps to go on" in out
 
 
+def test_ctrl_c_saves_and_says_that_it_was_interrupted(cluster: str, slow_config: Config, tmp_path: Path) -> None:
+    process = commands.start("train", "demo", "--name", "r", *commands.flags(slow_config), folder=tmp_path)
+    folder = tmp_path / "runs" / "r"
+    commands.wait_for(lambda: (folder / "metrics.jsonl").exists(), "first metrics", within_s=120)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on from there" in out, out
+    assert "Traceback" not in out and list((folder / "checkpoints").iterdir())
+    assert not (folder / "hangs").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

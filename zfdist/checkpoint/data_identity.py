@@ -9,7 +9,7 @@ from zfdist.data.store import Store
 from zfdist.errors import ZfdistError
 
 _KIND_OF = {"bernoulli": "bits", "categorical": "tokens"}  # where a manifest does not record it
-_REMEDY = "use the data that it was trained on, or pass --as-trained to read these as the model knows it"
+REMEDY = "use the data that it was trained on, or pass --as-trained to read these as the model knows it"
 
 
 class OtherDataError(ZfdistError):
@@ -35,13 +35,13 @@ def refuse_other_kind(manifest: CheckpointManifest, store: Store, frame_samples:
         )
 
 
-def refuse_other_units(manifest: CheckpointManifest, store: Store) -> None:
+def refuse_other_units(manifest: CheckpointManifest, store: Store, remedy: str = REMEDY) -> None:
     """Raise OtherDataError for data in other words than a model was trained on, or normalised otherwise."""
     mean, std = manifest.normalisation["mean"], manifest.normalisation["std"]
     if (store.mean, store.std) != (mean, std):
         raise OtherDataError(
             f"the model was trained on samples with mean {mean:.6g} and std {std:.6g}, {store.root} has "
-            f"{store.mean:.6g} and {store.std:.6g}: its units differ; {_REMEDY}"
+            f"{store.mean:.6g} and {store.std:.6g}: its units differ; {remedy}"
         )
     words = vocabulary_sha256(store)
     if words is None or words == manifest.vocabulary_sha256:
@@ -55,7 +55,7 @@ def refuse_other_units(manifest: CheckpointManifest, store: Store) -> None:
         )
     raise OtherDataError(
         f"the model was trained with another vocabulary ({manifest.x_dim:,} words) than that of {store.root} "
-        f"({store.frame_size(1):,}): the same number means another word; {_REMEDY}"
+        f"({store.frame_size(1):,}): the same number means another word; {remedy}"
     )
 
 
