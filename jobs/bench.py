@@ -74,15 +74,16 @@ def _tables(benchmark: ModuleType, arguments: Arguments) -> Iterator[Any]:
 
 
 def _print(table: Any) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from jobs.cli.screen import Screen
 
     drawn = Table(title=table.title, title_justify="left", title_style="bold")
     for i, column in enumerate(table.header):
         drawn.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Screen(140)
     console.print(drawn)
     for note in table.notes:
         console.print(f"  {note}", markup=False, highlight=False)

@@ -157,7 +157,7 @@ def say(line: str) -> None:
     try:
         print(line, flush=True)
     except BrokenPipeError:
-        if not _reader_has_gone():
+        if not reader_has_gone():
             raise
 
 
@@ -200,7 +200,7 @@ def program(main: Callable[P, int | None]) -> Callable[P, int]:
             _complain("interrupted; the same command goes on from what it has written")
             return INTERRUPTED
         except OSError as error:
-            if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            if isinstance(error, BrokenPipeError) and reader_has_gone():
                 return DONE
             _complain(f"error: {sentence(error)}")
             return REFUSED
@@ -216,7 +216,7 @@ def _complain(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _reader_has_gone() -> bool:
+def reader_has_gone() -> bool:
     """Return whether nobody reads stdout any more; what is still to be written there then goes nowhere."""
     looked = select.poll()
     looked.register(sys.stdout, 0)

@@ -14,6 +14,8 @@ import pytest
 from jobs import bench, cluster, demo, evaluate, generate, paper, prepare, report, sweep, train
 from jobs.cli import job_entrypoint
 
+ROOT = Path(__file__).parents[2]
+
 
 class Case(NamedTuple):
     """A command, and what it is given: RUN, DATA and SOUND are there, NONE is not, and OUT is to be made."""
@@ -200,7 +202,7 @@ def _with_no_reader(words: list[str], folder: Path) -> subprocess.CompletedProce
         return subprocess.run(
             [sys.executable, "-m", f"jobs.{words[0]}", *words[1:]],
             stdout=writing, stderr=subprocess.PIPE, text=True, cwd=folder, timeout=120,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
     finally:
         os.close(writing)
@@ -209,9 +211,23 @@ def _with_no_reader(words: list[str], folder: Path) -> subprocess.CompletedProce
 @pytest.mark.parametrize("name", PIPED)
 def test_a_reader_that_has_gone_is_no_traceback(name: str) -> None:
     words, code = PIPED[name]
-    done = _with_no_reader(words, Path(__file__).parents[2])
+    done = _with_no_reader(words, ROOT)
     assert done.returncode == code and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done
     assert done.stderr.count("\n") == code
+
+
+def test_a_sweep_goes_on_though_nobody_reads_its_tables() -> None:
+    code = (
+        "import sys; from jobs.cli.sweep_table import Board\n"
+        "with Board(['loss.alpha'], 3) as board:\n"
+        "    for _ in range(3): board.say('x' * 9999)\n"
+        "print('went on', file=sys.stderr)"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writing)
+    assert done.returncode == 0 and done.stderr == "went on\n", done
 
 
 def test_what_a_command_writes_is_written_though_nobody_reads_what_it_says(trained: Path, tmp_path: Path) -> None:
