@@ -4,7 +4,9 @@ import pytest
 
 from cluster import nodes
 from cluster.nodes import Node, WorkerResources, resources_per_worker
+from cluster.run.worker import worker_env
 from cluster.session import ClusterError
+from zfdist.config import Config
 
 BOX = Node("10.0.0.1", cpus=16, gpus=2)
 PLAIN = Node("10.0.0.2", cpus=8, gpus=0)
@@ -41,3 +43,16 @@ def test_parts_of_what_is_not_there_are_refused():
     with pytest.raises(ClusterError, match=r"1 CPU and 0.5 GPU each do not fit: .*8 CPUs and no GPU, room for 0"):
         resources_of([PLAIN], part=0.5)
     assert resources_of([PLAIN], use_gpu=False, part=0.5) == WorkerResources(8, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "threads"), [(None, 0, 4), ("2", 0, 2), ("8", 0, 4), ("2", 3, 3), ("x", 0, 4)]
+)
+def test_threads_of_a_worker_are_those_of_its_cpus_or_fewer_if_told(
+    given: str | None, asked: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    config = Config().with_values({"engine.threads_per_worker": asked})
+    assert worker_env(WorkerResources(4, 0), config)["OMP_NUM_THREADS"] == str(threads)
