@@ -16,11 +16,12 @@ import torch
 from cluster import nodes
 from cluster.demand import Say, Shortage, Supply
 from cluster.nodes import WorkerResources
-from cluster.run.attempt import FitError, is_ours, root_message
+from cluster.run.attempt import FitError, cause_of, root_message
 from cluster.run.worker import worker_env
 from zfdist.config import Config
 from zfdist.data.store import Store
-from zfdist.evaluation.evaluate import Loaded, load_model, result_of, share_of
+from zfdist.errors import ZfdistError
+from zfdist.evaluation.evaluate import Loaded, data_of, load_model, result_of, share_of
 from zfdist.evaluation.results import Question, Result
 
 _SHARES_PER_WORKER = 4
@@ -55,7 +56,7 @@ def measure(
         FitError: if workers died again and again.
     """
     loaded = load_model(checkpoint)._replace(config=config)
-    store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
+    store = data_of(loaded, question.as_trained)
     supply = Supply(None, say)
     resources = supply.plan(
         lambda there, coming: nodes.resources_per_worker(
@@ -117,8 +118,8 @@ def _add_up(
     """What a worker does with a share."""
     if directory.is_dir():
         os.chdir(directory)  # relative paths mean what they mean to the command
-    torch.set_num_threads(config.engine.threads_per_worker or resources.cpus)
-    loaded, store = _opened(checkpoint, config)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # of `worker_env`
+    loaded, store = _opened(checkpoint, config, question.as_trained)
     device = torch.device("cuda" if resources.gpus else "cpu")
     sums: list[list[float]] = share_of(
         loaded, store, question, device=device, rank=rank, world_size=world_size
@@ -127,13 +128,15 @@ def _add_up(
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(checkpoint: Path, config: Config) -> tuple[Loaded, Store]:
+def _opened(checkpoint: Path, config: Config, as_trained: bool) -> tuple[Loaded, Store]:
     """Load once for all shares of a worker."""
-    store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
-    return load_model(checkpoint)._replace(config=config), store
+    loaded = load_model(checkpoint)._replace(config=config)
+    return loaded, data_of(loaded, as_trained)
 
 
 def _explained(error: Exception) -> Exception:
     """Return the error that a person should see for what Ray raised."""
-    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    return cause if is_ours(cause) else FitError(f"a share could not be evaluated: {root_message(error)}")
+    cause = cause_of(error)
+    return (
+        cause if isinstance(cause, ZfdistError) else FitError(f"a share could not be evaluated: {root_message(error)}")
+    )

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from zfdist import container
 
-_MINE = f"zfdist-{os.getuid()}"
+_MINE = container.own_name()
 SHARED_MEMORY = Path("/dev/shm")
 LONGEST_FOLDER_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 _COMPLAINT = re.compile(r"\b[EFC] \d|Check failed|[Ee]rror|ERROR|terminate called|[Ff]ailed|Cannot|Unable")

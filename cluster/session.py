@@ -19,6 +19,7 @@ from pathlib import Path
 from cluster import address as addresses
 from cluster import preflight
 from zfdist import container
+from zfdist.errors import ZfdistError
 
 _OBJECT_STORE_MIB = 128  # nothing of size travels through Ray here
 _RESTORED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "TMPDIR")
@@ -37,7 +38,7 @@ _SETTINGS = {
 }
 
 
-class ClusterError(ValueError):
+class ClusterError(ZfdistError):
     """No cluster, or not enough of one; the message names what is there and the remedy."""
 
 

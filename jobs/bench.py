@@ -37,13 +37,12 @@ class Arguments:
     """core: also time the hoisted loop under torch.compile, which takes minutes to compile."""
 
 
-def main(argv: Sequence[str]) -> int:
+@command.program
+def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`: the benchmarks in turn, each table as soon as it is ready; return the exit code."""
     arguments = tyro.cli(Arguments, prog="python -m jobs.bench", args=argv)
     names = _chosen(arguments.section)
-    for flag in ("threads", "repeats"):
-        if getattr(arguments, flag) < 1:
-            command.refuse(f"--{flag} {getattr(arguments, flag)}: must be 1 or more")
+    command.refuse_below(arguments, threads=1, repeats=1)
     sys.path.insert(0, str(FOLDER))  # the benchmarks share measure.py
     benchmarks = [importlib.import_module(f"bench_{name}") for name in names]
     known = dict.fromkeys(size for benchmark in benchmarks for size in benchmark.SIZES)
@@ -51,14 +50,9 @@ def main(argv: Sequence[str]) -> int:
         if size not in known:
             command.refuse(f"--size {size}: must be one of {', '.join(known)}")
     print(f"{_machine()}, {arguments.threads} threads\n", flush=True)
-    try:
-        for benchmark in benchmarks:
-            for table in _tables(benchmark, arguments):
-                _print(table)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    for benchmark in benchmarks:
+        for table in _tables(benchmark, arguments):
+            _print(table)
 
 
 def _chosen(section: str) -> list[str]:
@@ -80,15 +74,16 @@ def _tables(benchmark: ModuleType, arguments: Arguments) -> Iterator[Any]:
 
 
 def _print(table: Any) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from jobs.cli.screen import Screen
 
     drawn = Table(title=table.title, title_justify="left", title_style="bold")
     for i, column in enumerate(table.header):
         drawn.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Screen(140)
     console.print(drawn)
     for note in table.notes:
         console.print(f"  {note}", markup=False, highlight=False)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cluster.provision.submit import Jobs, SubmittedJob
 
 
+@command.program
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code."""
     verbs: dict[str, Callable[[Sequence[str]], int]] = {
@@ -46,17 +47,11 @@ def main(argv: Sequence[str]) -> int:
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
-        return 0 if argv else 2
+        return command.DONE if argv else command.USAGE
     if argv[0] not in verbs:
         command.refuse(f"{argv[0]!r} is not a verb; there are {', '.join(verbs)}")
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when anything first imports it
-    code = 0
-
-    def run() -> None:
-        nonlocal code
-        code = verbs[argv[0]](argv[1:])
-
-    return command.exit_code(run) or code
+    return verbs[argv[0]](argv[1:])
 
 
 def _lint(argv: Sequence[str]) -> int:
@@ -244,7 +239,7 @@ def _follow(jobs: "Jobs", job: "SubmittedJob") -> int:
             f"\n{job.name} goes on without you: `python -m jobs.cluster logs {job.name}` follows it again, "
             f"`python -m jobs.cluster stop {job.name}` lets it save and stop"
         )
-        return 0
+        return command.INTERRUPTED
     if ended.state == "FAILED":
         print(f"error: {job.name} failed: {' '.join(ended.message.split())[:300]}", file=sys.stderr)
         return ended.exit_code or 1

@@ -16,6 +16,7 @@ from pathlib import Path
 import tyro
 
 from jobs import evaluate, prepare, report, sweep
+from jobs.cli import command
 from jobs.cli.command import RUNS, duration
 
 DATA = Path("data/demo")
@@ -34,7 +35,8 @@ class Arguments:
     """More for the sweep, after `--`, e.g. `python -m jobs.demo -- --train.steps 100`."""
 
 
-def main(argv: list[str]) -> int:
+@command.program
+def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`; return the exit code."""
     arguments = tyro.cli(Arguments, prog="python -m jobs.demo", args=argv)
     from zfdist.data.sources.speech import SAMPLE
@@ -45,14 +47,13 @@ def main(argv: list[str]) -> int:
     swept = ["demo", "--name", SWEEP.name, "--data.root", str(DATA), "--samples", "0", *SPACE, *ASHA]
     _act(2, "a sweep: with and without auxiliary costs and KL annealing", sweep.main, [*swept, *arguments.overrides])
     results = json.loads((SWEEP / "results.json").read_text())
-    if not results or any(result["state"] == "unfinished" for result in results):
-        print("\ninterrupted; `make demo` goes on from here")
-        return 130
+    if not results or any(result["state"] == "unfinished" for result in results):  # it was asked to stop
+        print("\nnot all trials are over; `make demo` goes on from here")
+        raise SystemExit(command.REFUSED)
     best = results[0]["folder"]
     _act(3, "the best trial on the test split", evaluate.main, [best, "--json", str(SWEEP / "test.json")])
     _act(4, "figures, tables and sound", report.main, [str(SWEEP), "--out", str(REPORT)])
     print(_next(best, time.monotonic() - started_s))
-    return 0
 
 
 def _act(number: int, title: str, job: Callable[[list[str]], int], argv: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ Without --workers it needs neither Ray nor DeepSpeed; it reads no pickles.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +17,36 @@ from jobs.reporting import evaluation_table
 if TYPE_CHECKING:
     from zfdist.config import Config
     from zfdist.evaluation.results import Question, Result
+
+
+@dataclass(frozen=True)
+class Iwae:
+    """The importance-weighted bound."""
+
+    num_samples: int = 25
+    """IWAE: trajectories of each sequence (K)."""
+    chunk: int = 5
+    """IWAE: trajectories at a time; memory grows with this and not with K."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where it runs."""
+
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Evaluate on so many processes of a Ray cluster; default: in this one, without Ray."""
+    address: str | None = None
+    """With --workers: a running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray here."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is written beside the table."""
+
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write the numbers to this file."""
+    export: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Also write weights (safetensors) and config to this folder, which jobs.evaluate reads as well."""
 
 
 @dataclass(frozen=True)
@@ -32,59 +63,38 @@ class Arguments:
     """Which part of the data."""
     bounds: str = "elbo"
     """elbo, or elbo,iwae for the importance-weighted bound as well."""
-    num_samples: int = 25
-    """IWAE: trajectories of each sequence (K)."""
-    chunk: int = 5
-    """IWAE: trajectories at a time; memory grows with this and not with K."""
     seeds: int = 1
     """Evaluate with so many seeds, from --seed on: means with their standard error."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Root of the posterior's noise; default: the run's own seed, as in its validations."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that jobs.prepare wrote, or its URI in a store; default: where the run had it."""
+    as_trained: bool = False
+    """Read other data under the model's own mean, std and vocabulary: another voice, or another corpus."""
     view: Literal["utterances", "segments"] | None = None
     """What a sequence is; default: as in the run's validations."""
     legacy_denominator: bool = False
     """TIMIT: also divide as the paper's code does, which counts padded rows (1,696 for 1,680 utterances)."""
-    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Evaluate on so many processes of a Ray cluster; default: in this one, without Ray."""
-    address: str | None = None
-    """With --workers: a running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray here."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Also write the numbers to this file."""
-    export: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Also write weights (safetensors) and config to this folder, which jobs.evaluate reads as well."""
+    importance: tyro.conf.OmitArgPrefixes[Iwae] = Iwae()
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
+    files: tyro.conf.OmitArgPrefixes[Files] = Files()
 
 
-def main(argv: list[str]) -> int:
+@command.program
+def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`; return the exit code."""
     arguments = tyro.cli(Arguments, prog="python -m jobs.evaluate", args=argv)
     _refuse_mistakes(arguments)
-    try:
-        command.give_home()
-        _evaluate(arguments)
-    except (ValueError, RuntimeError) as error:
-        if type(error).__module__.split(".")[0] not in ("zfdist", "cluster"):
-            raise
-        command.refuse(str(error))
-    except OSError as error:
-        command.refuse(command.sentence(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    _evaluate(arguments)
 
 
 def _refuse_mistakes(arguments: Arguments) -> None:
-    if arguments.seed is not None and arguments.seed < 0:
-        command.refuse(f"--seed {arguments.seed}: must be 0 or more")
-    for flag in ("num_samples", "chunk", "seeds", "workers"):
-        value = getattr(arguments, flag)
-        if value is not None and value < 1:
-            command.refuse(f"--{flag.replace('_', '-')} {value}: must be 1 or more")
+    command.refuse_below(arguments, seed=0, seeds=1)
+    command.refuse_below(arguments.importance, num_samples=1, chunk=1)
+    command.refuse_below(arguments.machines, workers=1)
     if arguments.bounds not in ("elbo", "iwae", "elbo,iwae", "iwae,elbo"):
         command.refuse(f"--bounds {arguments.bounds}: must be elbo, or elbo,iwae")
-    if arguments.address is not None and arguments.workers is None:
+    if arguments.machines.address is not None and arguments.machines.workers is None:
         command.refuse("--address: needs --workers, since without it nothing runs on Ray")
 
 
@@ -95,33 +105,35 @@ def _evaluate(arguments: Arguments) -> None:
     from zfdist.checkpoint.fetch import local, with_weights
     from zfdist.evaluation.evaluate import load_model, on_split
 
-    if arguments.export:  # what cannot be written is said before the work, not after it
-        export.refuse_other(arguments.export)
-        command.check_place(str(arguments.export))
-    if arguments.json:
-        command.check_place(str(arguments.json.parent))
+    files = arguments.files
+    if files.export:  # what cannot be written is said before the work, not after it
+        export.refuse_other(files.export)
+        command.check_place(str(files.export))
+    if files.json:
+        command.check_place(str(files.json.parent))
     folder = checkpoint.resolve(with_weights(local(arguments.model)))
     given = {"data.root": arguments.data, "data.eval_view": arguments.view, "train.seed": arguments.seed}
     settings = {name: v for name, v in given.items() if v is not None}
-    if arguments.workers is None:
+    if arguments.machines.workers is None:
         loaded = load_model(folder)
         config = loaded.config.with_values(settings)
         result = on_split(loaded._replace(config=config), _question(arguments, config))
     else:
         config = checkpoint.read_manifest(folder).config.with_values(settings)
         result = _on_ray(arguments, folder, config)
-    print(f"{folder} on {config.data.root}\n")
+    how = ", read under the model's own mean, std and vocabulary" if arguments.as_trained else ""
+    command.say(f"{folder} on {config.data.root}{how}\n")
     names_and_values = evaluation_table.rows(result)
     width = max(len(name) for name, _ in names_and_values)
     for name, value in names_and_values:
-        print(f"  {name:<{width}}  {value}")
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        atomic_io.write(arguments.json, evaluation_table.to_json(result, checkpoint=str(folder), data=config.data.root))
-        print(f"\nwritten to {arguments.json}")
-    if arguments.export:
-        export.write(folder, arguments.export)
-        print(f"\nexported to {arguments.export}; evaluate it with: python -m jobs.evaluate {arguments.export}")
+        command.say(f"  {name:<{width}}  {value}")
+    if files.json:
+        files.json.parent.mkdir(parents=True, exist_ok=True)
+        atomic_io.write(files.json, evaluation_table.to_json(result, checkpoint=str(folder), data=config.data.root))
+        command.say(f"\nwritten to {files.json}")
+    if files.export:
+        export.write(folder, files.export)
+        command.say(f"\nexported to {files.export}; evaluate it with: python -m jobs.evaluate {files.export}")
 
 
 def _question(arguments: Arguments, config: "Config") -> "Question":
@@ -132,10 +144,11 @@ def _question(arguments: Arguments, config: "Config") -> "Question":
     return Question(
         split=arguments.split,
         seeds=range(first, first + arguments.seeds),
-        importance=Importance(samples=arguments.num_samples, chunk=arguments.chunk)
+        importance=Importance(samples=arguments.importance.num_samples, chunk=arguments.importance.chunk)
         if "iwae" in arguments.bounds
         else None,
         with_legacy_denominator=arguments.legacy_denominator,
+        as_trained=arguments.as_trained,
     )
 
 
@@ -144,11 +157,13 @@ def _on_ray(arguments: Arguments, folder: Path, config: "Config") -> "Result":
 
     from cluster import session
 
-    with session.connect(arguments.address, say=command.say):
+    with session.connect(arguments.machines.address, say=command.say):
         from cluster.evaluate import measure
 
-        assert arguments.workers is not None
-        return measure(folder, config, _question(arguments, config), workers=arguments.workers, say=command.say)
+        assert arguments.machines.workers is not None
+        return measure(
+            folder, config, _question(arguments, config), workers=arguments.machines.workers, say=command.say
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ neither Ray nor DeepSpeed.
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -50,39 +51,23 @@ class Arguments:
     """Where sequences to go on from, rebuild or mix are taken from."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that jobs.prepare wrote, or its URI in a store; default: where the run had it."""
+    as_trained: bool = False
+    """Read other data under the model's own mean, std and vocabulary: another voice, or another corpus."""
     seed: int = 0
     """Of all noise."""
 
 
-def main(argv: list[str]) -> int:
+@command.program
+def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`; return the exit code."""
     arguments = tyro.cli(Arguments, prog="python -m jobs.generate", args=argv)
     _refuse_mistakes(arguments)
-    try:
-        command.give_home()
-        files = _generate(arguments)
-    except ValueError as error:
-        if type(error).__module__.split(".")[0] != "zfdist":
-            raise
-        command.refuse(str(error))
-    except OSError as error:
-        command.refuse(command.sentence(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    print("\n".join(f"written: {path}" for path in files))
-    return 0
+    print("\n".join(f"written: {path}" for path in _generate(arguments)))
 
 
 def _refuse_mistakes(arguments: Arguments) -> None:
-    for flag in ("num", "frames", "prefix_frames"):
-        value = getattr(arguments, flag)
-        if value is not None and value < 1:
-            command.refuse(f"--{flag.replace('_', '-')} {value}: must be 1 or more")
-    for flag in ("temperature_z", "temperature_x", "seed"):
-        if getattr(arguments, flag) < 0:
-            command.refuse(f"--{flag.replace('_', '-')} {getattr(arguments, flag)}: must be 0 or more")
-    if arguments.seconds is not None and arguments.seconds <= 0:
+    command.refuse_below(arguments, num=1, frames=1, prefix_frames=1, temperature_z=0, temperature_x=0, seed=0)
+    if arguments.seconds is not None and not arguments.seconds > 0:
         command.refuse(f"--seconds {arguments.seconds}: must be more than 0")
     if arguments.seconds is not None and arguments.frames is not None:
         command.refuse("--seconds and --frames: give one of them")
@@ -95,15 +80,14 @@ def _generate(arguments: Arguments) -> list[Path]:
     from zfdist import atomic_io
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.checkpoint.fetch import local, with_weights
-    from zfdist.data.store import Store
-    from zfdist.evaluation.evaluate import load_model, refuse_other_data
+    from zfdist.evaluation.evaluate import data_of, load_model, refuse_other_data
 
     command.check_place(str(arguments.out))
     folder = checkpoint.resolve(with_weights(local(arguments.model)))
     loaded = load_model(folder)
     moved = {} if arguments.data is None else {"data.root": arguments.data}
     loaded = loaded._replace(config=loaded.config.with_values(moved))
-    store = Store.open(loaded.config.data.root, verify=loaded.config.data.verify, cache=loaded.config.data.cache)
+    store = data_of(loaded, arguments.as_trained)
     refuse_other_data(loaded, store, arguments.split)
     request = _request(arguments, loaded.config, store)
     made = draw_samples.pieces(loaded, store, request)

@@ -5,6 +5,7 @@ command again goes on. With --runs it trains nothing and takes the runs that are
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 Table = Literal["table1", "table2", "table3", "figure2"]
 _WORDS = ("table2", "table3")
 _SAMPLES = 25
-_LEAST = {"seeds": 1, "workers_per_trial": 1, "max_concurrent": 1, "parameters": 0, "num_samples": 0}
 
 
 @dataclass(frozen=True)
@@ -61,39 +61,26 @@ class Arguments:
     """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
 
 
-def main(argv: list[str]) -> int:
+@command.program
+def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code."""
     arguments, rest = tyro.cli(Arguments, prog="python -m jobs.paper", args=argv, return_unknown_args=True)
-    for flag, least in _LEAST.items():
-        value = getattr(arguments, flag)
-        if value is not None and value < least:
-            command.refuse(f"--{flag.replace('_', '-')} {value}: must be {least} or more")
+    command.refuse_below(arguments, seeds=1, workers_per_trial=1, max_concurrent=1, parameters=0, num_samples=0)
     if (arguments.name is None) == (not arguments.runs):
         command.refuse("give --name to train the table's rows, or --runs to take trained ones")
     if arguments.runs and arguments.out is None:
         command.refuse("--runs: needs --out, the folder for the table")
-    from jobs.reporting.run_history import HistoryError
-
-    try:
-        if arguments.name is not None:
-            return _train_and_write(arguments, rest)
-        if rest:
-            command.refuse(f"{rest[0]}: nothing is trained with --runs, so there is nothing to set")
-        return command.exit_code(lambda: _write(arguments, arguments.runs, arguments.out or Path()))
-    except (HistoryError, OSError) as error:
-        command.refuse(command.sentence(error) if isinstance(error, OSError) else str(error))
-
-
-def _train_and_write(arguments: Arguments, rest: list[str]) -> int:
-    assert arguments.name is not None
-    folder = command.run_folder(arguments.name)
-    base = _base(arguments, rest)
-
-    def job() -> None:
-        if _train(arguments, base, folder):
-            _write(arguments, [folder], arguments.out or folder / arguments.table)
-
-    return command.exit_code(job)
+    if arguments.name is not None:
+        folder = command.run_folder(arguments.name)
+        code = _train(arguments, _base(arguments, rest), folder)
+        if code is not None:
+            return code
+        _write(arguments, [folder], arguments.out or folder / arguments.table)
+        return command.DONE
+    if rest:
+        command.refuse(f"{rest[0]}: nothing is trained with --runs, so there is nothing to set")
+    _write(arguments, arguments.runs, arguments.out or Path())
+    return command.DONE
 
 
 def _base(arguments: Arguments, rest: list[str]) -> Config:
@@ -102,21 +89,12 @@ def _base(arguments: Arguments, rest: list[str]) -> Config:
     recipe = arguments.recipe or ("imdb" if is_text else "demo" if arguments.scale == "tiny" else "timit")
     if recipe not in RECIPES:
         command.refuse(f"--recipe {recipe}: there are {', '.join(RECIPES)}")
-    base = RECIPES[recipe]()
-    strangers = [flag for flag in rest if flag.startswith("--") and "." not in flag]
-    try:
-        if strangers or (len(rest) % 2 and not any("=" in flag for flag in rest)):
-            raise ConfigError(
-                f"{(strangers or rest)[0]}: not an option of jobs.paper, nor a name of a config with value"
-            )
-        tiny = paper_rows.TINY if arguments.scale == "tiny" else {}
-        return base.with_values(tiny | dict(command.overrides(rest)))
-    except ConfigError as error:
-        command.refuse(str(error))
+    base = RECIPES[recipe]().with_values(paper_rows.TINY if arguments.scale == "tiny" else {})
+    return command.with_flags(base, f"python -m jobs.paper {arguments.table}", rest)
 
 
-def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
-    """Train all rows that are not over; return whether all are."""
+def _train(arguments: Arguments, base: Config, folder: Path) -> int | None:
+    """Train all rows that are not over; return the exit code if some are still not."""
     from zfdist.data.store import Store
 
     store = Store.open(base.data.root, verify="size", cache=base.data.cache)
@@ -131,20 +109,22 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> bool:
 
     record = prepare_list(folder, base, points)
     if all(run_protocol.result(folder / "trials" / trial.id) is not None for trial in record.trials):
-        return True
+        return None
 
     from cluster import session
     from jobs.cli.sweep_table import Board
 
     with session.connect(arguments.address, say=command.say), Board(list(points[0]), base.train.steps) as board:
         from cluster.sweep.driver import SweepPlan, sweep
+        from zfdist.signals import was_interrupted
 
         plan = SweepPlan(asha=False, workers=arguments.workers_per_trial, max_concurrent=arguments.max_concurrent)
         results = sweep(folder, base, record, plan, show=board.show, say=board.say)
     unfinished = len(record.trials) - sum(result["state"] != "unfinished" for result in results)
-    if unfinished:
-        command.say(f"{unfinished} of {len(record.trials)} runs are not over; the same command goes on with them")
-    return not unfinished
+    if not unfinished:
+        return None
+    command.say(f"{unfinished} of {len(record.trials)} runs are not over; the same command goes on with them")
+    return command.INTERRUPTED if was_interrupted(folder) else command.DONE
 
 
 def _refuse_other_kind(table: str, store: "Store", base: Config) -> None:

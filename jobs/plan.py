@@ -11,6 +11,7 @@ import tyro
 
 from jobs.cli import command
 from zfdist.config import Config
+from zfdist.errors import ZfdistError
 
 if TYPE_CHECKING:
     from cluster.estimate import Memory
@@ -43,18 +44,16 @@ class Arguments:
     """Of the head, per hour."""
 
 
-def main(argv: Sequence[str]) -> int:
+@command.program
+def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`; return the exit code."""
     arguments = command.parse(Arguments, "cluster plan", argv, lambda config: Arguments(config=config))
-    for flag, low in (("workers", 1), ("frames", 1), ("x_dim", 1)):
-        value = getattr(arguments, flag)
-        if value is not None and value < low:
-            command.refuse(f"--{flag.replace('_', '-')} {value}: must be {low} or more")
-    for flag in ("memory_gib", "gbit", "step_s"):
-        value = getattr(arguments, flag)
+    command.refuse_below(arguments, workers=1, frames=1, x_dim=1, price=0, head_price=0)
+    for name in ("memory_gib", "gbit", "step_s"):
+        value = getattr(arguments, name)
         if value is not None and not value > 0:
-            command.refuse(f"--{flag.replace('_', '-')} {value}: must be more than 0")
-    return command.exit_code(lambda: print("\n".join(_lines(arguments)), flush=True))
+            command.refuse(f"{command.flag(name)} {value}: must be more than 0")
+    print("\n".join(_lines(arguments)))
 
 
 def _lines(arguments: Arguments) -> Iterator[str]:
@@ -138,17 +137,17 @@ def _measured(arguments: Arguments) -> tuple[float, int] | None:
     from zfdist.checkpoint import folder as checkpoint
 
     if not (arguments.from_run / run_protocol.METRICS).is_file():
-        command.refuse(f"--from-run {arguments.from_run}: holds no {run_protocol.METRICS}, so this is not a run")
+        raise ZfdistError(f"--from-run {arguments.from_run}: holds no {run_protocol.METRICS}, so this is not a run")
     measured = (record.get("speed/step_s") for record in run_protocol.records(arguments.from_run))
     seconds = [value for value in measured if value is not None]
     saved = checkpoint.steps(arguments.from_run)
     if not seconds or not saved:
-        command.refuse(f"--from-run {arguments.from_run}: was too short, it has no speed or no checkpoint yet")
+        raise ZfdistError(f"--from-run {arguments.from_run}: was too short, it has no speed or no checkpoint yet")
     manifest = checkpoint.read_manifest(checkpoint.folder_of(arguments.from_run, saved[-1]))
     then, now = manifest.config.flat(), arguments.config.flat()
     for name in ("model.system", "model.hidden", "model.z_dim", "data.global_batch", "data.segment_frames"):
         if then[name] != now[name]:
-            command.refuse(f"--from-run {arguments.from_run}: was run with {name} = {then[name]}, not {now[name]}")
+            raise ZfdistError(f"--from-run {arguments.from_run}: was run with {name} = {then[name]}, not {now[name]}")
     return statistics.median(seconds), manifest.world_size
 
 

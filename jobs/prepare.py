@@ -2,15 +2,16 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
-from jobs.cli.command import sentence
-from jobs.cli.prepare_options import Blizzard, Command, Mnist, Speech, Text, Timit
+from jobs.cli.command import program, refuse, say
+from jobs.cli.prepare_options import Blizzard, Command, Lists, Mnist, Speech, Text, Timit
 
 if TYPE_CHECKING:
     from zfdist.data.sources.convert import Outcome, Progress
@@ -24,7 +25,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
 }
 
 
-def main(argv: list[str]) -> int:
+@program
+def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`, print what came of it, return the exit code."""
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
@@ -33,45 +35,40 @@ def main(argv: list[str]) -> int:
         args=argv,
     )
     from zfdist.data.sources.inputs import SourceError
-    from zfdist.data.store import StoreError
 
     try:
-        with _progress(command) as progress:
-            outcome = _convert(command, progress)
-        _print_outcome(command, outcome)
-    except (StoreError, SourceError) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {sentence(error)}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
-    return 0
+        convert = _converter(command)
+    except SourceError as error:  # nothing was looked at but the flags
+        refuse(str(error))
+    with _progress(command) as progress:
+        outcome = convert(progress)
+    _print_outcome(command, outcome)
 
 
-def _convert(command: Command, progress: "Progress") -> "Outcome":
-    """Call the converter of a command."""
+def _converter(command: Command) -> "Callable[[Progress], Outcome]":
+    """Return the converter of a command; raises SourceError if its flags cannot be."""
     from zfdist.data.sources import blizzard, mnist, speech, text, timit
     from zfdist.data.sources.rows import Fields
 
     given = {name: value for name, value in vars(command).items() if name != "out"}
     if isinstance(command, Mnist):
-        return mnist.prepare(mnist.Mnist(**given), command.out, progress)
+        return partial(mnist.prepare, mnist.Mnist(**given), command.out)
     if isinstance(command, Text):
         fields = Fields(*(given.pop(f"{name}_field") for name in ("text", "review", "label")))
-        return text.prepare(text.Text(sources=given.pop("source"), fields=fields, **given), command.out, progress)
-    given["lists"] = _lists(given)
+        return partial(text.prepare, text.Text(sources=given.pop("source"), fields=fields, **given), command.out)
+    given |= {"lists": _lists(command.lists)} | vars(given.pop("output"))
     if isinstance(command, Speech):
-        return speech.prepare(speech.Options(**given), command.out, progress)
+        return partial(speech.prepare, speech.Options(**given), command.out)
     if isinstance(command, Timit):
         options = timit.Timit(leave_out_sa=given.pop("no_sa"), **given)
-        return timit.prepare(options, command.out, progress)
+        return partial(timit.prepare, options, command.out)
     names = ("group_files", "streams", "valid_row", "test_row", "end_row")
     rows = {name: given.pop(name) for name in names}
     order_list, split, chapter = given.pop("order_list"), given.pop("split"), given.pop("chapter")
     _check_blizzard(command)
     if split == "rows":
-        return blizzard.prepare(blizzard.Rows(order_list=order_list, **rows, **given), command.out, progress)
-    return speech.prepare(speech.Options(split_by=chapter, **given), command.out, progress, converter="blizzard")
+        return partial(blizzard.prepare, blizzard.Rows(order_list=order_list, **rows, **given), command.out)
+    return partial(speech.prepare, speech.Options(split_by=chapter, **given), command.out, converter="blizzard")
 
 
 def _check_blizzard(command: Blizzard) -> None:
@@ -80,22 +77,21 @@ def _check_blizzard(command: Blizzard) -> None:
 
     if command.split == "rows" and command.order_list is None:
         raise SourceError("--order-list is missing: --split rows needs the list of files that fixes their order")
-    if command.split == "rows" and command.list_train is not None:
+    if command.split == "rows" and command.lists.list_train is not None:
         raise SourceError("--list-train is for --split chapters; --split rows takes --order-list")
     if command.split == "chapters" and command.order_list is not None:
         raise SourceError("--order-list is for --split rows; give --split rows with it")
 
 
-def _lists(given: dict[str, object]) -> Mapping[str, Path] | None:
-    """Take the list files out of the arguments; raises SourceError if some are missing."""
+def _lists(given: Lists) -> Mapping[str, Path] | None:
+    """Return the list file of each split; raises SourceError if some are missing."""
     from zfdist.data.sources.inputs import SourceError
 
-    lists = {name: given.pop(f"list_{name}") for name in ("train", "valid", "test")}
-    paths = {name: path for name, path in lists.items() if isinstance(path, Path)}
-    if paths and len(paths) < len(lists):
-        missing = next(name for name in lists if name not in paths)
-        raise SourceError(f"--list-{missing} is missing: give all three lists or none")
-    return paths or None
+    lists = {name: getattr(given, f"list_{name}") for name in ("train", "valid", "test")}
+    missing = [name for name, path in lists.items() if path is None]
+    if missing and len(missing) < len(lists):
+        raise SourceError(f"--list-{missing[0]} is missing: give all three lists or none")
+    return None if missing else lists
 
 
 @contextmanager
@@ -118,13 +114,13 @@ def _progress(command: Command) -> Iterator["Progress"]:
             return
         latest = now
         if not done:
-            print(f"reading, at {name}", flush=True)
+            say(f"reading, at {name}")
             return
         left = (now - begun) * max(0, total - done) / done
         amount = f"{done:,} of {total:,}"
         if per_minute:
             amount = f"{done / per_minute:.1f} of {total / per_minute:.1f} min of sound"
-        print(f"{amount}, {100 * done / max(total, done):.0f} %, {left:.0f} s left, at {name}", flush=True)
+        say(f"{amount}, {100 * done / max(total, done):.0f} %, {left:.0f} s left, at {name}")
 
     yield print_line
 
@@ -139,9 +135,7 @@ def _print_outcome(command: Command, outcome: "Outcome") -> None:
     for remark in outcome.remarks:
         print(remark)
     if outcome.bad:
-        print(f"{len(outcome.bad)} files left out:")
-        for name, reason in outcome.bad.items():
-            print(f"  {name}: {reason}")
+        print(f"{len(outcome.bad):,} files left out:\n{named(outcome.bad)}")
     if outcome.doubtful:
         print(f"{len(outcome.doubtful):,} files were read of which this should be known:")
         print(named(outcome.doubtful))

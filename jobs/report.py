@@ -32,29 +32,18 @@ class Arguments:
     """Generate and rebuild a few seconds of speech."""
 
 
-def main(argv: list[str]) -> int:
+@command.program
+def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`; return the exit code."""
     arguments = tyro.cli(Arguments, prog="python -m jobs.report", args=argv)
     if not arguments.runs:
         command.refuse("name at least one run or sweep folder")
-    from jobs.reporting.run_history import HistoryError
-
-    try:
-        command.give_home()
-        page = write(arguments.runs, arguments.out, title=arguments.title, samples=arguments.samples)
-    except HistoryError as error:
-        command.refuse(str(error))
-    except OSError as error:
-        command.refuse(command.sentence(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    page = write(arguments.runs, arguments.out, title=arguments.title, samples=arguments.samples)
     print(f"written: {page}")
-    return 0
 
 
 def write(
-    runs: Sequence[Path | str], out: Path, *, title: str, samples: bool = True, say: Callable[[str], None] = print
+    runs: Sequence[Path | str], out: Path, *, title: str, samples: bool = True, say: Callable[[str], None] = command.say
 ) -> Path:
     """Write report.md, figures/ and samples/ into the folder `out`; return the page.
 
@@ -62,18 +51,14 @@ def write(
 
     Raises:
         HistoryError: if one of `runs` is neither a run nor a sweep.
+        CheckpointError, StorageError: if one in a store is not there, or the store cannot be used.
     """
     from jobs.reporting import figures, report_markdown, run_history
     from zfdist import atomic_io
     from zfdist.checkpoint import fetch
-    from zfdist.checkpoint.folder import CheckpointError
-    from zfdist.object_store import StorageError
 
     command.check_place(str(out))
-    try:
-        histories = run_history.read([fetch.local(str(run)) for run in runs])
-    except (CheckpointError, StorageError) as error:
-        raise run_history.HistoryError(str(error)) from None
+    histories = run_history.read([fetch.local(str(run)) for run in runs])
     say(f"drawing the curves of {len(histories)} run{'s' * (len(histories) > 1)} ...")
     labels = run_history.labels(histories)
     drawn = {"curves": "figures/learning-curves.png", "kl": "figures/kl.png"}
@@ -94,17 +79,14 @@ def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], N
 
     from jobs.reporting import evaluation_table, report_markdown
     from zfdist.checkpoint.fetch import with_weights
-    from zfdist.checkpoint.folder import CheckpointError
-    from zfdist.config import ConfigError
-    from zfdist.data.store import StoreError
-    from zfdist.evaluation.evaluate import EvaluationError, load_model, on_split
+    from zfdist.errors import ZfdistError
+    from zfdist.evaluation.evaluate import load_model, on_split
     from zfdist.evaluation.results import Question
-    from zfdist.object_store import StorageError
 
     history = content.histories[0]
     try:
         loaded = load_model(with_weights(history.folder))
-    except (CheckpointError, StorageError) as error:
+    except ZfdistError as error:
         return dataclasses.replace(content, problem=f"Not evaluated: {error}.")
     parameters = sum(p.numel() for p in loaded.model.parameters())
     best = report_markdown.Best(history=history, manifest=loaded.manifest, parameters=parameters)
@@ -114,7 +96,7 @@ def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], N
         bound = evaluation_table.rows(on_split(loaded, asked))
         content = dataclasses.replace(content, best=dataclasses.replace(best, bound=bound))
         return _with_speech(content, loaded, out, say) if samples else content
-    except (StoreError, StorageError, EvaluationError, ConfigError) as error:
+    except ZfdistError as error:
         return dataclasses.replace(content, best=best, problem=f"Not evaluated: {error}.")
 
 

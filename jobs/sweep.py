@@ -1,11 +1,11 @@
 """Search hyperparameters: `python -m jobs.sweep RECIPE --name NAME --samples K [--grid loss.alpha=0,0.005 ...] ...`.
 
-The same command again goes on: no finished trial is trained again. Ctrl-C or SIGTERM saves and stops all trials (exit
-code 0); a second one aborts.
+The same command again goes on: no finished trial is trained again. Ctrl-C (exit code 130) or SIGTERM (0) saves and
+stops all trials; a second one aborts.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,15 +21,10 @@ if TYPE_CHECKING:
     from zfdist.checkpoint.run_sync import WorkingCopy
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Sweep over a search space of a recipe's dotted names; the same command again goes on with it."""
+@dataclass(frozen=True)
+class SpaceFlags:
+    """What is tried; without any of grid, choice, uniform and loguniform a space of the paper's costs."""
 
-    name: str
-    """The sweep's name: its folder is RUNS/NAME."""
-    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
-    runs: str = command.RUNS
-    """Where runs live: a folder that all machines of the cluster share, or a store: s3://BUCKET/PREFIX, gs://..."""
     samples: int = 8
     """Random trials, after all combinations of the grid."""
     grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -42,6 +37,12 @@ class Arguments:
     """NAME=LOW,HIGH: random trials draw between these, evenly in the logarithm."""
     seed: int = 0
     """Of the random trials' values. (The seed of the runs themselves is --train.seed.)"""
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What trials are compared by, and which of them are stopped early."""
+
     metric: str = "valid/elbo_nats"
     """The objective, a name of metrics.jsonl that validations write."""
     mode: Literal["max", "min"] = "max"
@@ -52,6 +53,12 @@ class Arguments:
     """Optimizer steps before which no trial is stopped; None for a quarter of the run."""
     reduction_factor: float = 3.0
     """One in so many trials goes on from each rung; rungs are this factor apart in steps."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where it runs."""
+
     workers_per_trial: int = 1
     """Processes that share each trial's global batch."""
     cpus_per_worker: int = 1
@@ -60,54 +67,67 @@ class Arguments:
     """A GPU for each worker; None if there are any."""
     gpus_per_trial: float | None = None
     """Part of one GPU that each trial takes, e.g. 0.25 for four trials on a GPU; for trials of one worker."""
-    profile: bool = False
-    """Write where the time goes to each trial's folder profile/."""
     max_concurrent: int | None = None
     """Trials at a time; None for as many as fit."""
     address: str | None = None
     """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
 
 
-def main(argv: list[str], on_accepted: Callable[[], None] = lambda: None) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Sweep over a search space of a recipe's dotted names; the same command again goes on with it."""
+
+    name: str
+    """The sweep's name: its folder is RUNS/NAME."""
+    runs: str = command.RUNS
+    """Where runs live: a folder that all machines of the cluster share, or a store: s3://BUCKET/PREFIX, gs://..."""
+    profile: bool = False
+    """Write where the time goes to each trial's folder profile/."""
+    space: tyro.conf.OmitArgPrefixes[SpaceFlags] = SpaceFlags()
+    stopping: tyro.conf.OmitArgPrefixes[Stopping] = Stopping()
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+
+
+@command.program
+def main(argv: Sequence[str], on_accepted: Callable[[], None] = lambda: None) -> int:
     """Run the command line `argv`; return the exit code. `on_accepted` is called once nothing of it was refused."""
     arguments = command.parse(Arguments, "sweep", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
     place = command.run_place(arguments.runs, arguments.name)
-    for flag in ("workers_per_trial", "cpus_per_worker", "max_concurrent", "grace_steps", "reduction_factor"):
-        value = getattr(arguments, flag)
-        low = 2 if flag == "reduction_factor" else 1
-        if value is not None and value < low:
-            command.refuse(f"--{flag.replace('_', '-')} {value}: must be {low} or more")
-    part = arguments.gpus_per_trial
+    command.refuse_below(arguments.machines, workers_per_trial=1, cpus_per_worker=1, max_concurrent=1)
+    command.refuse_below(arguments.stopping, grace_steps=1, reduction_factor=2)
+    command.refuse_below(arguments.space, samples=0)
+    part = arguments.machines.gpus_per_trial
     if part is not None and not 0 < part <= 1:
         command.refuse(f"--gpus-per-trial {part:g}: must be above 0 and at most 1")
-    if arguments.samples < 0:
-        command.refuse(f"--samples {arguments.samples}: must be 0 or more")
-    return command.exit_code(lambda: _sweep(arguments, place, on_accepted))
-
-
-def _sweep(arguments: Arguments, place: str, on_accepted: Callable[[], None]) -> None:
+    space = _space(arguments)
     command.check_place(place)
     with command.followed(place, arguments.config.data.cache) as (folder, copy):
-        _sweep_in(arguments, place, folder, copy, on_accepted)
+        return _sweep(arguments, space, place, folder, copy, on_accepted)
 
 
-def _sweep_in(
-    arguments: Arguments, place: str, folder: Path, copy: "WorkingCopy | None", on_accepted: Callable[[], None]
-) -> None:
+def _sweep(
+    arguments: Arguments,
+    space: "Space",
+    place: str,
+    folder: Path,
+    copy: "WorkingCopy | None",
+    on_accepted: Callable[[], None],
+) -> int:
     """Sweep in a folder, which follows the sweep `place` if that is in a store."""
     from cluster.sweep.search_space import prepare
 
-    space = _space(arguments)
-    record = prepare(folder, arguments.config, space, samples=arguments.samples, seed=arguments.seed)
+    record = prepare(folder, arguments.config, space, samples=arguments.space.samples, seed=arguments.space.seed)
     command.check_data(arguments.config)
 
     from cluster import session
     from jobs.cli.sweep_table import Board
 
     names, steps = space.names(), arguments.config.train.steps
-    with session.connect(arguments.address, say=command.say), Board(names, steps) as board:
+    with session.connect(arguments.machines.address, say=command.say), Board(names, steps) as board:
         from cluster.sweep.driver import sweep
         from cluster.sweep.remote_sweep import SweepStore
+        from zfdist.signals import was_interrupted
         from zfdist.worker import RunLocation
 
         here = RunLocation(place, command.owner(), Path(arguments.config.data.cache))
@@ -128,36 +148,43 @@ def _sweep_in(
         command.say(f"{unfinished} of {len(record.trials)} trials are not over; the same command goes on with them")
     if results:
         command.say(f"best trial: {results[0]['folder']}")
+    return command.INTERRUPTED if unfinished and was_interrupted(folder) else command.DONE
 
 
 def _plan(arguments: Arguments) -> "SweepPlan":
     from cluster.sweep.driver import SweepPlan
 
     return SweepPlan(
-        metric=arguments.metric,
-        mode=arguments.mode,
-        asha=arguments.asha,
-        grace_steps=arguments.grace_steps,
-        reduction_factor=arguments.reduction_factor,
-        workers=arguments.workers_per_trial,
-        cpus_per_worker=arguments.cpus_per_worker,
-        use_gpu=arguments.gpu,
-        gpus_per_trial=arguments.gpus_per_trial,
+        metric=arguments.stopping.metric,
+        mode=arguments.stopping.mode,
+        asha=arguments.stopping.asha,
+        grace_steps=arguments.stopping.grace_steps,
+        reduction_factor=arguments.stopping.reduction_factor,
+        workers=arguments.machines.workers_per_trial,
+        cpus_per_worker=arguments.machines.cpus_per_worker,
+        use_gpu=arguments.machines.gpu,
+        gpus_per_trial=arguments.machines.gpus_per_trial,
         profile=arguments.profile,
-        max_concurrent=arguments.max_concurrent,
+        max_concurrent=arguments.machines.max_concurrent,
     )
 
 
 def _space(arguments: Arguments) -> "Space":
-    """Return the space that the command line tells, or the default one if it tells none."""
-    from cluster.sweep.search_space import DEFAULT, Space
+    """Return the space that the command line tells, or the default one if it tells none; every trial can be."""
+    from cluster.sweep.search_space import DEFAULT, Space, trials
 
-    values = {kind: dict(map(_values, getattr(arguments, kind))) for kind in ("grid", "choice")}
-    bounds = {
-        kind: dict(_bounds(kind, text) for text in getattr(arguments, kind)) for kind in ("uniform", "loguniform")
-    }
-    space = Space(**values, **bounds)
-    return space if space.names() else DEFAULT
+    try:
+        values = {kind: dict(map(_values, getattr(arguments.space, kind))) for kind in ("grid", "choice")}
+        bounds = {
+            kind: dict(_bounds(kind, text) for text in getattr(arguments.space, kind))
+            for kind in ("uniform", "loguniform")
+        }
+        told = Space(**values, **bounds)
+        space = told if told.names() else DEFAULT
+        trials(arguments.config, space, arguments.space.samples, arguments.space.seed)
+    except ConfigError as error:
+        command.refuse(str(error))
+    return space
 
 
 def _values(text: str) -> tuple[str, tuple[Any, ...]]:

@@ -1,13 +1,13 @@
 """Train one run: `python -m jobs.train RECIPE --name NAME [--workers W] [--loss.alpha 0.005] ...`.
 
-The same command again goes on with the run. Ctrl-C or SIGTERM saves and stops (exit code 0); a second one aborts.
+The same command again goes on with the run. Ctrl-C (exit code 130) or SIGTERM (0) saves and stops; a second one aborts.
 With `--no-ray` this process trains as the worker that it is: alone, or one of those that torchrun or srun started.
 """
 
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,18 +18,13 @@ from jobs.cli import command
 from zfdist.config import Config
 
 if TYPE_CHECKING:
-    from zfdist.run_protocol import Outcome
+    from zfdist.run_protocol import Outcome, Weights
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Train one run of a recipe; the same command again goes on with it."""
+@dataclass(frozen=True)
+class Machines:
+    """Where it runs, and what is done when some of that is lost."""
 
-    name: str
-    """The run's name: its folder is RUNS/NAME."""
-    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
-    runs: str = command.RUNS
-    """Where runs live: a folder that all machines of the cluster share, or a store: s3://BUCKET/PREFIX, gs://..."""
     workers: str = "1"
     """Processes that share each global batch: a number, or MIN:MAX to shrink and grow with the machines."""
     cpus_per_worker: int | None = None
@@ -40,10 +35,6 @@ class Arguments:
     """Let Ray start the workers, again after a fault and on more or fewer machines; --no-ray: this process is one."""
     address: str | None = None
     """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
-    start_from: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """A checkpoint, run or export, or the URI of a run, whose weights a new run starts from."""
-    profile: bool = False
-    """Write where the time goes to the run's folder profile/: a trace of a few steps and a table."""
     max_failures: int = 3
     """Deaths of workers that are answered by going on from the newest checkpoint."""
     hang_timeout: float = 600.0
@@ -54,24 +45,39 @@ class Arguments:
     """Seconds for which a launch is left alone before it is ended for the sake of more workers."""
 
 
-def main(argv: list[str], on_accepted: Callable[[], None] = lambda: None) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train one run of a recipe; the same command again goes on with it."""
+
+    name: str
+    """The run's name: its folder is RUNS/NAME."""
+    runs: str = command.RUNS
+    """Where runs live: a folder that all machines of the cluster share, or a store: s3://BUCKET/PREFIX, gs://..."""
+    start_from: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """A checkpoint, run or export, or the URI of a run, whose weights a new run starts from."""
+    as_trained: bool = False
+    """With --from: read sound under the mean and std that those weights were trained with, as of another voice."""
+    profile: bool = False
+    """Write where the time goes to the run's folder profile/: a trace of a few steps and a table."""
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+
+
+@command.program
+def main(argv: Sequence[str], on_accepted: Callable[[], None] = lambda: None) -> int:
     """Run the command line `argv`; return the exit code. `on_accepted` is called once nothing of it was refused."""
     arguments = command.parse(Arguments, "train", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
     place = command.run_place(arguments.runs, arguments.name)
-    workers = _range(arguments.workers)
-    for flag, value, low in (
-        ("cpus-per-worker", arguments.cpus_per_worker, 1),
-        ("max-failures", arguments.max_failures, 0),
-        ("hang-timeout", arguments.hang_timeout, 1),
-        ("wait-for-nodes", arguments.wait_for_nodes, 0),
-        ("grow-every", arguments.grow_every, 0),
-    ):
-        if value is not None and value < low:
-            command.refuse(f"--{flag} {value:g}: must be {low} or more")
-    _refuse_what_ray_does(arguments)
-    if not arguments.ray:
-        return command.exit_code(lambda: _train_here(arguments, place))
-    return command.exit_code(lambda: _train(arguments, place, workers, on_accepted))
+    workers = _range(arguments.machines.workers)
+    if arguments.as_trained and arguments.start_from is None:
+        command.refuse("--as-trained: needs --from, whose mean and std the run then takes over")
+    command.refuse_below(
+        arguments.machines, cpus_per_worker=1, max_failures=0, hang_timeout=1, wait_for_nodes=0, grow_every=0
+    )
+    _refuse_what_ray_does(arguments.machines)
+    if not arguments.machines.ray:
+        return _train_here(arguments, place, on_accepted)
+    return _train(arguments, place, workers, on_accepted)
 
 
 def _range(text: str) -> tuple[int, int]:
@@ -87,7 +93,7 @@ def _range(text: str) -> tuple[int, int]:
     return low, high
 
 
-def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accepted: Callable[[], None]) -> None:
+def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accepted: Callable[[], None]) -> int:
     command.check_place(place)
     command.check_data(arguments.config)
 
@@ -95,9 +101,10 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
 
     console = Console(arguments.config.train.steps, command.say)
     follows = command.followed(place, arguments.config.data.cache)
-    with session.connect(arguments.address, say=command.say), follows as (folder, copy):
+    with session.connect(arguments.machines.address, say=command.say), follows as (folder, copy):
         from cluster.run.fit import fit
         from cluster.run.policy import Range
+        from zfdist.signals import was_interrupted
         from zfdist.worker import RunLocation
 
         cache = Path(arguments.config.data.cache)
@@ -106,20 +113,22 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
             arguments.config,
             folder,
             workers=Range(*workers),
-            cpus_per_worker=arguments.cpus_per_worker,
-            use_gpu=arguments.gpu,
-            max_failures=arguments.max_failures,
-            start_from=arguments.start_from,
+            cpus_per_worker=arguments.machines.cpus_per_worker,
+            use_gpu=arguments.machines.gpu,
+            max_failures=arguments.machines.max_failures,
+            start_from=_weights(arguments),
             profile=arguments.profile,
             store=store,
-            hang_timeout_s=arguments.hang_timeout,
-            wait_for_nodes_s=arguments.wait_for_nodes,
-            grow_every_s=arguments.grow_every,
+            hang_timeout_s=arguments.machines.hang_timeout,
+            wait_for_nodes_s=arguments.machines.wait_for_nodes,
+            grow_every_s=arguments.machines.grow_every,
             on_accepted=on_accepted,
             on_report=console.report,
             say=command.say,
         )
+        is_interrupted = outcome.state == "stopped" and was_interrupted(folder)
     _say_outcome(outcome, place, command.say)
+    return command.INTERRUPTED if is_interrupted else command.DONE
 
 
 def _say_outcome(outcome: "Outcome", place: str, say: Callable[[str], None]) -> None:
@@ -129,7 +138,7 @@ def _say_outcome(outcome: "Outcome", place: str, say: Callable[[str], None]) -> 
         say(f"finished at step {outcome.step}: {command.shown(place)}")
 
 
-def _train_here(arguments: Arguments, place: str) -> None:
+def _train_here(arguments: Arguments, place: str, on_accepted: Callable[[], None]) -> int:
     """Train without Ray."""
     command.check_place(place)
     command.check_data(arguments.config)
@@ -138,40 +147,44 @@ def _train_here(arguments: Arguments, place: str) -> None:
     from zfdist.worker import RunLocation
 
     say = functools.partial(print, file=sys.stdout, flush=True)  # this one, though the run's prints go to its log
-    cache = Path(arguments.config.data.cache)
-    outcome = standalone.run(
+    outcome, is_interrupted = standalone.run(
         arguments.config,
         Path(place),
-        use_gpu=arguments.gpu,
-        start_from=arguments.start_from,
+        use_gpu=arguments.machines.gpu,
+        start_from=_weights(arguments),
         profile=arguments.profile,
-        hang_timeout_s=arguments.hang_timeout,
-        store=RunLocation(place, command.owner(), cache) if "://" in place else None,
+        hang_timeout_s=arguments.machines.hang_timeout,
+        store=RunLocation(place, command.owner(), Path(arguments.config.data.cache)) if "://" in place else None,
+        on_accepted=on_accepted,
         on_report=Console(arguments.config.train.steps, say).report,
         say=say,
     )
     if standalone.place(os.environ).rank == 0:
         _say_outcome(outcome, place, say)
+    return command.INTERRUPTED if is_interrupted else command.DONE
 
 
-def _refuse_what_ray_does(arguments: Arguments) -> None:
+def _weights(arguments: Arguments) -> "Weights | None":
+    from zfdist.run_protocol import Weights
+
+    return None if arguments.start_from is None else Weights(arguments.start_from, arguments.as_trained)
+
+
+def _refuse_what_ray_does(machines: Machines) -> None:
     """Refuse, of a run without Ray, what only Ray does; and one with Ray in every process of another launcher."""
     from zfdist import standalone
 
-    try:
-        size = standalone.place(os.environ).size
-    except ValueError as error:
-        command.refuse(str(error))
-    if arguments.ray:
+    size = standalone.place(os.environ).size
+    if machines.ray:
         if size > 1:
             command.refuse(f"this is one of {size} processes of torchrun or srun: add --no-ray, or start one only")
         return
     for name in ("cpus_per_worker", "address", "max_failures", "wait_for_nodes", "grow_every"):
-        if getattr(arguments, name) != getattr(Arguments, name):
+        if getattr(machines, name) != getattr(Machines, name):
             command.refuse(f"--{name.replace('_', '-')} with --no-ray: only Ray does that; leave one of them out")
-    if arguments.workers not in ("1", str(size)):
+    if machines.workers not in ("1", str(size)):
         command.refuse(
-            f"--workers {arguments.workers} with --no-ray: this is one process of {size}; start a fixed number of them "
+            f"--workers {machines.workers} with --no-ray: this is one process of {size}; start a fixed number of them "
             "with torchrun --nproc-per-node N -m jobs.train ..., or leave --no-ray out"
         )
 

@@ -24,7 +24,7 @@ from zfdist.model.networks.network import Network
 from zfdist.model.objective import LABEL_SUMS, SUMS
 from zfdist.model.recurrent.latent_chain import LatentChain
 from zfdist.model.recurrent.recurrence import Recurrence
-from zfdist.run_protocol import RESULT
+from zfdist.run_protocol import RESULT, Weights
 from zfdist.world import World
 
 _PER_THREAD = 10**9
@@ -49,7 +49,9 @@ class Run:
     unsaved_in_a_row: int = 0
 
 
-def build(config: Config, folder: Path, world: World, start_from: str | None, copy: WorkingCopy | None = None) -> Run:
+def build(
+    config: Config, folder: Path, world: World, start_from: Weights | None, copy: WorkingCopy | None = None
+) -> Run:
     """Make all parts of a run; every worker must do this together. What is refused is refused before any file changes.
 
     Raises:
@@ -57,17 +59,17 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
         ConfigError: if the model does not go with the data.
         StorageError: if the run lives in a store that cannot be used.
     """
-    checkpointer = (
-        Checkpointer(folder, world, config.checkpoint)
+    checkpointer, shown = (
+        (Checkpointer(folder, world, config.checkpoint), str(folder))
         if copy is None
-        else RemoteCheckpointer(copy, world, config.checkpoint)
+        else (RemoteCheckpointer(copy, world, config.checkpoint), copy.shown)
     )
-    store = Store.open(config.data.root, verify=config.data.verify, cache=config.data.cache)
-    shown = str(folder) if copy is None else copy.shown
+    store, manifest = Store.open(config.data.root, config.data.verify, config.data.cache), checkpointer.manifest()
     config = continuation.accepted(
-        config, store, checkpointer.manifest(),
+        config, store, manifest,
         run=shown, device=world.device.type, workers=[world.size], start_from=start_from,
     )  # fmt: skip
+    store = continuation.in_units(config, store, manifest, start_from)
     loader = TrainLoader(
         store,
         config.data,
@@ -81,13 +83,11 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
     x_dim = store.frame_size(config.data.frame_samples)
     module = systems.build(config.model, x_dim, config.train.seed)
     if start_from is not None and newest is None:
-        _load_weights(module, config, start_from)
+        _load_weights(module, config, store, start_from)
     parameters = systems.parameter_counts(module)["total"]  # now, as ZeRO 3 leaves none
     engine = Engine(module, config.engine, config.optim, world)
     if not config.engine.threads_per_worker:
-        frames = sequences_of(store, config.data, "train", config.data.train_view).frames.mean()
-        share = frames * config.data.global_batch / (world.size * config.engine.accumulation_steps)
-        torch.set_num_threads(threads_worth_having(parameters, float(share), min(torch.get_num_threads(), cpus())))
+        _limit_threads(config, store, world, parameters)
     names = SUMS + LABEL_SUMS if config.model.label_classes else SUMS
     meter = metrics.Meter(names, world.device)
     run = Run(
@@ -109,6 +109,12 @@ def build(config: Config, folder: Path, world: World, start_from: str | None, co
         atomic_io.write(folder / checkpoint.CONFIG, config.to_json())
         run.log = metrics.Log(folder, run.step)
     return run
+
+
+def _limit_threads(config: Config, store: Store, world: World, parameters: int) -> None:
+    frames = sequences_of(store, config.data, "train", config.data.train_view).frames.mean()
+    share = frames * config.data.global_batch / (world.size * config.engine.accumulation_steps)
+    torch.set_num_threads(threads_worth_having(parameters, float(share), min(torch.get_num_threads(), cpus())))
 
 
 def threads_worth_having(weights: int, frames: float, available: int) -> int:
@@ -171,6 +177,6 @@ def _remove(scratch: Path, run: Run) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _load_weights(module: torch.nn.Module, config: Config, start_from: str) -> None:
-    folder = continuation.weights_to_start_from(config, start_from)
+def _load_weights(module: torch.nn.Module, config: Config, store: Store, start_from: Weights) -> None:
+    folder = continuation.weights_to_start_from(config, store, start_from)
     module.load_state_dict(weights.read(folder))

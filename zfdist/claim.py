@@ -17,18 +17,23 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from zfdist.errors import ZfdistError
+
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _POLL_S = 0.2
 
 
-class TakenError(ValueError):
+class TakenError(ZfdistError):
     """Another process holds the claim."""
 
     def __init__(self, who: str) -> None:
         """`who` names its process and host."""
-        super().__init__(f"another process holds the claim ({who})")
+        super().__init__(who)
         self.who = who
+
+    def __str__(self) -> str:
+        return f"another process holds the claim ({self.who})"
 
 
 @contextlib.contextmanager

@@ -46,11 +46,35 @@ def user_home() -> Path:
     try:
         return Path.home()
     except RuntimeError:
-        pass
+        return _stand_in()
+
+
+def cache_home() -> Path:
+    """Return where this user keeps what can be made again: XDG_CACHE_HOME, else ~/.cache, or a folder in its stead."""
+    wanted = _wanted_cache()
+    return wanted if "XDG_CACHE_HOME" in os.environ or _may_write(wanted) else _stand_in()
+
+
+def lend_home() -> str | None:
+    """Set HOME or XDG_CACHE_HOME for a user without a home, or one that may not be written; return what to tell him.
+
+    Containers run as users that the machine does not know; Ray, PyTorch and others end with a traceback then.
+    """
     try:
-        return own_folder(Path(tempfile.gettempdir()))
-    except PermissionError:
-        return Path(tempfile.mkdtemp(prefix="zfdist-"))
+        Path.home()
+    except RuntimeError:
+        variable, folder = "HOME", user_home()
+    else:
+        if _may_write(_wanted_cache()):
+            return None
+        variable, folder = "XDG_CACHE_HOME", _stand_in()
+    os.environ[variable] = str(folder)
+    return f"this user (uid {os.getuid()}) has no home folder to write to: caches go to {folder}"
+
+
+def own_name() -> str:
+    """Return what this user's folders are called where all users' are."""
+    return f"zfdist-{os.getuid()}"
 
 
 def own_folder(parent: Path) -> Path:
@@ -59,7 +83,7 @@ def own_folder(parent: Path) -> Path:
     Raises:
         PermissionError: if somebody else has taken its name.
     """
-    folder = parent / f"zfdist-{os.getuid()}"
+    folder = parent / own_name()
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise PermissionError(errno.EPERM, "belongs to another user", str(folder))
@@ -67,8 +91,28 @@ def own_folder(parent: Path) -> Path:
 
 
 def at_home(path: Path) -> Path:
-    """Return a path with its "~", if it starts with one, as `user_home`."""
-    return user_home().joinpath(*path.parts[1:]) if path.parts[:1] == ("~",) else path
+    """Return a path with "~/.cache", if it starts so, as `cache_home`, and "~" alone as `user_home`."""
+    if path.parts[:2] == ("~", ".cache"):
+        return cache_home().joinpath(*path.parts[2:])
+    return user_home().joinpath(*path.parts[1:]) if path.parts[:1] == ("~",) else Path(os.path.expanduser(path))
+
+
+def _wanted_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or user_home() / ".cache")
+
+
+def _may_write(folder: Path) -> bool:
+    """Return whether a folder can be written, or made where it is not there yet."""
+    nearest = next(place for place in (folder, *folder.parents) if place.exists() or place == place.parent)
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def _stand_in() -> Path:
+    """Return a folder for a user without a home, the same each time unless somebody else has taken its name."""
+    try:
+        return own_folder(Path(tempfile.gettempdir()))
+    except PermissionError:
+        return Path(tempfile.mkdtemp(prefix="zfdist-"))
 
 
 def _quota(quota_us: str, period_us: str) -> float:

@@ -13,6 +13,7 @@ from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.config import Config, ConfigError, ModelConfig
 from zfdist.data import views
+from zfdist.run_protocol import Weights
 
 if TYPE_CHECKING:
     from zfdist.data.store import Store
@@ -29,7 +30,7 @@ def accepted(
     run: str,
     device: str,
     workers: Sequence[int],
-    start_from: str | None,
+    start_from: Weights | None,
 ) -> Config:
     """Return the config with which a run may go on, its parameter budget spent.
 
@@ -59,26 +60,41 @@ def accepted(
         _refuse_other_run(config, newest, precision, store.fingerprint, run)
         _refuse_recutting(config, newest, workers, run)
     elif start_from is not None:
-        weights_to_start_from(config, start_from)
+        weights_to_start_from(config, store, start_from)
     return config
 
 
-def weights_to_start_from(config: Config, start_from: str) -> Path:
-    """Return the checkpoint or export that `start_from` means, once its weights were checked.
+def weights_to_start_from(config: Config, store: "Store", start_from: Weights) -> Path:
+    """Return the checkpoint or export that `start_from` means, once its weights and what they are of were checked.
 
     Raises:
         CheckpointError: if there is none, it is damaged, or of another model.
+        OtherDataError: if the weights are of data of another kind, rate, frame, vocabulary or normalisation.
         StorageError: if it is in a store that cannot be used.
     """
-    from zfdist.checkpoint import fetch
+    from zfdist.checkpoint import data_identity, fetch
 
-    folder = checkpoint.resolve(fetch.with_weights(fetch.local(start_from, Path(config.data.cache))))
+    folder = checkpoint.resolve(fetch.with_weights(fetch.local(start_from.where, Path(config.data.cache))))
     manifest = checkpoint.verify(folder, only=checkpoint.WEIGHTS)
     if manifest.config.model != config.model:
         old, new = manifest.config.flat(), config.flat()
         name = next(n for n in new if n.startswith("model.") and old[n] != new[n])
         raise CheckpointError(f"{folder} was trained with {name} = {old[name]}, this run has {new[name]}")
+    data_identity.refuse_other_kind(manifest, store, config.data.frame_samples)
+    if store.manifest.vocabulary is not None:
+        data_identity.refuse_other_units(manifest, store, "a model of sentences is trained in its own words alone")
+    elif not start_from.as_trained:
+        data_identity.refuse_other_units(manifest, store)
     return folder
+
+
+def in_units(config: Config, store: "Store", newest: CheckpointManifest | None, start_from: Weights | None) -> "Store":
+    """Return the data of an accepted run under the mean and std that it has, or takes over from its first weights."""
+    from zfdist.checkpoint import data_identity
+
+    if newest is None and start_from is not None and start_from.as_trained:
+        newest = checkpoint.read_manifest(weights_to_start_from(config, store, start_from))
+    return store if newest is None else data_identity.in_units(newest, store)
 
 
 def _sized(config: Config, x_dim: int, newest: CheckpointManifest | None) -> ModelConfig:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from zfdist import malloc
 from zfdist.config import EngineConfig, OptimConfig
+from zfdist.errors import ZfdistError
 from zfdist.loss_scale import LossScale
 from zfdist.model.kernels import matmul_backend
 from zfdist.profile import spanned
@@ -36,7 +37,7 @@ OPTIMIZER = "torch.optim.Adam"
 _MOST_IN_A_BUCKET = 500_000_000  # gradients that are reduced together: DeepSpeed's own default
 
 
-class EngineError(ValueError):
+class EngineError(ZfdistError):
     """A state that this engine cannot load; the message names both sides and the remedy."""
 
 

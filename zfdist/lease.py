@@ -179,9 +179,8 @@ class Lease:
                     return found
             except Missing:
                 return None
-            except ValueError as error:
-                if isinstance(error, StorageError):
-                    raise
+            except ValueError:
+                pass
             time.sleep(0.1)  # replaced while it was read: size and content come by two requests
         # Torn by a crash: nobody renews it.
         return {"owner": None, "launch": 0, "who": "a damaged claim", "content": content.hex()}

@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from pyarrow import fs
 
 from zfdist import atomic_io
+from zfdist.errors import ZfdistError
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ _NON_RETRYABLE = {
 }
 
 
-class StorageError(ValueError):
+class StorageError(ZfdistError):
     """A store that cannot be used; the message names the URI, what was tried, the cause and the remedy."""
 
 
@@ -56,17 +57,6 @@ class Object(NamedTuple):
 
     bytes: int
     modified_ns: int
-
-
-def cache_folder(cache: Path) -> Path:
-    """Return the folder that `data.cache` means; raises StorageError for a user without a home, if it is there."""
-    try:
-        return cache.expanduser()
-    except RuntimeError:
-        raise StorageError(
-            f"data.cache = {cache}: this user (uid {os.getuid()}) has no home folder; set HOME, or give --data.cache a "
-            "folder that may be written"
-        ) from None
 
 
 def is_remote(where: str | os.PathLike[str]) -> bool:
@@ -254,8 +244,6 @@ def _open(uri: str) -> tuple[Any, str]:
         )
         return filesystem, (parts.netloc + parts.path).rstrip("/")
     except (OSError, ValueError) as error:
-        if isinstance(error, StorageError):
-            raise
         raise _explained(uri, "open", error, 1) from None
 
 

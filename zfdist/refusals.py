@@ -8,6 +8,7 @@ from zfdist.checkpoint.run_folder import newest_manifest
 from zfdist.config import Config
 from zfdist.data.store import Store as DataSet
 from zfdist.object_store import ObjectFolder, without_options
+from zfdist.run_protocol import Weights
 from zfdist.worker import RunLocation
 
 
@@ -17,7 +18,7 @@ def refuse(
     *,
     device: str,
     workers: Sequence[int],
-    start_from: str | None = None,
+    start_from: Weights | None = None,
     store: RunLocation | None = None,
 ) -> None:
     """Raise what `continuation.accepted` does for a run in a folder, or in a `store`.

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+from zfdist.errors import ZfdistError
+
 METRICS = "metrics.jsonl"
 """One record a line, see `zfdist.metrics`."""
 RESULT = "result.json"
@@ -24,8 +26,17 @@ OVER = ("finished", "stopped", "diverged")
 """The states in which a run may have ended; a sweep never trains such a trial again."""
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(ZfdistError):
     """Too many updates in a row had a non-finite loss or gradient; names the step, terms and sequences."""
+
+
+class Weights(NamedTuple):
+    """What a new run starts from instead of random weights."""
+
+    where: str
+    """A checkpoint, run or export, or the URI of a run."""
+    as_trained: bool = False
+    """Read sound under the mean and std that they were trained with, and not under its own."""
 
 
 class Reporter(Protocol):

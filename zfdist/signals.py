@@ -23,13 +23,13 @@ def stop_on_signals(run_folder: Path, say: Callable[[str], None]) -> Iterator[No
     before = {kind: signal.getsignal(kind) for kind in kinds}
     asked_s: list[float] = []
 
-    def ask(_signal: int, _frame: FrameType | None) -> None:
+    def ask(number: int, _frame: FrameType | None) -> None:
         if asked_s:
             if time.monotonic() - asked_s[0] > _SAME_SIGNAL_S:
                 raise KeyboardInterrupt
             return
         asked_s.append(time.monotonic())
-        (run_folder / STOP).touch()
+        (run_folder / STOP).write_text(signal.Signals(number).name)
         say("saving, then stopping (once more to abort at once) ...")
 
     for kind in kinds:
@@ -39,3 +39,11 @@ def stop_on_signals(run_folder: Path, say: Callable[[str], None]) -> Iterator[No
     finally:
         for kind in kinds:
             signal.signal(kind, before[kind])
+
+
+def was_interrupted(run_folder: Path) -> bool:
+    """Return whether the run was last asked to stop by SIGINT, as Ctrl-C is, and not by SIGTERM or another program."""
+    try:
+        return (run_folder / STOP).read_text() == signal.SIGINT.name
+    except OSError:
+        return False

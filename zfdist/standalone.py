@@ -17,13 +17,18 @@ from zfdist import container
 from zfdist.checkpoint import room
 from zfdist.checkpoint.run_folder import changes, is_finished
 from zfdist.config import Config
+from zfdist.errors import ZfdistError
 from zfdist.refusals import refuse
-from zfdist.run_protocol import STOP, Outcome
-from zfdist.signals import stop_on_signals
+from zfdist.run_protocol import STOP, Outcome, Weights
+from zfdist.signals import stop_on_signals, was_interrupted
 from zfdist.tail import follower
 from zfdist.worker import HANG_TIMEOUT_S, POLL_S, RunLocation, StopFileReporter, claim, logged, opened
 
 _SLURM_PORTS = (20_000, 10_000)  # from where and how many: steps of jobs that share a machine take others
+
+
+class LauncherError(ZfdistError):
+    """The environment does not say whole which of several workers this is, or there is no GPU though asked for."""
 
 
 class Place(NamedTuple):
@@ -41,7 +46,7 @@ def place(environ: Mapping[str, str]) -> Place:
     """Return what torchrun, srun, or nobody says of this process in its environment.
 
     Raises:
-        ValueError: if what is said is not whole.
+        LauncherError: if what is said is not whole.
     """
     try:
         if int(environ.get("WORLD_SIZE", "1")) > 1:  # torchrun, or a user
@@ -52,7 +57,7 @@ def place(environ: Mapping[str, str]) -> Place:
             return _of_slurm(environ)
     except KeyError as missing:
         message = f"{missing.args[0]} is not set, though this is one of several workers: use torchrun or srun"
-        raise ValueError(message) from None
+        raise LauncherError(message) from None
     return Place()
 
 
@@ -78,7 +83,7 @@ def _first_host(hosts: str) -> str:
     """Return the first of a list of hosts as Slurm writes it: "node[007-009,12],x" -> "node007"."""
     found = re.match(r"([^,\[]+)(?:\[(\d+))?", hosts)
     if found is None:
-        raise ValueError(f"SLURM_STEP_NODELIST = {hosts!r} names no host; set MASTER_ADDR")
+        raise LauncherError(f"SLURM_STEP_NODELIST = {hosts!r} names no host; set MASTER_ADDR")
     return found[1] + (found[2] or "")
 
 
@@ -87,14 +92,17 @@ def run(
     run_folder: Path,
     *,
     use_gpu: bool | None = None,
-    start_from: str | None = None,
+    start_from: Weights | None = None,
     profile: bool = False,
     hang_timeout_s: float = HANG_TIMEOUT_S,
     store: RunLocation | None = None,
+    on_accepted: Callable[[], None] = lambda: None,
     on_report: Callable[[dict[str, Any]], None] | None = None,
     say: Callable[[str], None] = print,
-) -> Outcome:
+) -> tuple[Outcome, bool]:
     """Train as the worker that the environment says; SIGTERM or SIGINT make the run save and end.
+
+    Returns how the run ended, and whether that was for SIGINT.
 
     Args:
         config: the whole run; every worker passes the same.
@@ -104,21 +112,24 @@ def run(
         profile: see `zfdist.train`.
         hang_timeout_s: without progress the process ends, and leaves its stacks in hangs/.
         store: of a run in an object store; `run_folder` is not used then.
+        on_accepted: called once nothing of it was refused.
         on_report: called in rank 0 with each new record of metrics.jsonl; a thread of its own calls it.
         say: told what happens, in rank 0.
 
     Raises:
         BusyError: another process trains it. Else what `zfdist.train` and `zfdist.refusals` raise.
-        ValueError: if the environment tells of several workers and is not whole, or there is no GPU though asked for.
+        LauncherError: if the environment tells of several workers and is not whole; or of no GPU, though asked for.
     """
     here = place(os.environ)
     is_first = here.rank == 0
     if store is None and is_finished(config, run_folder):
         if is_first:
             say(f"{run_folder} is finished ({config.train.steps} steps); raise --train.steps to go on")
-        return Outcome("finished", config.train.steps)
+        return Outcome("finished", config.train.steps), False
     device = _prepare_process(config, here, use_gpu)
     refuse(config, run_folder, device=device, workers=[here.size], start_from=start_from, store=store)
+
+    on_accepted()
 
     from zfdist import world
     from zfdist.train import train
@@ -137,7 +148,8 @@ def run(
             joined.barrier()  # the claim is held: a signal before it ends this process, and touches nothing
             stack.enter_context(stop_on_signals(folder, say if is_first else _nothing))
             reporter = stack.enter_context(StopFileReporter(folder, hang_timeout_s))
-            return train(config, folder, joined, reporter, start_from, copy=copy, profile=profile)
+            outcome = train(config, folder, joined, reporter, start_from, copy=copy, profile=profile)
+            return outcome, outcome.state == "stopped" and was_interrupted(folder)
 
 
 def _prepare_process(config: Config, here: Place, use_gpu: bool | None) -> str:
@@ -153,7 +165,7 @@ def _prepare_process(config: Config, here: Place, use_gpu: bool | None) -> str:
 
     has_gpu = torch.cuda.is_available()
     if use_gpu and not has_gpu:
-        raise ValueError("--gpu: torch sees no GPU in this machine; leave it out to train on the CPU")
+        raise LauncherError("--gpu: torch sees no GPU in this machine; leave it out to train on the CPU")
     if not has_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     if here.meeting is not None:

@@ -28,12 +28,14 @@ from zfdist.checkpoint.folder import CheckpointManifest
 from zfdist.checkpoint.room import NoRoomError
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
+from zfdist.data.as_trained import vocabulary_sha256, words_as_file
+from zfdist.data.kinds import TOKENS
 from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.engine import OPTIMIZER, Update
 from zfdist.evaluation.evaluate import evaluate
 from zfdist.model.objective import Loss, objective
 from zfdist.profile import profiled, span, spanned
-from zfdist.run_protocol import RESULT, NonFiniteError, Outcome, Reporter, records
+from zfdist.run_protocol import RESULT, NonFiniteError, Outcome, Reporter, Weights, records
 from zfdist.world import World
 
 
@@ -42,7 +44,7 @@ def train(
     run_folder: Path,
     world: World,
     reporter: Reporter,
-    start_from: str | None = None,
+    start_from: Weights | None = None,
     copy: WorkingCopy | None = None,
     profile: bool = False,
 ) -> Outcome:
@@ -53,7 +55,7 @@ def train(
         run_folder: a folder that all workers share; or, with `copy`, this node's own.
         world: this worker's place.
         reporter: told of validations and checkpoints, on every worker.
-        start_from: a checkpoint, run or export, or the URI of a run, whose weights a *new* run starts from.
+        start_from: whose weights a new run starts from.
         copy: of a run that lives in a store: `run_folder` is its working copy on this node.
         profile: also write where the time goes, see `zfdist.profile`; changes no number of the run.
 
@@ -240,6 +242,8 @@ def _save(run: Run, validation: dict[str, float] | None, *, is_last: bool = Fals
             assert weights is not None
             with atomic_io.replacing(partial / checkpoint.WEIGHTS) as fresh:
                 save_file(weights, str(fresh))
+            if run.store.kind == TOKENS:
+                atomic_io.write(partial / checkpoint.WORDS, words_as_file(run.store.vocabulary()))
         manifest = CheckpointManifest(
             step=run.step,
             config=run.config,
@@ -248,6 +252,9 @@ def _save(run: Run, validation: dict[str, float] | None, *, is_last: bool = Fals
             optimizer=OPTIMIZER,
             x_dim=run.store.frame_size(run.config.data.frame_samples),
             data_fingerprint=run.store.fingerprint,
+            data_kind=run.store.kind.name,
+            sample_rate=run.store.sample_rate,
+            vocabulary_sha256=vocabulary_sha256(run.store),
             normalisation={"mean": run.store.mean, "std": run.store.std},
             progress={"meters": meters, "skipped_in_a_row": run.skipped_in_a_row},
             validation=validation,

@@ -75,6 +75,7 @@ class StopFileReporter:
     """
 
     def __init__(self, run_folder: Path, hang_timeout_s: float = HANG_TIMEOUT_S) -> None:
+        self._run_folder = run_folder
         self._stop = run_folder / STOP
         self._next_look_s = 0.0
         self._timeout_s = hang_timeout_s
@@ -90,6 +91,7 @@ class StopFileReporter:
         faulthandler.cancel_dump_traceback_later()
         self._stacks.close()
         self._file.unlink()
+        remove_if_unused(self._run_folder)
 
     def report(self, metrics: dict[str, float], checkpoint_folder: Path | None) -> None:
         """Do nothing: metrics.jsonl and the checkpoints are followed where they are written."""
@@ -132,3 +134,9 @@ def stacks_file(run_folder: Path, rank: int) -> Path:
     folder = run_folder / HANGS
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{time.strftime('%Y%m%d-%H%M%S')}-worker-{rank}-{os.getpid()}.txt"
+
+
+def remove_if_unused(run_folder: Path) -> None:
+    """Remove the folder of stacks of a run that has ended, if there are none in it."""
+    with contextlib.suppress(OSError):
+        (run_folder / HANGS).rmdir()

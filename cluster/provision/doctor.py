@@ -20,6 +20,7 @@ from cluster.provision.diagnosis import Facts
 from cluster.session import ClusterError
 from zfdist import object_store as remote
 from zfdist.container import user_home
+from zfdist.errors import ZfdistError
 from zfdist.world import interface_of
 
 PACKAGES = ("torch", "ray", "deepspeed", "pyarrow", "numpy")
@@ -195,7 +196,7 @@ def _timed(call: Any) -> tuple[str, float]:
     started_s = time.monotonic()
     try:
         call()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ZfdistError) as error:
         return " ".join(str(error).split()), 0.0
     return "", time.monotonic() - started_s
 

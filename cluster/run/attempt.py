@@ -29,19 +29,20 @@ from cluster.run.watchdog import lease_s
 from cluster.run.worker import work, worker_env
 from zfdist.checkpoint.room import no_room
 from zfdist.config import Config
-from zfdist.run_protocol import ERRORS, STOP, NonFiniteError
-from zfdist.worker import POLL_S, RunLocation
+from zfdist.errors import ZfdistError
+from zfdist.run_protocol import ERRORS, STOP, Weights
+from zfdist.worker import POLL_S, RunLocation, remove_if_unused
 
 SCRATCH = ".ray"
 _LOOK_S = 1.0  # how often the workers and machines are looked at
 _ANSWER_S = 10.0
 _DYING_S = 60.0
 # Deterministic: the next attempt would end the same way.
-_NON_RETRYABLE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NonFiniteError)
+_NON_RETRYABLE = (ZfdistError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError)
 _BROKEN = ("gloo", "NCCL", "Connection")  # what a worker says whose peer died
 
 
-class FitError(RuntimeError):
+class FitError(ZfdistError):
     """A run that ended without being finished or stopped; one sentence, and where to read more."""
 
 
@@ -50,7 +51,7 @@ class Job(NamedTuple):
 
     config: Config
     run_folder: Path
-    start_from: str | None
+    start_from: Weights | None
     resources: WorkerResources
     hang_timeout_s: float
     profile: bool = False
@@ -144,6 +145,7 @@ def launch(
         _destroy(seen)
         _free(coordinator, trainer.controller, reserved)
         shutil.rmtree(scratch, ignore_errors=True)
+        remove_if_unused(job.run_folder)
     step = max((s.heartbeat.step for s in seen), default=0)
     lost = End("lost", step, planned or why or "", planned is not None)
     return _ended(run, job.run_folder, seen, lost, bool(why), before)
@@ -223,7 +225,8 @@ def _ended(
         if ended_by_us:
             return end
         failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-        non_retryable = next((cause for cause in failures.values() if isinstance(cause, _NON_RETRYABLE)), None)
+        causes = map(cause_of, failures.values())
+        non_retryable = next((cause for cause in causes if isinstance(cause, _NON_RETRYABLE)), None)
         non_retryable = non_retryable or no_room(error, run_folder)
         explained = _explained(error, non_retryable, run_folder)
         if non_retryable is not None:
@@ -260,24 +263,25 @@ def _deaths(failures: dict[int, Exception], seen: list[WorkerStatus], before: Se
     return next((f"lost {named.get(rank, f'worker {rank}')}: {message}" for rank, message in messages.items()), "")
 
 
-def root_message(error: BaseException) -> str:
-    """Return one line for what went wrong at the bottom of an exception that came through Ray."""
+def cause_of(error: BaseException) -> BaseException:
+    """Return what a task or actor raised, as it was: what Ray raises here has the remote traceback for its message."""
     while isinstance(error, ray.exceptions.RayTaskError):
         error = error.cause
+    return error
+
+
+def root_message(error: BaseException) -> str:
+    """Return one line for what went wrong at the bottom of an exception that came through Ray."""
+    error = cause_of(error)
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, ray.exceptions.ActorDiedError) and "creation task" in lines[0]:
         return lines[-1]  # of the traceback that is its message
-    return lines[0] if is_ours(error) else f"{type(error).__name__}: {lines[0]}"
+    return lines[0] if isinstance(error, ZfdistError) else f"{type(error).__name__}: {lines[0]}"
 
 
-def is_ours(error: BaseException) -> bool:
-    """Return whether this project defines the error, whose message then is a sentence for people."""
-    return type(error).__module__.split(".")[0] in ("zfdist", "cluster")
-
-
-def _explained(error: Exception, cause: Exception | None, run_folder: Path) -> Exception:
+def _explained(error: Exception, cause: BaseException | None, run_folder: Path) -> Exception:
     """Return the error that a person should see for what Ray Train raised."""
-    if cause is not None and is_ours(cause) and isinstance(cause, ValueError):
+    if isinstance(cause, ZfdistError):
         return cause
     with contextlib.suppress(OSError), (run_folder / ERRORS).open("a") as errors:  # the disk may be what failed
         errors.write("".join(traceback.format_exception(error)) + "\n")

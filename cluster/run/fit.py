@@ -27,7 +27,7 @@ from zfdist.checkpoint.run_sync import FOLLOW_S
 from zfdist.config import Config
 from zfdist.object_store import ObjectFolder
 from zfdist.refusals import refuse
-from zfdist.run_protocol import LOG, STOP, Outcome
+from zfdist.run_protocol import LOG, STOP, Outcome, Weights
 from zfdist.signals import stop_on_signals
 from zfdist.tail import follower
 from zfdist.worker import HANG_TIMEOUT_S, RunLocation, claim
@@ -43,7 +43,7 @@ def fit(
     cpus_per_worker: int | None = None,
     use_gpu: bool | None = None,
     max_failures: int = 3,
-    start_from: str | None = None,
+    start_from: Weights | None = None,
     hang_timeout_s: float = HANG_TIMEOUT_S,
     wait_for_nodes_s: float | None = None,
     grow_every_s: float = GROW_EVERY_S,
@@ -62,7 +62,7 @@ def fit(
         cpus_per_worker: None for an even part of what the cluster has at first, or may get.
         use_gpu: a GPU for each worker; None if the cluster has any, or may get it.
         max_failures: deaths of workers (no resize, no machine taken away with notice) that are answered by going on.
-        start_from: a checkpoint, run or export, or the URI of a run, whose weights a new run starts from.
+        start_from: whose weights a new run starts from.
         hang_timeout_s: without progress a worker is taken for dead; more than the start or a checkpoint takes.
         wait_for_nodes_s: to wait for missing machines; None for `demand.PATIENCE_S` where any may come, see `Supply`.
         grow_every_s: a launch is left alone for so long before it is ended for the sake of more workers.
@@ -74,7 +74,7 @@ def fit(
 
     Raises:
         ClusterError: if the workers do not fit, or too few machines came back. BusyError: another process trains it.
-        ValueError: what the run itself refuses (config, data, checkpoint); nothing is changed then.
+        ZfdistError: what the run itself refuses (config, data, checkpoint); nothing is changed then.
         NoRoomError: if a disk is full; nothing is lost then.
         FitError: if it failed in another way.
     """

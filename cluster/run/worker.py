@@ -34,8 +34,10 @@ def work(job: dict[str, Any]) -> Outcome:
 
 
 def worker_env(resources: WorkerResources, config: Config) -> dict[str, str]:
-    """Return the environment of a process that trains."""
-    threads = config.engine.threads_per_worker or resources.cpus
+    """Return the environment of a process that trains; an OMP_NUM_THREADS of this one lowers that of its CPUs."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(given) if given.isdecimal() and int(given) else resources.cpus
+    threads = config.engine.threads_per_worker or min(resources.cpus, most)
     hidden = {} if resources.gpus else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     passed_on = {name: os.environ[name] for name in ("TORCH_EXTENSIONS_DIR",) if name in os.environ}
     return {"OMP_NUM_THREADS": str(threads)} | hidden | passed_on

@@ -92,7 +92,7 @@ def sweep(
 
     Raises:
         ClusterError: if a trial's workers do not fit, or no machines came that could hold them.
-        ValueError: what a trial would refuse (config, data, checkpoint); nothing is changed then.
+        ZfdistError: what a trial would refuse (config, data, checkpoint); nothing is changed then.
         FitError: if trials failed; the others are finished first.
     """
     supply = Supply(None, say)

@@ -180,8 +180,8 @@ def _train_here(
     from zfdist.world import connect
 
     environment = worker_env(resources, config)
+    torch.set_num_threads(int(environment.pop("OMP_NUM_THREADS")))  # the next trial may take more
     os.environ.update(environment)
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     use_ray_interface()
     folder.mkdir(parents=True, exist_ok=True)
     # A process on a machine that was cut off holds it until Ray there has given up, after a minute.

@@ -1,14 +1,13 @@
 """The tables that `jobs.cluster` prints."""
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from jobs.cli.command import duration
+from jobs.cli.screen import Screen
 
 if TYPE_CHECKING:
     from cluster.provision.diagnosis import Facts, Finding
@@ -37,7 +36,7 @@ def print_facts(facts: Sequence["Facts"]) -> None:
             "failed" if f.storage_error else f"{f.storage_s:.2f}",
             "" if f.mib_per_s is None else f"{f.mib_per_s:.0f}",
         )
-    _console().print(table)
+    Screen(_WIDTH).print(table)
 
 
 def print_findings(findings: Sequence["Finding"]) -> None:
@@ -57,7 +56,7 @@ def print_status(machines: Sequence["Machine"], jobs: Sequence["SubmittedJob"]) 
         busy = (f"{m.cpu_percent:.0f} %", f"{m.memory_percent:.0f} %") if m.is_alive else ("", "")
         state = "up" if m.is_alive else "lost"
         table.add_row(m.host + (" (head)" if m.is_head else ""), m.ip, state, f"{m.cpus:g}", f"{m.gpus:g}", *busy)
-    _console().print(table)
+    Screen(_WIDTH).print(table)
     print()
     table = Table(box=None, pad_edge=False)
     for heading in ("job", "state", "for", "command"):
@@ -65,8 +64,4 @@ def print_status(machines: Sequence["Machine"], jobs: Sequence["SubmittedJob"]) 
     for job in jobs:
         seconds = (job.ended_s or time.time()) - job.started_s
         table.add_row(job.name, job.state.lower(), duration(max(0.0, seconds)), job.command.removeprefix("python -m "))
-    _console().print(table if jobs else "no jobs yet")
-
-
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=_WIDTH)
+    Screen(_WIDTH).print(table if jobs else "no jobs yet")

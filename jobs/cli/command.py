@@ -1,21 +1,24 @@
-"""What the front doors of a run share: a recipe with typed overrides, and errors as one sentence."""
+"""What all commands share: one door, through which errors leave as a sentence and an exit code; recipes; places."""
 
 import contextlib
 import difflib
 import errno
-import itertools
+import functools
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import tyro
 
 from jobs.recipes import RECIPES
-from zfdist.config import Config, ConfigError, parse_value
+from zfdist import container
+from zfdist.config import Config, ConfigError
+from zfdist.errors import ZfdistError
 
 if TYPE_CHECKING:
     from zfdist.checkpoint.run_sync import WorkingCopy
@@ -33,11 +36,19 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "take a shorter name",
 }
 
+DONE, REFUSED, USAGE, INTERRUPTED = 0, 1, 2, 130
+"""The exit codes of every command."""
+
 Arguments = TypeVar("Arguments")
+P = ParamSpec("P")
+
+
+class UsageError(ZfdistError):
+    """A command line that cannot be understood, or names what cannot be."""
 
 
 def parse(kind: type[Arguments], job: str, argv: Sequence[str], defaults: Callable[[Config], Arguments]) -> Arguments:
-    """Parse `RECIPE --flag value ...` into `kind`; answers --help and mistakes by itself and exits.
+    """Parse `RECIPE --flag value ...` into `kind`; answers --help and mistakes in flags itself, by SystemExit.
 
     Args:
         kind: a dataclass whose field `config` holds the flags of the recipe.
@@ -48,7 +59,7 @@ def parse(kind: type[Arguments], job: str, argv: Sequence[str], defaults: Callab
     prog = f"python -m jobs.{job}"
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(prog))
-        raise SystemExit(0 if argv else 2)
+        raise SystemExit(DONE if argv else USAGE)
     recipe = argv[0]
     if recipe not in RECIPES:
         near = difflib.get_close_matches(recipe, RECIPES, n=1)
@@ -56,12 +67,19 @@ def parse(kind: type[Arguments], job: str, argv: Sequence[str], defaults: Callab
             f"{recipe!r} is not a recipe; "
             + (f"perhaps you meant {near[0]!r}" if near else f"there are {', '.join(RECIPES)}")
         )
-    config = RECIPES[recipe]()
+    return _parsed(kind, f"{prog} {recipe}", argv[1:], defaults(RECIPES[recipe]()))
+
+
+def with_flags(config: Config, prog: str, argv: Sequence[str]) -> Config:
+    """Return a config changed by its own flags alone; as `parse` otherwise."""
+    return _parsed(tyro.conf.FlagConversionOff[Config], prog, argv, config)
+
+
+def _parsed(kind: type[Arguments], prog: str, argv: Sequence[str], default: Arguments) -> Arguments:
     try:
-        config.with_values(dict(overrides(argv[1:])))  # for its messages; tyro's own name no ranges
+        return tyro.cli(kind, prog=prog, args=list(argv), default=default)
     except ConfigError as error:
         refuse(_in_flags(str(error)))
-    return tyro.cli(kind, prog=f"{prog} {recipe}", default=defaults(config), args=list(argv[1:]))
 
 
 def run_place(runs: str, name: str) -> str:
@@ -117,14 +135,30 @@ def owner() -> str:
 
 
 def refuse(sentence: str) -> NoReturn:
-    """Print what is wrong with the command line and exit with code 2."""
-    print(f"error: {sentence}", file=sys.stderr)
-    raise SystemExit(2)
+    """Raise UsageError: say what is wrong with the command line."""
+    raise UsageError(sentence)
+
+
+def refuse_below(arguments: object, **least: float) -> None:
+    """Raise UsageError for the first of the named arguments that is given (not None) and below what it must be."""
+    for name, low in least.items():
+        value = getattr(arguments, name)
+        if value is not None and not value >= low:
+            refuse(f"{flag(name)} {value:g}: must be {low:g} or more")
+
+
+def flag(name: str) -> str:
+    """Return a name as it is typed: num_samples -> --num-samples."""
+    return "--" + name.replace("_", "-")
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
-    print(line, flush=True)
+    """Print a line at once. That nobody reads it any more does not end what is being done."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        if not reader_has_gone():
+            raise
 
 
 def check_data(config: Config) -> None:
@@ -142,53 +176,54 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def give_home() -> None:
-    """Give a user who has no home folder, or may not write to it, a place for what libraries keep there.
+def program(main: Callable[P, int | None]) -> Callable[P, int]:
+    """Make `main` a command: what it raises for people becomes one sentence on stderr, and it returns an exit code.
 
-    Containers run as users that the machine does not know; Ray and PyTorch end with a traceback then.
+    0: done. 1: refused, or failed. 2: the command line itself is wrong. 130: interrupted by Ctrl-C. A reader that has
+    gone (`| head`) has had enough: 0, without a word. A fault of the program is raised, with its traceback.
     """
-    import tempfile
 
-    place = Path(tempfile.gettempdir()) / f"zfdist-{os.getuid()}"
-    try:
-        home = Path.home()
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-        if os.access(cache if cache.exists() else home, os.W_OK | os.X_OK):
-            return
-        variable = "XDG_CACHE_HOME"
-    except RuntimeError:
-        variable = "HOME"
-    place.mkdir(mode=0o700, exist_ok=True)
-    if place.lstat().st_uid != os.getuid() or not place.is_dir():
-        place = Path(tempfile.mkdtemp(prefix="zfdist-"))
-    os.environ[variable] = str(place)
-    print(f"this user (uid {os.getuid()}) has no home folder to write to: caches go to {place}", file=sys.stderr)
+    @functools.wraps(main)
+    def door(*arguments: P.args, **named: P.kwargs) -> int:
+        try:
+            if remark := container.lend_home():
+                print(remark, file=sys.stderr)
+            code = main(*arguments, **named) or DONE
+            sys.stdout.flush()
+            return code
+        except SystemExit as stop:  # of --help, and of mistakes in flags
+            return stop.code if isinstance(stop.code, int) else DONE if stop.code is None else REFUSED
+        except UsageError as error:
+            _complain(f"error: {error}")
+            return USAGE
+        except KeyboardInterrupt:
+            _complain("interrupted; the same command goes on from what it has written")
+            return INTERRUPTED
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) and reader_has_gone():
+                return DONE
+            _complain(f"error: {sentence(error)}")
+            return REFUSED
+        except ZfdistError as error:
+            _complain(f"error: {error}")
+            return REFUSED
+
+    return door
 
 
-def exit_code(job: Callable[[], None]) -> int:
-    """Run a job; print the errors that this project defines as one sentence.
+def _complain(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
 
-    Returns:
-        0; 1 after a failure; 2 for a config that cannot be; 130 if aborted.
-    """
-    try:
-        give_home()
-        job()
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("aborted; the same command goes on from the newest checkpoint", file=sys.stderr)
-        return 130
-    except OSError as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("zfdist", "cluster"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+def reader_has_gone() -> bool:
+    """Return whether nobody reads stdout any more; what is still to be written there then goes nowhere."""
+    looked = select.poll()
+    looked.register(sys.stdout, 0)
+    if not any(events & select.POLLERR for _, events in looked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def sentence(error: OSError) -> str:
@@ -208,12 +243,3 @@ def _overview(prog: str) -> str:
 def _in_flags(message: str) -> str:
     """Return a message about dotted names as one about flags: model.z_dim -> --model.z-dim."""
     return re.sub(r"\b[a-z]+(\.[a-z0-9_]*[a-z][a-z0-9_]*)+\b", lambda m: "--" + m.group().replace("_", "-"), message)
-
-
-def overrides(argv: Sequence[str]) -> Iterator[tuple[str, object]]:
-    """Yield the dotted flags of a command line with their values."""
-    words = [word for flag in argv for word in (flag.split("=", 1) if flag.startswith("--") else [flag])]
-    for flag, text in itertools.pairwise(words):
-        name = flag.removeprefix("--").replace("-", "_")
-        if flag.startswith("--") and "." in name:
-            yield name, parse_value(name, text)

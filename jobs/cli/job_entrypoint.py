@@ -15,25 +15,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.cli import command, sample
+from zfdist.errors import ZfdistError
 
 NOTE = "submission.json"
 JOBS = ("train", "sweep")
 
 
+@command.program
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code."""
+    if len(argv) < 3 or argv[0] not in ("run", "again") or (argv[0] == "run") != (len(argv) > 3):
+        command.refuse("must be: run NAME STORAGE train|sweep ..., or: again NAME STORAGE")
     verb, name, storage, *words = argv
     if verb == "again":
-        refused = command.exit_code(lambda: words.extend(_noted(storage, name)))
-        if refused:
-            return refused
-
+        words = _noted(storage, name)
+    sample_root = None
+    if words[0] == "--sample":
+        _, sample_root, *words = words
+    if words[0] not in JOBS:
+        command.refuse(f"{words[0]!r} is not a job; there are {', '.join(JOBS)}")
     if verb == "run":
-        sample_root = words[1] if words[0] == "--sample" else None
-        words = words if sample_root is None else words[2:]
-        refused = command.exit_code(lambda: _before_running(storage, name, words, sample_root))
-        if refused:
-            return refused
+        _refuse_other_kind(storage, name, words)
+    if sample_root is not None:
+        sample.bring(sample_root, say=command.say)
 
     def note() -> None:
         record = {"command": words, "submitted": time.strftime("%F %T")}
@@ -43,12 +47,6 @@ def main(argv: Sequence[str]) -> int:
     # A command that is refused leaves the note of the one before.
     code: int = importlib.import_module(f"jobs.{words[0]}").main(words[1:], note)
     return code
-
-
-def _before_running(storage: str, name: str, words: Sequence[str], sample_root: str | None) -> None:
-    _refuse_other_kind(storage, name, words)
-    if sample_root is not None:
-        sample.bring(sample_root, say=command.say)
 
 
 def _refuse_other_kind(storage: str, name: str, words: Sequence[str]) -> None:
@@ -66,11 +64,11 @@ def _noted(storage: str, name: str) -> list[str]:
     try:
         words = json.loads(_read(storage, name))["command"]
     except FileNotFoundError:
-        command.refuse(f"{storage}/{name}: no such run was submitted; look for its name in {storage}")
+        raise ZfdistError(f"{storage}/{name}: no such run was submitted; look for its name in {storage}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         words = None
     if not isinstance(words, list) or not words or words[0] not in JOBS:
-        command.refuse(f"{storage}/{name}/{NOTE}: damaged; submit the run's command again, it goes on with it")
+        raise ZfdistError(f"{storage}/{name}/{NOTE}: damaged; submit the run's command again, it goes on with it")
     return [str(word) for word in words]
 
 

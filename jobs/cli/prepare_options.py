@@ -10,6 +10,33 @@ ListFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
 
 @dataclass(frozen=True)
+class Lists:
+    """The split by list files, all three or none: text files with a path below --source on each line.
+
+    What is in no list is left out.
+    """
+
+    list_train: ListFile = None
+    """What to train on."""
+    list_valid: ListFile = None
+    """What is for validation."""
+    list_test: ListFile = None
+    """What is for the test."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written, and what may be left out."""
+
+    max_bad: int = 0
+    """Files that may be unreadable, cut short or empty; they are left out and reported."""
+    shard_mb: int = 256
+    """Size of a shard file, about, in MiB."""
+    licence: str = ""
+    """Licence of the data; default: the text of a LICENSE or COPYRIGHT file in --source."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Speech:
     """Convert a folder of WAV, FLAC, NIST SPHERE and MP3 files, at any depth, into Arrow shards.
 
@@ -36,21 +63,11 @@ class Speech:
     """Share of files (or folders) for validation."""
     test_percent: float = 10.0
     """Share of files (or folders) for the test."""
-    list_train: ListFile = None
-    """Text file with the paths below --source to train on, one a line. Give all three lists or none."""
-    list_valid: ListFile = None
-    """The same for validation; files in no list are left out."""
-    list_test: ListFile = None
-    """The same for the test."""
-    max_bad: int = 0
-    """Files that may be unreadable, cut short or empty; they are left out and reported."""
-    shard_mb: int = 256
-    """Size of a shard file, about, in MiB."""
-    licence: str = ""
-    """Licence of the data; default: the text of a LICENSE or COPYRIGHT file in --source."""
+    lists: tyro.conf.OmitArgPrefixes[Lists] = Lists()
+    output: tyro.conf.OmitArgPrefixes[Output] = Output()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Timit:
     """Convert a copy of TIMIT (LDC93S1): NIST SPHERE files TRAIN/DR1/FCJF0/SA1.WAV and so on, in any case.
 
@@ -71,21 +88,11 @@ class Timit:
     """Leave out sentences SA1 and SA2, which every speaker reads."""
     valid_percent: float = 5.0
     """Share of the speakers in TRAIN for validation."""
-    list_train: ListFile = None
-    """Text file with the utterances to train on. Give all three lists or none."""
-    list_valid: ListFile = None
-    """The same for validation; utterances in no list are left out."""
-    list_test: ListFile = None
-    """The same for the test."""
-    max_bad: int = 0
-    """Files that may be unreadable, cut short or empty; they are left out and reported."""
-    shard_mb: int = 256
-    """Size of a shard file, about, in MiB."""
-    licence: str = ""
-    """Licence of the data; default: the text of a LICENSE or COPYRIGHT file in --source."""
+    lists: tyro.conf.OmitArgPrefixes[Lists] = Lists()
+    output: tyro.conf.OmitArgPrefixes[Output] = Output()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Blizzard:
     """Convert the chapters of Blizzard 2013 (WAV, MP3 and so on, at any depth); training cuts them to half seconds.
 
@@ -113,12 +120,7 @@ class Blizzard:
     """Share of the chapters for validation."""
     test_percent: float = 5.0
     """Share of the chapters for the test."""
-    list_train: ListFile = None
-    """Text file with the paths below --source to train on (--split chapters). Give all three lists or none."""
-    list_valid: ListFile = None
-    """The same for validation; files in no list are left out."""
-    list_test: ListFile = None
-    """The same for the test."""
+    lists: tyro.conf.OmitArgPrefixes[Lists] = Lists()
     order_list: ListFile = None
     """Text file with the paths below --source in their order (--split rows)."""
     group_files: int = 200
@@ -131,12 +133,7 @@ class Blizzard:
     """First row of the test (--split rows)."""
     end_row: int = 2_266_880
     """First row that is left out (--split rows)."""
-    max_bad: int = 0
-    """Files that may be unreadable, cut short or empty; they are left out and reported. 0 for --split rows."""
-    shard_mb: int = 256
-    """Size of a shard file, about, in MiB."""
-    licence: str = ""
-    """Licence of the data; default: the text of a LICENSE or COPYRIGHT file in --source."""
+    output: tyro.conf.OmitArgPrefixes[Output] = Output()
 
 
 @dataclass(frozen=True)

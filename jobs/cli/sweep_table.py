@@ -1,16 +1,15 @@
 """A sweep on the screen: a live table on a terminal, a plain one every 20 s elsewhere."""
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from jobs.cli.command import duration
+from jobs.cli.screen import Screen
 
 if TYPE_CHECKING:
     from cluster.sweep.watch import Row
@@ -29,7 +28,7 @@ class Board:
         self._started_s = time.monotonic()
         self._shown_s = float("-inf")
         self._done_before: float | None = None
-        self._console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
+        self._console = Screen(_WIDTH)
         self._live = Live(console=self._console, refresh_per_second=2) if self._console.is_terminal else None
 
     def __enter__(self) -> "Board":

@@ -87,13 +87,16 @@ def _evaluated(task: Task, say: Callable[[str], None]) -> tuple[list[Ours], list
     from zfdist.checkpoint.folder import CheckpointError
 
     found, problems = [], []
-    for past in run_history.read(task.runs):
+    runs = run_history.read(task.runs)
+    for number, past in enumerate(runs, start=1):
         key = paper_rows.key_of(task.table, past.config)
         if key is None:
             problems.append(f"`{past.folder}` belongs to no row of {task.table}.")
             continue
         try:
-            found.append(Ours(key, str(past.folder), past.config, _numbers(task, past.folder, say)))
+            found.append(
+                Ours(key, str(past.folder), past.config, _numbers(task, past.folder, f"{number} of {len(runs)}", say))
+            )
         except CheckpointError as error:
             problems.append(f"`{past.folder}` ({key}, {past.state}) is not evaluated: {error}.")
     if not found:
@@ -105,8 +108,11 @@ def _evaluated(task: Task, say: Callable[[str], None]) -> tuple[list[Ours], list
     return found, problems
 
 
-def _numbers(task: Task, run: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return the evaluation of a run, from the file of an earlier one if its weights are the same."""
+def _numbers(task: Task, run: Path, place: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the evaluation of a run, from the file of an earlier one if its weights are the same.
+
+    `place` is the run's among all, for whoever waits.
+    """
     from jobs.reporting import evaluation_table
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.data.store import Store
@@ -123,7 +129,7 @@ def _numbers(task: Task, run: Path, say: Callable[[str], None]) -> dict[str, Any
     kept = task.out / "evaluations" / f"{name}.json"
     if kept.is_file():
         return json.loads(kept.read_text())  # type: ignore[no-any-return]
-    say(f"evaluating {run} ...")
+    say(f"evaluating {run} ({place}) ...")
     loaded = load_model(folder)
     numbers: dict[str, Any] = {"converter": store.manifest.source.get("converter", "?")}
     for split, prefix in (("test", ""), ("valid", "valid/"))[: 2 if store.kind.name == "tokens" else 1]:

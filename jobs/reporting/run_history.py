@@ -10,6 +10,7 @@ from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import run_folder
 from zfdist.checkpoint.folder import CONFIG
 from zfdist.config import Config, KLConfig
+from zfdist.errors import ZfdistError
 
 TRIALS = "trials"
 KL_WEIGHT = "loss.kl"
@@ -18,7 +19,7 @@ _LONGEST_LABEL = 46
 _SHORT = {"loss.alpha": "alpha", "loss.beta": "beta", KL_WEIGHT: "KL weight"}
 
 
-class HistoryError(ValueError):
+class HistoryError(ZfdistError):
     """A path that is neither a run nor a sweep, or one that cannot be read; names it and what it lacks."""
 
 

@@ -100,4 +100,4 @@ def test_the_command(cluster: str, run: Path, tmp_path: Path) -> None:
     )
     assert here.keys() == there.keys() and here["checkpoint"] == there["checkpoint"]
     code, out = commands.run("evaluate", str(run), "--workers", "64", folder=tmp_path)
-    assert code == 2 and "error: --workers 64 of 1 CPU each do not fit" in out and "Traceback" not in out, out
+    assert code == 1 and "error: --workers 64 of 1 CPU each do not fit" in out and "Traceback" not in out, out

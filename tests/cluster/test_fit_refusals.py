@@ -10,6 +10,8 @@ import pytest
 
 from zfdist import claim
 from zfdist.config import Config
+from zfdist.errors import ZfdistError
+from zfdist.run_protocol import Weights
 
 
 def refused(config: Config, run: Path, message: str, **how: Any) -> None:
@@ -17,7 +19,7 @@ def refused(config: Config, run: Path, message: str, **how: Any) -> None:
     from cluster.run.fit import fit
 
     before = harness.tree(run.parent)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ZfdistError) as caught:
         fit(config, run, say=lambda line: None, use_gpu=False, **how)
     assert message in str(caught.value), caught.value
     assert harness.tree(run.parent) == before
@@ -71,8 +73,8 @@ def test_a_new_run_that_is_refused_leaves_no_folder(cluster: str, store: Path, t
     (tmp_path / "runs").mkdir()
     run, config = tmp_path / "runs" / "new", harness.tiny_config(store)
     refused(config.with_values({"model.density": "bernoulli"}), run, "model.density = bernoulli")
-    refused(config, run, "no such run", start_from=str(tmp_path / "none"))
-    refused(config.with_values({"model.hidden": 17}), run, "this run has 17", start_from=str(trained))
+    refused(config, run, "no such run", start_from=Weights(str(tmp_path / "none")))
+    refused(config.with_values({"model.hidden": 17}), run, "this run has 17", start_from=Weights(str(trained)))
     assert not run.exists()
 
 
@@ -86,7 +88,7 @@ def test_a_sweep_whose_data_are_others_stays_as_it_is(cluster: str, store: Path,
     (folder / "trials" / "000" / "result.json").unlink()
     before = harness.tree(folder)
     record = prepare(tmp_path / "nothing", base, Space(grid={"train.seed": (1234, 2)}), samples=0, seed=0)
-    with pytest.raises(ValueError, match="the fingerprint of the data"):
+    with pytest.raises(ZfdistError, match="the fingerprint of the data"):
         sweep(folder, base, record, SweepPlan(use_gpu=False), show=lambda rows: None, say=lambda line: None)
     assert harness.tree(folder) == before
 

@@ -113,7 +113,7 @@ def test_a_run_is_submitted_followed_stopped_and_resumed_by_name(head: Head, slo
 
     following.send_signal(signal.SIGINT)  # leaves the run alone
     out, _ = following.communicate(timeout=60)
-    assert following.returncode == 0 and "r1 goes on without you" in out, out
+    assert following.returncode == 130 and "r1 goes on without you" in out, out
 
     assert "stopped; `python -m jobs.cluster resume r1` goes on" in head.run("stop", "r1")
     assert "saving, then stopping" in head.run("logs", "r1")

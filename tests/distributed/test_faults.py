@@ -15,6 +15,7 @@ from zfdist.checkpoint import export
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError
 from zfdist.config import CheckpointConfig, Config
+from zfdist.run_protocol import Weights
 
 HERE = world.World(0, 1, 0, torch.device("cpu"), None)
 
@@ -170,14 +171,14 @@ def test_what_may_change_does(run: Path) -> None:
 
 def test_start_from_takes_the_weights_along(run: Path, store: Path, tmp_path: Path) -> None:
     config = harness.tiny_config(store, train__steps=1, optim__learning_rate=0.0)
-    train.train(config, tmp_path / "new", HERE, harness.Recorder(), start_from=str(run))
+    train.train(config, tmp_path / "new", HERE, harness.Recorder(), start_from=Weights(str(run)))
     best = checkpoint.best(run)
     assert best is not None
     weights = (best / checkpoint.WEIGHTS).read_bytes()
     assert (tmp_path / "new/checkpoints/step-00000001/model.safetensors").read_bytes() == weights
     with pytest.raises(CheckpointError, match=r"model\.hidden = 16, this run has 8"):
         other = config.with_values({"model.hidden": 8})
-        train.train(other, tmp_path / "newer", HERE, harness.Recorder(), start_from=str(run))
+        train.train(other, tmp_path / "newer", HERE, harness.Recorder(), start_from=Weights(str(run)))
 
 
 def test_retention(run: Path) -> None:

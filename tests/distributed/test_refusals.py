@@ -8,6 +8,8 @@ import pytest
 
 from zfdist import train, world
 from zfdist.config import Config
+from zfdist.errors import ZfdistError
+from zfdist.run_protocol import Weights
 
 OTHERS = {
     "train__seed": (99, "was trained with train.seed = 1234, and now it is 99"),
@@ -25,7 +27,7 @@ OTHERS = {
 def refused(config: Config, run: Path, message: str, **how: str) -> None:
     """Assert that training is refused with a message and leaves the run as it was."""
     before = harness.tree(run)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ZfdistError) as caught:
         train.train(config, run, world.connect(), harness.Recorder(), **how)
     assert message in str(caught.value), caught.value
     assert harness.tree(run) == before
@@ -79,9 +81,9 @@ def test_wrong_weights_to_start_from_are_refused(store: Path, run: Path, tmp_pat
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     for source, message in ((tmp_path / "none", "no such run"), (fresh, "no finished checkpoint")):
-        refused(harness.tiny_config(store), fresh / "run", message, start_from=str(source))
+        refused(harness.tiny_config(store), fresh / "run", message, start_from=Weights(str(source)))
     other = harness.tiny_config(store, model__hidden=17)
-    refused(other, fresh / "run", "model.hidden = 16, this run has 17", start_from=str(run))
+    refused(other, fresh / "run", "model.hidden = 16, this run has 17", start_from=Weights(str(run)))
 
 
 def test_torn_files_do_not_keep_a_run_from_going_on(store: Path, run: Path) -> None:

@@ -22,6 +22,7 @@ from zfdist.checkpoint import run_sync
 from zfdist.checkpoint.folder import CheckpointError
 from zfdist.config import Config
 from zfdist.object_store import ObjectFolder, StorageError
+from zfdist.run_protocol import Weights
 
 STEPS = 8
 HERE = world.World(0, 1, 0, torch.device("cpu"), None)
@@ -103,13 +104,13 @@ def test_a_new_run_takes_the_weights_of_one_in_a_store(server: int, store: Path,
     config = harness.tiny_config(store, checkpoint__keep_best=1, data__cache=str(tmp_path / "here"))
     train_remotely(uri, config, str(tmp_path / "there"))
     new = config.with_values({"train.steps": 1, "optim.learning_rate": 0.0})
-    train.train(new, tmp_path / "new", HERE, harness.Recorder(), start_from=uri)
+    train.train(new, tmp_path / "new", HERE, harness.Recorder(), start_from=Weights(uri))
     best = checkpoint.best(run_sync.folder_of(uri, tmp_path / "there"))
     assert best is not None
     assert weights_of(tmp_path / "new", 1) == (best / checkpoint.WEIGHTS).read_bytes()
     with pytest.raises(CheckpointError, match=r"s3://bucket/runs/nobody: no such run"):
         nobody = object_store.uri(server, "runs/nobody")
-        train.train(new, tmp_path / "newer", HERE, harness.Recorder(), start_from=nobody)
+        train.train(new, tmp_path / "newer", HERE, harness.Recorder(), start_from=Weights(nobody))
 
 
 @pytest.mark.parametrize("fault", ["503", "reset", "truncated"])

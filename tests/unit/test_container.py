@@ -88,6 +88,28 @@ def test_a_user_without_a_home_has_a_folder_that_nobody_else_owns(
     assert other.parent == tmp_path and other not in (ours, tmp_path / "zfdist-54321") and other.is_dir()
 
 
+def test_caches_go_where_this_user_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container.tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(container, "user_home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert container.lend_home() is None
+    assert container.cache_home() == tmp_path / ".cache"
+    assert container.at_home(Path("~/.cache/zfdist")) == tmp_path / ".cache/zfdist"
+    assert container.at_home(Path("~/x")) == tmp_path / "x" and container.at_home(Path("/x")) == Path("/x")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert container.at_home(Path("~/.cache/zfdist")) == tmp_path / "caches/zfdist"
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(container, "user_home", lambda: tmp_path / "file")  # no folder, so nothing can be made there
+    ours = tmp_path / "tmp" / f"zfdist-{os.getuid()}"
+    assert container.cache_home() == ours and container.at_home(Path("~/.cache/a")) == ours / "a"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # which is put back after this test
+    assert str(ours) in (container.lend_home() or "") and os.environ["XDG_CACHE_HOME"] == str(ours)
+
+
 def test_affinity_counts_in_a_real_process() -> None:
     code = """
 import os

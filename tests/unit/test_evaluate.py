@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from zfdist import seeding
 from zfdist.checkpoint import export
 from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint.data_identity import OtherDataError
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.config import Config
 from zfdist.data.loader import evaluation_batches
@@ -172,10 +173,10 @@ def test_what_does_not_fit_together_is_named(store, model, tmp_path):
     loaded = load_model(save(tmp_path, model.state_dict(), store))
     with pytest.raises(EvaluationError, match=r"'valid'.*train"):
         asked(loaded, store, split="valid")
-    with pytest.raises(EvaluationError, match=r"data\.frame_samples = 20: the model has 10"):
+    with pytest.raises(OtherDataError, match=r"data\.frame_samples = 20: the model has 10"):
         asked(loaded, store, data__frame_samples=20)
     foreign = dataclasses.replace(loaded.manifest, normalisation={"mean": 1.0, "std": store.std})
-    with pytest.raises(EvaluationError, match="units differ"):
+    with pytest.raises(OtherDataError, match="units differ"):
         asked(loaded._replace(manifest=foreign), store)
 
 

@@ -7,7 +7,9 @@ import yaml
 
 from cluster import nodes
 from cluster.nodes import Node, WorkerResources, resources_per_worker
+from cluster.run.worker import worker_env
 from cluster.session import ClusterError
+from zfdist.config import Config
 
 BOX = Node("10.0.0.1", cpus=16, gpus=2)
 PLAIN = Node("10.0.0.2", cpus=8, gpus=0)
@@ -104,3 +106,16 @@ def test_what_may_come_on_kubernetes_is_read_from_its_manifest():
     manifest["metadata"]["namespace"] = "default"
     autoscaler = nodes.autoscaler_of(_derive_autoscaling_config_from_ray_cr(manifest))
     assert [(kind.name, kind.most, kind.node and kind.node[1:3]) for kind in autoscaler.types] == [("gpu", 8, (7, 1))]
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "threads"), [(None, 0, 4), ("2", 0, 2), ("8", 0, 4), ("2", 3, 3), ("x", 0, 4)]
+)
+def test_threads_of_a_worker_are_those_of_its_cpus_or_fewer_if_told(
+    given: str | None, asked: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    config = Config().with_values({"engine.threads_per_worker": asked})
+    assert worker_env(WorkerResources(4, 0), config)["OMP_NUM_THREADS"] == str(threads)

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zfdist.data.kinds import SPECIALS, UNKNOWN
+from zfdist.data.kinds import NO_LABEL, SPECIALS, UNKNOWN
+from zfdist.data.sources.convert import named
 from zfdist.data.sources.inputs import split_of_key
+from zfdist.data.sources.rows import Labels
 from zfdist.data.sources.words import Vocabulary, sentences, tokenised
 
 
@@ -68,3 +70,20 @@ def test_larger_shares_only_take_from_train(key: str, valid: float, test: float,
     assert before == after or (before, after) == ("train", "valid")
     assert split_of_key(key, valid, test) == before
     assert (split_of_key(key, valid, max(0.0, test - less)) == "test") <= (before == "test")
+
+
+@pytest.mark.parametrize("value", ["0", '"0"', " '0' ", 0, 0.0, False, "neg", '"Negative"'])
+def test_a_label_is_the_same_however_it_is_written(value: object) -> None:
+    assert Labels().of(value, "row", "--label-field") == 0
+
+
+@pytest.mark.parametrize("value", [None, "", '""', "  ", float("nan")])
+def test_nothing_is_no_label(value: object) -> None:
+    labels = Labels()
+    assert labels.of(value, "row", "--label-field") == NO_LABEL and labels.unlabelled == 1
+
+
+def test_what_is_said_of_many_inputs_is_said_once() -> None:
+    said = {f"{i}.wav": "empty file" for i in range(50)} | {"x.wav": "cut short"}
+    assert named(said) == "  0.wav, 1.wav, 2.wav and 47 more: empty file\n  x.wav: cut short"
+    assert named({f"{i}": f"reason {i // 2}" for i in range(120)}).splitlines()[-1] == "  and 20 more"

@@ -18,6 +18,7 @@ from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.checkpoint.room import NoRoomError, no_room
 from zfdist.checkpoint.run_folder import newest_manifest
 from zfdist.config import CheckpointConfig
+from zfdist.errors import ZfdistError
 from zfdist.world import World
 
 T = TypeVar("T")
@@ -149,12 +150,12 @@ class Checkpointer:
 
 
 def agreed(world: World, decide: Callable[[], T]) -> T:
-    """Let rank 0 decide and every worker know; what it refuses (ValueError) is raised on all of them."""
-    decision: tuple[Any, ValueError | None] = (None, None)
+    """Let rank 0 decide and every worker know; what it refuses is raised on all of them."""
+    decision: tuple[Any, ZfdistError | None] = (None, None)
     if world.rank == 0:
         try:
             decision = (decide(), None)
-        except ValueError as error:
+        except ZfdistError as error:
             decision = (None, error)
     result, refusal = world.gather(decision)[0]
     if refusal is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zfdist import atomic_io
 from zfdist.checkpoint import folder as checkpoint
-from zfdist.checkpoint.folder import CONFIG, MANIFEST, WEIGHTS, CheckpointError
+from zfdist.checkpoint.folder import CONFIG, MANIFEST, WEIGHTS, WORDS, CheckpointError
 
 
 def write(folder: Path, out: Path) -> None:
@@ -18,10 +18,12 @@ def write(folder: Path, out: Path) -> None:
     """
     refuse_other(out)
     manifest = checkpoint.verify(folder, only=WEIGHTS)
-    slim = dataclasses.replace(manifest, files={WEIGHTS: manifest.files[WEIGHTS]}, progress={})
+    files = {name: manifest.files[name] for name in (WEIGHTS, WORDS) if name in manifest.files}
+    slim = dataclasses.replace(manifest, files=files, progress={})
     out.mkdir(parents=True, exist_ok=True)
-    with atomic_io.replacing(out / WEIGHTS) as fresh:
-        shutil.copyfile(folder / WEIGHTS, fresh)
+    for name in files:
+        with atomic_io.replacing(out / name) as fresh:
+            shutil.copyfile(folder / name, fresh)
     atomic_io.write(out / CONFIG, manifest.config.to_json())
     atomic_io.write(out / MANIFEST, checkpoint.to_json(slim))
 
@@ -32,5 +34,5 @@ def refuse_other(out: Path) -> None:
         names = {name for name in os.listdir(out) if not name.endswith(atomic_io.SUFFIX)}
     except FileNotFoundError:
         return
-    if names - {WEIGHTS, CONFIG, MANIFEST}:
+    if names - {WEIGHTS, WORDS, CONFIG, MANIFEST}:
         raise CheckpointError(f"{out}: holds something else than an export; choose another folder for it")

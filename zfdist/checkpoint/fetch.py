@@ -6,7 +6,7 @@ from pathlib import Path
 from zfdist import atomic_io
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import remote_checkpointer, run_sync
-from zfdist.checkpoint.folder import MANIFEST, WEIGHTS, CheckpointError
+from zfdist.checkpoint.folder import MANIFEST, WEIGHTS, WORDS, CheckpointError
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.claim import held
 from zfdist.object_store import CACHE, ObjectFolder, is_remote, join, without_options
@@ -53,7 +53,7 @@ def with_weights(folder: Path) -> Path:
         if not names:
             raise CheckpointError(f"{copy.shown}: holds no finished checkpoint")
         chosen = checkpoint.best(folder) or checkpoint.folder_of(folder, max(names))
-        remote_checkpointer.fetch(copy, names[int(chosen.name[5:])], only=WEIGHTS)
+        remote_checkpointer.fetch(copy, names[int(chosen.name[5:])], only=(WEIGHTS, WORDS))
     return folder
 
 

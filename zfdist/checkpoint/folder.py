@@ -26,17 +26,19 @@ from typing import Any
 
 from zfdist import atomic_io
 from zfdist.config import CheckpointConfig, Config, ConfigError
+from zfdist.errors import ZfdistError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 """In a run folder and an export."""
 WEIGHTS = "model.safetensors"
+WORDS = "vocabulary.txt"  # of a model of sentences
 SHARDS = "deepspeed"
 PACKAGES = ("zfdist", "torch", "deepspeed", "ray", "pyarrow", "numpy")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ZfdistError):
     """A checkpoint that cannot be used; the message names the folder or file and the remedy."""
 
 
@@ -58,6 +60,11 @@ class CheckpointManifest:
     x_dim: int | None = None
     """Values of a frame, or words of the vocabulary; None where it was not recorded."""
     data_fingerprint: str
+    data_kind: str | None = None  # None where it was not recorded, as for the next two
+    sample_rate: int | None = None
+    """Samples a second; 0 where the data are no sound."""
+    vocabulary_sha256: str | None = None
+    """Of the words, which are in WORDS; None also where the data are no sentences."""
     normalisation: Mapping[str, float]
     """Mean and std of the training samples, in units of the stored integers."""
     progress: Mapping[str, Any]
@@ -143,8 +150,6 @@ def parse(content: bytes, where: str) -> CheckpointManifest:
         return CheckpointManifest(**{**tree, "config": Config.from_json(json.dumps(tree["config"]))})
     except ConfigError as error:
         raise OtherVersionError(f"{where}: written by another version: {error}") from None
-    except CheckpointError:
-        raise
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f"{where}: damaged ({type(error).__name__}: {error})") from None
 

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 from zfdist import atomic_io
@@ -25,6 +25,7 @@ from zfdist.checkpoint.checkpointer import Checkpointer, agreed
 from zfdist.checkpoint.folder import MANIFEST, CheckpointError, CheckpointManifest, OtherVersionError
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import CheckpointConfig
+from zfdist.errors import ZfdistError
 from zfdist.object_store import Missing, ObjectFolder, StorageError, without_options
 from zfdist.world import World
 
@@ -46,7 +47,7 @@ class RemoteCheckpointer(Checkpointer):
         self._stored: dict[str, CheckpointManifest] = {}
         """On rank 0: what is complete in the store, by folder."""
         self._upload: threading.Thread | None = None
-        self._failure: ValueError | None = None
+        self._failure: ZfdistError | None = None
         self._closing = threading.Event()
         self._waited_s = self._upload_s = 0.0
 
@@ -137,8 +138,10 @@ class RemoteCheckpointer(Checkpointer):
                 place.write(f"{name}/{MANIFEST}", checkpoint.to_json(manifest).encode())
                 self._stored[name] = manifest
                 self._prune()
-        except (ValueError, OSError) as error:
-            self._failure = error if isinstance(error, ValueError) else StorageError(f"{final}: {error}")
+        except ZfdistError as error:
+            self._failure = error
+        except OSError as error:
+            self._failure = StorageError(f"{final}: {error}")
         self._upload_s = time.monotonic() - started
 
     def _refuse_unshared(self) -> None:
@@ -185,16 +188,16 @@ class RemoteCheckpointer(Checkpointer):
         self._stored = dict(sorted(self._stored.items(), key=lambda item: (item[1].step, item[0])))
         return list(self._stored)
 
-    def _fetched(self, name: str) -> ValueError | None:
+    def _fetched(self, name: str) -> ZfdistError | None:
         """Bring a checkpoint to this node, and check all its hashes; return what is wrong with it."""
         try:
             _forget_others(self.folder, _step_of(name))
             fetch(self._copy, name)
-        except ValueError as error:
+        except ZfdistError as error:
             return error
         return None
 
-    def _set_aside(self, name: str, damage: ValueError, say: Callable[[str], None]) -> None:
+    def _set_aside(self, name: str, damage: ZfdistError, say: Callable[[str], None]) -> None:
         """Take a damaged checkpoint out of the reckoning; its files stay, for inspection."""
         self._stored.pop(name, None)
         say(f"damaged checkpoint set aside as {self._copy.shown}/{name}/{_DAMAGED}: {damage}")
@@ -230,8 +233,8 @@ def newest_manifest(place: ObjectFolder) -> CheckpointManifest | None:
     return None
 
 
-def fetch(copy: WorkingCopy, name: str, only: str | None = None) -> Path:
-    """Bring a checkpoint of the store, or one file of it, into the working copy; return its folder there.
+def fetch(copy: WorkingCopy, name: str, only: Container[str] | None = None) -> Path:
+    """Bring a checkpoint of the store, or those of its files that are in `only`, into the working copy; return where.
 
     What is there already and intact is not fetched again.
 
@@ -250,7 +253,7 @@ def fetch(copy: WorkingCopy, name: str, only: str | None = None) -> Path:
     else:
         shutil.rmtree(final, ignore_errors=True)
         partial.mkdir(parents=True)
-    for file in manifest.files if only is None else [only]:
+    for file in (file for file in manifest.files if only is None or file in only):
         try:
             checkpoint.check(partial / file, manifest.files[file])
         except CheckpointError:

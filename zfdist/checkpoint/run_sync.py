@@ -15,8 +15,9 @@ from pathlib import Path
 import xxhash
 
 from zfdist import lease
+from zfdist.container import at_home
 from zfdist.lease import Lease
-from zfdist.object_store import CACHE, TRIES, Object, ObjectFolder, StorageError, cache_folder, without_options
+from zfdist.object_store import CACHE, TRIES, Object, ObjectFolder, StorageError, without_options
 
 SEND_S = 3.0
 FOLLOW_S = 1.0
@@ -111,7 +112,7 @@ class WorkingCopy:
 def folder_of(uri: str, cache: Path = CACHE, kind: str = "runs") -> Path:
     """Return where this node keeps its working copy of a run, or a copy of another kind."""
     shown = without_options(uri)
-    return cache_folder(cache) / kind / f"{shown.rpartition('/')[2]}-{xxhash.xxh3_64_hexdigest(uri.encode())}"
+    return at_home(cache) / kind / f"{shown.rpartition('/')[2]}-{xxhash.xxh3_64_hexdigest(uri.encode())}"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ found good, so that they are not hashed at every start.
 """
 
 import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +16,9 @@ import xxhash
 
 from zfdist import atomic_io
 from zfdist.claim import held
+from zfdist.container import at_home, cache_home
 from zfdist.data.manifest import NAME, ShardCorrupt, ShardEntry, StoreError
-from zfdist.object_store import CACHE, Missing, ObjectFolder, cache_folder, without_options
+from zfdist.object_store import CACHE, Missing, ObjectFolder, without_options
 
 _ATTEMPTS = 2
 
@@ -42,7 +42,7 @@ class Cache:
                 f"{self.shown}: no {NAME}; copy a folder there that jobs.prepare wrote, e.g. by `aws s3 sync`"
             ) from None
         folder = f"{self.shown.rpartition('/')[2]}-{xxhash.xxh3_64_hexdigest(content)}"
-        self.root = cache_folder(cache) / "data" / folder
+        self.root = at_home(cache) / "data" / folder
         self.root.mkdir(parents=True, exist_ok=True)
         self._once(NAME, lambda path: path.is_file() and path.read_bytes() == content)
 
@@ -98,7 +98,7 @@ def is_verified(path: Path, entry: ShardEntry) -> bool:
     """Return whether this very file was hashed by this user on this machine, and found good."""
     mark = _mark(path, entry)
     try:
-        return mark is not None and mark.exists()
+        return mark.exists()
     except OSError:
         return False
 
@@ -106,18 +106,13 @@ def is_verified(path: Path, entry: ShardEntry) -> bool:
 def remember(path: Path, entry: ShardEntry) -> None:
     """Note that it was; without a place to write, the shard is merely hashed again next time."""
     mark = _mark(path, entry)
-    if mark is not None:
-        with contextlib.suppress(OSError):
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.touch()
+    with contextlib.suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
 
 
-def _mark(path: Path, entry: ShardEntry) -> Path | None:
-    """Return the file whose existence says so; None for a user without a home."""
+def _mark(path: Path, entry: ShardEntry) -> Path:
+    """Return the file whose existence says so."""
     stat = path.stat()
     identity = f"{stat.st_dev}/{stat.st_ino}/{stat.st_size}/{stat.st_mtime_ns}/{entry.xxh3_128}"
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return cache / "zfdist" / "verified" / xxhash.xxh3_128_hexdigest(identity.encode())
+    return cache_home() / "zfdist" / "verified" / xxhash.xxh3_128_hexdigest(identity.encode())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from zfdist import atomic_io
 from zfdist.data.kinds import KINDS
+from zfdist.errors import ZfdistError
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -25,7 +26,7 @@ SPLITS = ("train", "valid", "test")
 T = TypeVar("T")
 
 
-class StoreError(ValueError):
+class StoreError(ZfdistError):
     """A store that cannot be used; the message names the file or field and the remedy."""
 
 

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from zfdist.errors import ZfdistError
+
 Int64s = NDArray[np.int64]
 
 ROUNDS = 8
 
 
-class OrderError(ValueError):
+class OrderError(ZfdistError):
     """A view that cannot fill a global batch; the message names the knob to change."""
 
 

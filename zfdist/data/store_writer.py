@@ -92,7 +92,7 @@ def finished_shard(root: Path, label: str, key: str) -> FinishedShard | None:
             return None
         with _mapped(root / shard.entry.path) as content:
             is_whole = xxhash.xxh3_128_hexdigest(content) == shard.entry.xxh3_128
-    except (OSError, ValueError):
+    except (OSError, ValueError, StoreError):
         return None
     return shard if is_whole else None
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zfdist.checkpoint import data_identity
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.checkpoint.weights import read as read_weights
@@ -32,6 +33,7 @@ from zfdist.model.networks.network import Network
 __all__ = [
     "EvaluationError",
     "Loaded",
+    "data_of",
     "evaluate",
     "evaluate_split",
     "load_model",
@@ -48,6 +50,8 @@ class Loaded(NamedTuple):
     model: Network
     config: Config
     manifest: CheckpointManifest
+    folder: Path
+    """Of the checkpoint."""
 
 
 def evaluate(
@@ -75,7 +79,8 @@ def evaluate_split(loaded: Loaded, store: Store, question: Question, *, device: 
     """Return what is asked about a loaded model over one split of a store, in one process.
 
     Raises:
-        EvaluationError: if the store has no such split, or has other frames or units than the model was trained with.
+        EvaluationError: if the store has no such split.
+        OtherDataError: if it has other frames, words or units than the model was trained with.
     """
     return result_of(loaded, store, question, share_of(loaded, store, question, device=device))
 
@@ -86,10 +91,9 @@ def on_split(loaded: Loaded, question: Question) -> Result:
     Raises:
         StoreError: if the data is not there or damaged.
         OrderError: if the config's frames or view do not fit the data.
-        EvaluationError: if model and data do not go together.
+        EvaluationError, OtherDataError: if model and data do not go together.
     """
-    data = loaded.config.data
-    store = Store.open(data.root, verify=data.verify, cache=data.cache)
+    data, store = loaded.config.data, data_of(loaded, question.as_trained)
     frames = 0
     if question.split in store.splits:  # else `evaluate_split` refuses it
         frames = int(sequences_of(store, data, question.split, data.eval_view).frames.sum())
@@ -104,6 +108,24 @@ def on_split(loaded: Loaded, question: Question) -> Result:
             return evaluate_split(loaded, store, question, device=device)
         finally:
             hook.remove()
+
+
+def data_of(loaded: Loaded, as_trained: bool = False) -> Store:
+    """Return the data of a loaded model's config; `as_trained`: under the model's own mean, std and vocabulary.
+
+    Raises:
+        StoreError: if the data is not there or damaged.
+        OtherDataError: if it is of another kind, rate, vocabulary or normalisation than the model was trained on.
+    """
+    data = loaded.config.data
+    store = Store.open(data.root, verify=data.verify, cache=data.cache)
+    data_identity.refuse_other_kind(loaded.manifest, store, data.frame_samples)
+    if as_trained:
+        return data_identity.read_as_trained(loaded.manifest, loaded.folder, store)
+    if store.fingerprint == loaded.manifest.data_fingerprint:
+        return data_identity.in_units(loaded.manifest, store)  # it may have been trained under other units than its own
+    data_identity.refuse_other_units(loaded.manifest, store)
+    return store
 
 
 def share_of(
@@ -167,24 +189,15 @@ def load_model(path: Path) -> Loaded:
             )
     model.load_state_dict(weights)
     torch.set_num_threads(min(torch.get_num_threads(), cpus()))
-    return Loaded(model.eval(), config, manifest)
+    return Loaded(model.eval(), config, manifest, folder)
 
 
 def refuse_other_data(loaded: Loaded, store: Store, split: str) -> None:
-    """Raise EvaluationError if a store has no such split, or other frames or units than a model was trained with."""
-    mean, std = loaded.manifest.normalisation["mean"], loaded.manifest.normalisation["std"]
+    """Raise EvaluationError if a store has no such split, OtherDataError if it is not as a model was trained with."""
     if split not in store.splits:
         raise EvaluationError(f"split {split!r}: {store.root} has {', '.join(store.splits)}")
-    if (store.mean, store.std) != (mean, std):
-        raise EvaluationError(
-            f"the model was trained on samples with mean {mean:.6g} and std {std:.6g}, this data has {store.mean:.6g} "
-            f"and {store.std:.6g}: its units differ; use the data that it was trained on"
-        )
-    frame_samples = loaded.config.data.frame_samples
-    if frame_samples != loaded.manifest.config.data.frame_samples:
-        raise EvaluationError(
-            f"data.frame_samples = {frame_samples}: the model has {loaded.manifest.config.data.frame_samples}"
-        )
+    data_identity.refuse_other_kind(loaded.manifest, store, loaded.config.data.frame_samples)
+    data_identity.refuse_other_units(loaded.manifest, store)
 
 
 def _x_dim_of_before(config: Config, weights: Mapping[str, Tensor]) -> int:

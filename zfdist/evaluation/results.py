@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from zfdist.data.kinds import BITS, TOKENS
+from zfdist.errors import ZfdistError
 from zfdist.evaluation.bounds import Importance, Sums
 
 _LEGACY_BATCH = 32
 _MOST_NATS = 700.0  # whose exponential a float still holds
 
 
-class EvaluationError(ValueError):
+class EvaluationError(ZfdistError):
     """A model and a split that cannot be evaluated together; the message names both and the remedy."""
 
 
@@ -30,6 +31,8 @@ class Question:
     """How to make the importance-weighted bound as well; None for the ELBO alone."""
     with_legacy_denominator: bool = False
     """Give the ELBO as the authors' code divides it as well; see `legacy_rows`."""
+    as_trained: bool = False
+    """Read data that are other than the model was trained on under its own mean, std and vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)

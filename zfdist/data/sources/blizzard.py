@@ -61,6 +61,8 @@ class Rows(Options):
     def __post_init__(self) -> None:
         """Raises SourceError naming the option that is out of range."""
         super().__post_init__()
+        if self.max_bad:
+            raise SourceError("--max-bad: must be 0 for --split rows, as a file left out would move all rows after it")
         for name in ("group_files", "streams"):
             if getattr(self, name) < 1:
                 raise SourceError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
@@ -79,10 +81,8 @@ def prepare(options: Rows, out: Path, progress: Progress = silent) -> Outcome:
     """Convert the files of the order list to a store in folder `out` by the row split.
 
     Needs room on disk for a group as int16 besides the store; memory is bounded. Raises SourceError if files are
-    missing, cannot be read (a missing one would move all rows after it, so `max_bad` must be 0), or give too few rows.
+    missing, cannot be read (a missing one would move all rows after it), or give too few rows.
     """
-    if options.max_bad:
-        raise SourceError("--max-bad: must be 0 for --split rows, as a file left out would move all rows after it")
     listing = list_inputs(options.source)
     groups = _groups(options, listing)
     inputs = [item for group in groups for item in group]

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from zfdist.errors import ZfdistError
+
 PLACEHOLDER_BYTES = 0x7FFF_0000
 """From here on a size in a WAV header is what a program writes that does not know it, as are 0 and 0xFFFFFFFF.
 
@@ -39,7 +41,7 @@ OTHERS = {
 }
 
 
-class AudioError(ValueError):
+class AudioError(ZfdistError):
     """A file that gives no sound; the message is the reason, without the file's name."""
 
 

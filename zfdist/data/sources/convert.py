@@ -18,7 +18,9 @@ SHORT_SAMPLES = 400
 """Two of the usual frames: a recording with less has nothing to predict."""
 LICENCE_NAMES = ("LICENSE", "LICENCE", "COPYRIGHT", "COPYING")
 LISTED = 50
-"""Bad inputs that are named in a message; the others are counted."""
+"""What a message says of inputs in lines; the rest is counted."""
+_NAMED = 3
+"""Inputs that are named where the same is to be said of several."""
 
 Progress = Callable[[int, int, str], None]
 """Called with samples done, samples in all (estimated) and the shard or input in hand."""
@@ -155,12 +157,19 @@ def too_many_bad(bad: Mapping[str, str], most: int, what: str = "files") -> str:
     )
 
 
-def named(bad: Mapping[str, str]) -> str:
-    """Return a line for each bad input, but for a few dozen of them."""
-    lines = [f"  {name}: {reason}" for name, reason in bad.items()]
-    if len(lines) > LISTED:
-        lines[LISTED:] = [f"  and {len(lines) - LISTED:,} more"]
-    return "\n".join(lines)
+def named(said: Mapping[str, str]) -> str:
+    """Return a line for each thing that is said of inputs, with the first of them and how many more there are."""
+    inputs: dict[str, list[str]] = {}
+    for name, what in said.items():
+        inputs.setdefault(what, []).append(name)
+    lines = [f"  {_first(names)}: {what}" for what, names in list(inputs.items())[:LISTED]]
+    rest = sum(map(len, list(inputs.values())[LISTED:]))
+    return "\n".join([*lines, *([f"  and {rest:,} more"] if rest else [])])
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def licence_beside(source: Path) -> str:

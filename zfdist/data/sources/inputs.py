@@ -11,6 +11,7 @@ from pathlib import Path
 import xxhash
 
 from zfdist.data.sources import audio
+from zfdist.errors import ZfdistError
 
 EDGE_BYTES = 1 << 16
 LISTED = 20
@@ -23,7 +24,7 @@ HINTS = {
 }
 
 
-class SourceError(ValueError):
+class SourceError(ZfdistError):
     """Input that cannot be made a data set; the message names the files or options."""
 
 

@@ -45,14 +45,14 @@ class Labels:
     def of(self, value: Any, name: str, flag: str) -> int:
         """Return the label that a value of the row `name` means; raises ValueError if it means none.
 
-        A whole number >= 0, written as 4, 4.0 or "4"; true, false; pos, positive, neg, negative in any case.
-        Nothing (null, an empty cell): unknown.
+        A whole number >= 0, written as 4, 4.0 or "4"; true, false; pos, positive, neg, negative in any case. Quotes
+        around it, which a table may have kept, say nothing. Nothing (null, an empty cell): unknown.
         """
-        if value is None or value == "" or value != value:
+        text = value.strip().strip("\"'").strip().lower() if isinstance(value, str) else value
+        if text is None or text == "" or text != text:
             self.unlabelled += 1
             self.first_unlabelled = self.first_unlabelled or name
             return NO_LABEL
-        text = value.strip().lower() if isinstance(value, str) else value
         try:
             number = POLARITY[text] if text in POLARITY else float(text)
         except (TypeError, ValueError):

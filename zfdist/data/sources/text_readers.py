@@ -245,8 +245,6 @@ def _lines(file: File, member: Member, fields: Fields, encoding: str, notes: Not
             for line in content:
                 done = f" after line {line.number}"
                 yield from _plain_line(file, line, notes)
-    except SourceError:
-        raise
     except NotText as error:
         notes.refuse(file.name, str(error))
     except (*UNREADABLE, ValueError) as error:  # ValueError: a damaged Parquet file

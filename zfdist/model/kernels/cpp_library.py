@@ -7,7 +7,6 @@ already, so that both share one pool.
 import ctypes
 import functools
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from zfdist import atomic_io
 from zfdist.claim import held
-from zfdist.container import user_home
+from zfdist.container import cache_home
+from zfdist.errors import ZfdistError
 
 SOURCES = tuple(sorted(path for path in (Path(__file__).parent / "cpp").iterdir() if path.suffix in (".cpp", ".hpp")))
 COMPILERS = ("c++", "g++", "clang++")
@@ -33,7 +33,7 @@ PER_THREAD = 2**23
 """Multiplications that a further thread should have to do: less are done before it is awake."""
 
 
-class BuildError(RuntimeError):
+class BuildError(ZfdistError):
     """There is no library; the message says why."""
 
 
@@ -48,7 +48,7 @@ def library() -> ctypes.CDLL:
     if compiler is None:
         raise BuildError(f"no C++ compiler found ({', '.join(COMPILERS)})")
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or user_home() / ".cache") / "zfdist"
+        folder = cache_home() / "zfdist"
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"model-{_fingerprint(compiler)}.so"
         with held(target.with_suffix(".lock")):
