@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zfdist import malloc
 from zfdist.config import EngineConfig, OptimConfig
 from zfdist.loss_scale import LossScale
-from zfdist.model.kernels import matmul_backend
+from zfdist.model.kernels import cuda_graphs, matmul_backend
 from zfdist.profile import spanned
 from zfdist.world import World
 
@@ -80,6 +80,7 @@ class Engine:
         self._scale_loss_by(LossScale() if self.precision == "fp16" else LossScale(1.0))
         if world.device.type == "cpu":
             self._settings.enter_context(malloc.freed_is_kept())
+        self._settings.callback(cuda_graphs.forget)
         how = matmul_backend.float32(world.device, self.precision, onednn=config.matmul == "auto")
         self.products = self._settings.enter_context(how)
 

@@ -57,7 +57,7 @@ def test_it_can_be_turned_off(setting):
 
 @pytest.mark.parametrize(("precision", "rounds"), [("fp32", False), ("tf32", True), ("bf16", True), ("fp16", True)])
 def test_a_gpu_rounds_as_the_precision_says_and_lstms_do_not_round_by_themselves(precision, rounds):
-    """The heads' fp32 products under bf16 and fp16 too, whose inputs have no more bits; what torch says of it agrees."""
+    """Also the heads' products under bf16 and fp16, whose inputs have no more bits; what torch says of it agrees."""
     backends = torch.backends.cuda.matmul, torch.backends.cudnn.rnn, torch.backends.cudnn.conv
     before = [backend.fp32_precision for backend in backends]
     with matmul_backend.float32(torch.device("cuda"), precision):
