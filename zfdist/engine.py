@@ -52,7 +52,7 @@ class Engine:
 
     def __init__(self, module: nn.Module, config: EngineConfig, optim: OptimConfig, world: World) -> None:
         """Wrap `module`; moves it to the worker's device. Every worker must do this together."""
-        self._world = world
+        self._world, self.device = world, world.device
         self._scale = float(world.size * config.accumulation_steps)
         self._clip_norm = optim.clip_norm
         self._adam = adam_settings(optim)

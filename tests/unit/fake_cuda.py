@@ -288,6 +288,7 @@ def main(part: str) -> None:
     torch.cuda.is_bf16_supported = lambda *a, **k: True
     cuda_graphs.graphs_of.__wrapped__.__globals__["cuda_capture"] = Recorder()
     torch.cuda.current_device = lambda: 0
+    seeding.describe(GPU)  # tries its kernel, which cannot run here
     torch.cuda.get_per_process_memory_fraction = lambda *a: 1.0
     torch.cuda.get_device_properties = lambda *a: type("Properties", (), {"total_memory": 2**40})
     for name, kernel in vars(triton_kernels).copy().items():

@@ -4,7 +4,6 @@ The interpreter runs the same source program by program, in numpy: it shows that
 and nothing about speed, or about what a compiler or a GPU does with them.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import torch
 import unrolls
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from interpreted import interpreted
 
 from zfdist.model.kernels import triton_recurrence
 from zfdist.model.kernels.core_arguments import Core
@@ -30,16 +30,10 @@ SLOW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthChec
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels() -> Iterator[None]:
-    """Import the kernels as the interpreter's, which Triton decides by its variable when they are defined."""
-    before = os.environ.get("TRITON_INTERPRET")
-    if DEVICE == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"
-    import zfdist.model.kernels.triton_kernels  # noqa: F401
+    with interpreted():
+        import zfdist.model.kernels.triton_kernels  # noqa: F401
 
-    yield
-    os.environ.pop("TRITON_INTERPRET", None)
-    if before is not None:
-        os.environ["TRITON_INTERPRET"] = before
+        yield
 
 
 def arguments(*sizes, **options):
