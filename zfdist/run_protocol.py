@@ -22,6 +22,10 @@ class NonFiniteError(RuntimeError):
     """Too many updates in a row had a non-finite loss or gradient; names the step, terms and sequences."""
 
 
+class GpuMemoryError(ValueError):
+    """A run does not fit into the memory of its GPU, or into its share of it; names both and the remedies."""
+
+
 class Reporter(Protocol):
     """Whoever started this run: told of progress, asked whether to go on."""
 

@@ -13,7 +13,7 @@ import itertools
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
 import numpy as np
 import torch
 import torch.cuda.amp.common
+from checked_kernel import GPU, Checked
 from recorder import Recorder
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -41,7 +42,6 @@ from zfdist.model.systems import build
 from zfdist.schedule import Weights
 
 ROOT = str(Path(__file__).parents[2])
-GPU = torch.device("cuda", 0)
 SYSTEMS = ("zforcing", "storn", "vrnn", "srnn", "rnn")
 KINDS = {"gaussian": kinds.PCM16, "mixture": kinds.PCM16, "bernoulli": kinds.BITS, "categorical": kinds.TOKENS}
 SWITCHES: tuple[dict[str, Any], ...] = (
@@ -122,34 +122,6 @@ def _caller() -> str:
             return f"{file.removeprefix(ROOT + '/')}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return "autograd"
-
-
-class Checked:
-    """A Triton kernel that is not launched: its arguments are those that its source expects."""
-
-    launches = 0
-
-    def __init__(self, kernel: Any) -> None:
-        self._names = kernel.arg_names
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        assert all(0 < size < 2**31 for size in grid) and all(size < 2**16 for size in grid[1:])
-
-        def launch(*arguments: Any, **constants: Any) -> None:
-            Checked.launches += 1
-            named = dict(zip(self._names, arguments, strict=False)) | constants
-            assert list(named) == self._names
-            wide = {v.dtype for n, v in named.items() if isinstance(v, torch.Tensor) and not n.startswith("narrow_")}
-            assert len(wide) == 1, f"{self._names}: types {wide}"
-            for name, value in named.items():
-                if isinstance(value, torch.Tensor):
-                    is_used = constants["NARROW"] or not name.startswith("narrow_")
-                    assert value.device == GPU and value.is_contiguous(), name
-                    assert not is_used or not name.startswith("narrow_") or value.dtype.itemsize == 2, name
-                else:
-                    assert isinstance(value, bool | int | float), name
-
-        return launch
 
 
 def gpu_module(case: Case) -> nn.Module:

@@ -23,8 +23,12 @@ from zfdist.model.recurrent.recurrence import reference
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install the version that torch names")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# Clamp and scale of the weights: wide ones without a clamp make sigma = exp(v / 2) overflow in every implementation.
-REGIMES = [(0.0, 0.3), (0.0, 0.5), (0.7, 0.3), (0.7, 1.5), (8.0, 0.5), (8.0, 1.5)]
+# Clamp, scale of the weights and the most steps: with wide weights and no clamp sigma = exp(v / 2), and rounding with
+# it, grows from step to step beyond any bound. Largest errors in 1,200 cases each: 8e-15, 2e-13 (0.7) and 2e-12 (8.0).
+REGIMES = [
+    (0.0, 0.3, 4), (0.0, 0.5, 4), (0.0, 1.5, 1), (0.7, 0.3, 4), (0.7, 0.5, 4), (0.7, 1.5, 4), (8.0, 0.3, 4),
+    (8.0, 0.5, 4), (8.0, 1.5, 2),
+]  # fmt: skip
 SLOW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -46,8 +50,8 @@ def arguments(*sizes, **options):
     mlp_dim=st.integers(1, 7), regime=st.sampled_from(REGIMES), seed=st.integers(0, 1000),
 )  # fmt: skip
 def test_equals_the_reference_in_float64(steps, batch, hidden, z_dim, mlp_dim, regime, seed):
-    bound, scale = regime
-    given = arguments(steps, batch, hidden, z_dim, mlp_dim, bound=bound, scale=scale, seed=seed)
+    bound, scale, most = regime
+    given = arguments(min(steps, most), batch, hidden, z_dim, mlp_dim, bound=bound, scale=scale, seed=seed)
     unrolls.assert_close(unrolls.results(reference, given), unrolls.results(triton_recurrence.unroll, given), 1e-11)
 
 
