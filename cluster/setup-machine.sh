@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install or name what pip cannot: the interpreter and its venv module. usage: setup-machine.sh [python3.11]
+# Install or name what pip cannot: the interpreter with its venv module and headers, and compilers. usage: setup-machine.sh [python3.11]
 set -euo pipefail
 python=${1:-python3.11}
 
@@ -19,4 +19,13 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 if [ "$version" != 3.11 ]; then
     echo "zfdist needs Python 3.11, $python is $version: make PYTHON=/path/to/python3.11" >&2
     exit 1
+fi
+# The loops over time are C++ that is compiled at first use; on a GPU Triton compiles against Python's headers with a C
+# compiler. Without them slower code serves, so that their lack is told and ends nothing.
+headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+lacking=()
+command -v cc >/dev/null && command -v c++ >/dev/null || lacking+=(gcc g++)
+[ -f "$headers/Python.h" ] || lacking+=(python3.11-dev)
+if [ ${#lacking[@]} -gt 0 ]; then
+    (install "${lacking[@]}") || echo "zfdist goes on without ${lacking[*]}: loops over time are slower" >&2
 fi

@@ -29,7 +29,18 @@ if ! grep -qs zfdist/venv "$HOME/.bashrc"; then # first, as Ubuntu's .bashrc ret
     mv "$HOME/.bashrc.new" "$HOME/.bashrc"
 fi
 
+# The loops over time are compiled at first use: C++ on a CPU; on a GPU by Triton, against Python's headers.
+compilers() {
+    local packages=() headers
+    headers=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    command -v cc >/dev/null && command -v g++ >/dev/null || packages+=(gcc g++)
+    [ -f "$headers/Python.h" ] || packages+=(python3.11-dev)
+    [ ${#packages[@]} = 0 ] || sudo apt-get install -qq -y "${packages[@]}" ||
+        echo "zfdist: no ${packages[*]}: install it on this node, loops over time are slower without" >&2
+}
+
 if [ -x "$venv/bin/python" ] && [ -z "$(missing "$venv/bin/python")" ]; then
+    compilers
     echo "zfdist: $venv has the pinned versions"
     exit 0
 fi
@@ -43,8 +54,7 @@ if [ ! -x "$venv/bin/python" ]; then
         PATH="$here/bin:$PATH" uv venv --quiet --seed --python 3.11 "$venv"
     fi
 fi
-# DeepSpeed compiles a small extension at its first use.
-command -v g++ >/dev/null || sudo apt-get install -qq -y g++ || echo "zfdist: no g++: install it on this node" >&2
+compilers
 echo "zfdist: installing into $venv"
 missing "$venv/bin/python" >"$here/requirements.txt"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint "$here/constraints.txt" \

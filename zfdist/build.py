@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from zfdist import atomic_io, continuation, metrics
+from zfdist import atomic_io, continuation, metrics, seeding
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import weights
 from zfdist.checkpoint.checkpointer import Checkpointer
@@ -139,7 +139,8 @@ def _implementations(module: Network, engine: Engine) -> str:
     loops = [
         f"loop by {part.describe(operand)}" for part in module.modules() if isinstance(part, LatentChain | Recurrence)
     ]
-    return ", ".join([*loops, f"float32 products {engine.products}, CPU threads {torch.get_num_threads()}"])
+    noise = [] if engine.device.type == "cpu" else [f"noise {seeding.describe(engine.device)}"]
+    return ", ".join([*loops, *noise, f"float32 products {engine.products}, CPU threads {torch.get_num_threads()}"])
 
 
 def _restore(run: Run, folder: Path) -> None:

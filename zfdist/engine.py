@@ -24,7 +24,7 @@ from zfdist import malloc
 from zfdist.config import EngineConfig, OptimConfig
 from zfdist.errors import ZfdistError
 from zfdist.loss_scale import LossScale
-from zfdist.model.kernels import matmul_backend
+from zfdist.model.kernels import cuda_graphs, matmul_backend
 from zfdist.profile import spanned
 from zfdist.world import World
 
@@ -55,7 +55,7 @@ class Engine:
 
     def __init__(self, module: nn.Module, config: EngineConfig, optim: OptimConfig, world: World) -> None:
         """Wrap `module`; moves it to the worker's device. Every worker must do this together."""
-        self._world = world
+        self._world, self.device = world, world.device
         self._scale = float(world.size * config.accumulation_steps)
         self._clip_norm = optim.clip_norm
         self._adam = adam_settings(optim)
@@ -83,6 +83,7 @@ class Engine:
         self._scale_loss_by(LossScale() if self.precision == "fp16" else LossScale(1.0))
         if world.device.type == "cpu":
             self._settings.enter_context(malloc.freed_is_kept())
+        self._settings.callback(cuda_graphs.forget)
         how = matmul_backend.float32(world.device, self.precision, onednn=config.matmul == "auto")
         self.products = self._settings.enter_context(how)
 

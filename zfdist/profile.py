@@ -6,8 +6,9 @@ Off, a range costs one look at a variable. On (`--profile`), each worker writes 
     rank-R-breakdown.json    seconds of a step by range, over all steps after those of the trace
 
 A range that lies in another is taken out of it, so the rows of a breakdown add up to the step; `other` is what no
-range covers. On a GPU the end of a range waits for it, so that its time counts where it was asked for; the steps of the
-trace do not wait, and are left out of the breakdown. Nothing here changes a number of the run.
+range covers. On a GPU the end of a range waits for it, so that its time counts where it was asked for, unless a CUDA
+graph is being recorded; the steps of the trace do not wait, and are left out of the breakdown. Nothing here changes a
+number of the run.
 """
 
 import contextlib
@@ -173,7 +174,8 @@ class _Clock:
         return self._steps >= self.left_out
 
     def _wait(self) -> None:
-        if self._on_gpu and self._counts():
+        # While a CUDA graph is recorded nothing runs that could be waited for, and asking would end the recording.
+        if self._on_gpu and self._counts() and not torch.cuda.is_current_stream_capturing():
             torch.cuda.synchronize()
 
     def _write(self, tracer: torch.profiler.profile) -> None:

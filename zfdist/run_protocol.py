@@ -30,6 +30,10 @@ class NonFiniteError(ZfdistError):
     """Too many updates in a row had a non-finite loss or gradient; names the step, terms and sequences."""
 
 
+class GpuMemoryError(ZfdistError):
+    """A run does not fit into the memory of its GPU, or into its share of it; names both and the remedies."""
+
+
 class Weights(NamedTuple):
     """What a new run starts from instead of random weights."""
 

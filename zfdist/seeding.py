@@ -2,19 +2,24 @@
 
 Nothing here touches the global random state, so a resumed run, another number of workers or another batch
 shape draws the same numbers for the same sequence. The generator is Philox4x32-10 (Salmon et al., "Parallel
-random numbers: as easy as 1, 2, 3", SC11), written in integer tensor operations, so that it runs on any device.
+random numbers: as easy as 1, 2, 3", SC11), written in integer tensor operations, so that it runs on any device; on a
+GPU where it gives the same bits, `noise_kernel` is that in one launch.
 
 Shapes: T time, B batch, N Philox blocks (four 32-bit words each).
 """
 
+import functools
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 Key = tuple[int, int]
 """Two 32-bit words."""
+Normals = Callable[[Key, Tensor, int, int], Tensor]
+"""Called like `normals`."""
 
 _MASK = 0xFFFFFFFF
 _ROUNDS = 10
@@ -40,6 +45,39 @@ def normals(key: Key, positions_B: Tensor, num_steps: int, dim: int) -> Tensor:
     Element (t, b, j) depends on `key`, `positions_B[b]`, t and j only: not on the other sequences of the batch,
     the number of steps or dimensions, or the rank that asks.
     """
+    kernel = _kernel(positions_B.device)
+    return (_by_torch if isinstance(kernel, str) else kernel)(key, positions_B, num_steps, dim)
+
+
+def describe(device: torch.device) -> str:
+    """Return how noise is made there, and why not by one kernel where that might be."""
+    kernel = _kernel(device)
+    if device.type == "cpu" or not isinstance(kernel, str):
+        return "op by op" if device.type == "cpu" else "in one kernel"
+    return f"op by op ({kernel})"
+
+
+@functools.cache
+def _kernel(device: torch.device) -> Normals | str:
+    """Return the kernel for this device, or why it does not serve: it must give the bits that `_by_torch` gives."""
+    if device.type != "cuda":
+        return "it is for a GPU"
+    try:
+        from zfdist import noise_kernel
+
+        same = _is_same(noise_kernel.normals, device)
+    except Exception as error:  # without triton, a compiler or Python's headers, or on a GPU that triton does not know
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return noise_kernel.normals if same else "the kernel gives other bits here"
+
+
+def _is_same(candidate: Normals, device: torch.device) -> bool:
+    positions_B = torch.arange(64, device=device) * 0x1_2345_6789
+    case = ((0x9E3779B9, 0x12345678), positions_B, 16, 61)
+    return torch.equal(candidate(*case), _by_torch(*case))
+
+
+def _by_torch(key: Key, positions_B: Tensor, num_steps: int, dim: int) -> Tensor:
     blocks = math.ceil(dim / _WORDS)
     steps_T = torch.arange(num_steps, device=positions_B.device)
     blocks_J = torch.arange(blocks, device=positions_B.device)

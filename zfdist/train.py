@@ -35,7 +35,7 @@ from zfdist.engine import OPTIMIZER, Update
 from zfdist.evaluation.evaluate import evaluate
 from zfdist.model.objective import Loss, objective
 from zfdist.profile import profiled, span, spanned
-from zfdist.run_protocol import RESULT, NonFiniteError, Outcome, Reporter, Weights, records
+from zfdist.run_protocol import RESULT, GpuMemoryError, NonFiniteError, Outcome, Reporter, Weights, records
 from zfdist.world import World
 
 
@@ -61,6 +61,7 @@ def train(
 
     Raises:
         CheckpointError: if what is there cannot be resumed with this config or data.
+        GpuMemoryError: if it does not fit into its GPU's memory.
         NonFiniteError: after `engine.max_nonfinite_steps` skipped updates in a row.
         NoRoomError: if a disk is full; for a checkpoint see `checkpoint.max_failures`.
         StorageError: if the run lives in a store that failed so often in a row, or was taken over by another process.
@@ -71,6 +72,13 @@ def train(
     try:
         with room.explained(run_folder):
             return _train(build(config, run_folder, world, start_from, copy), reporter, profile)
+    except torch.OutOfMemoryError as error:
+        share = torch.cuda.get_per_process_memory_fraction()
+        raise GpuMemoryError(
+            f"the run does not fit into {'its GPU' if share == 1 else f'its share ({share:g}) of a GPU'}: "
+            f"{str(error).splitlines()[0]} Take more --engine.accumulation-steps, which changes no result but by "
+            "rounding, or a smaller network" + ("" if share == 1 else ", or a larger --gpus-per-trial")
+        ) from error
     finally:
         torch.set_num_threads(threads)  # a small network takes fewer, and the next one in this process may be large
 

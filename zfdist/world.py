@@ -95,8 +95,13 @@ def meeting(ip: str, port: int, size: int, listening: socket.socket | None) -> A
     )  # fmt: skip
 
 
-def connect() -> World:
-    """Return this worker's place in the process group; joins it first, unless its launcher has."""
+def connect(gpu_share: float = 1.0) -> World:
+    """Return this worker's place in the process group; joins it first, unless its launcher has.
+
+    Of its GPU's memory it takes no more than `gpu_share`, in (0, 1]: others may be on the same one.
+    """
+    # Read when cuBLAS starts: with it its products, and cuDNN's LSTMs, are the same bits whenever they are made.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if not dist.is_initialized():
         join()
     has_gpu = torch.cuda.is_available()
@@ -106,6 +111,7 @@ def connect() -> World:
     device = torch.device("cuda", local_rank % torch.cuda.device_count()) if has_gpu else torch.device("cpu")
     if has_gpu:
         torch.cuda.set_device(device)
+        torch.cuda.set_per_process_memory_fraction(gpu_share, device)
     control = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
     return World(dist.get_rank(), size, local_rank, device, control)
 

@@ -38,6 +38,7 @@ class Facts(NamedTuple):
     shm_mib: float
     has_token: bool
     has_compiler: bool
+    has_headers: bool
     storage_error: str
     """Why the node could not write to the storage or read what another wrote; empty if it could."""
     storage_s: float
@@ -105,7 +106,9 @@ def _about(f: Facts, head: Facts) -> Iterator[tuple[str, bool]]:
     if not f.has_token:
         yield "no token in ~/.ray/auth_token or RAY_AUTH_TOKEN: whoever reaches this Ray can run code on it", True
     if not f.has_compiler:
-        yield "no g++, with which DeepSpeed builds its CPU communication at first use: apt-get install g++", True
+        yield "no gcc and g++, with which the loops over time are compiled at first use: apt-get install gcc g++", True
+    if f.gpus_of_ray and not f.has_headers:
+        yield "no headers of Python, against which Triton compiles for its GPU: apt-get install python3.11-dev", True
     if f.storage_error:
         yield f"storage: {f.storage_error}", True
     if abs(f.skew_s) > _MAX_SKEW_S:

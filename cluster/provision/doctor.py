@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import socket
+import sysconfig
 import time
 import uuid
 from collections.abc import Sequence
@@ -122,7 +123,8 @@ class _Examiner:
             "disk_gib": shutil.disk_usage(user_home()).free / 2**30,
             "shm_mib": shutil.disk_usage("/dev/shm").free / 2**20,
             "has_token": bool(os.environ.get("RAY_AUTH_TOKEN")) or (user_home() / ".ray/auth_token").is_file(),
-            "has_compiler": shutil.which("g++") is not None,
+            "has_compiler": all(map(shutil.which, ("cc", "g++"))),
+            "has_headers": Path(sysconfig.get_path("include"), "Python.h").is_file(),
         }
 
     def now(self) -> float:

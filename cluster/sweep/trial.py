@@ -192,4 +192,5 @@ def _train_here(
         claim(folder, wait_s=120),
         StopFileReporter(folder) as reporter,
     ):
-        return train(config, folder, connect(), reporter, copy=copy, profile=profile)
+        world = connect(gpu_share=resources.gpus or 1.0)  # trials may share a GPU
+        return train(config, folder, world, reporter, copy=copy, profile=profile)

@@ -1,43 +1,23 @@
 """The recurrence as recorded graphs: all but the recording itself is tested here, with one that runs the code again."""
 
 import gc
+import math
 
 import pytest
 import torch
 import unrolls
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorder import Recorder, recorded
 from test_latent_chain import Case
 
 from zfdist.model.kernels import cuda_graphs, manual_backward
 from zfdist.model.kernels.core_arguments import ChainCore, Core
-from zfdist.model.kernels.cuda_graphs import Graphs, Loop, idle_row, padded
+from zfdist.model.kernels.cuda_graphs import Graphs
 from zfdist.model.kernels.manual_backward import BPTT
+from zfdist.model.kernels.recording import Loop, idle_row, padded
 from zfdist.model.recurrent.latent_chain import ByHand, by_hand
 from zfdist.model.recurrent.recurrence import choose, reference
-
-
-class Recorder:
-    """Records nothing, but behaves as a graph does: reads and writes the same buffers at every replay."""
-
-    def __init__(self):
-        self.made = 0
-
-    def __call__(self, function):
-        self.made += 1
-        kept = [None if o is None else o.clone() for o in function()]
-
-        def replay():
-            for buffer, fresh in zip(kept, function(), strict=True):
-                if buffer is not None:
-                    buffer.copy_(fresh)
-
-        return replay, kept
-
-
-def recorded(limit=8):
-    recorder = Recorder()
-    return Graphs(Loop(BPTT, timed=3, idle=idle_row), recorder, limit), recorder
 
 
 def test_lengths_are_rounded_up_by_a_sixteenth_at_most():
@@ -70,7 +50,7 @@ def test_replays_equal_what_was_recorded_at_every_length(steps, batch, hidden, z
 )  # fmt: skip
 def test_the_chain_of_srnn_is_recorded_too(steps, batch, z_dim, mlp_dim, clamp):
     recorder = Recorder()
-    run = Graphs(Loop(ByHand, timed=2), recorder)
+    run = Graphs(Loop(ByHand, timed=2), recorder, math.inf)
     for i, length in enumerate([*steps, *steps]):
         case = Case(length, batch, z_dim, mlp_dim, clamp, 0.5, seed=i)
         weights = (case.module.w_z_PZ, case.module.w_q_2QM, case.module.b_q_2Q)
@@ -153,15 +133,28 @@ def test_a_forward_pass_that_is_thrown_away_frees_its_recording():
     assert recorder.made == 2
 
 
-def test_without_a_gradient_only_the_forward_pass_is_recorded():
-    run, recorder = recorded()
-    given = unrolls.arguments(6, 2, 4, 2, 3)
-    with torch.no_grad():
-        for _ in range(3):
-            unrolls.assert_close(reference(given), run(given), 1e-12)
-    assert recorder.made == 1
-    unrolls.assert_close(unrolls.results(reference, given), unrolls.results(run, given), 1e-12)
-    assert recorder.made == 2
+def test_products_read_aligned_copies_whether_it_was_recorded_or_not():
+    """Under ZeRO weights are views of one flat buffer, and a product may depend on where its operands begin."""
+    seen = []
+
+    class Watched(BPTT):
+        @staticmethod
+        def forward(ctx, *given):
+            seen.append([t.data_ptr() for t in given[:-2]])
+            return BPTT.forward(ctx, *given)
+
+    run = Graphs(Loop(Watched, timed=3, idle=idle_row), Recorder(), math.inf)
+    given = unrolls.arguments(8, 2, 4, 2, 3, dtype=torch.float32)
+    flat = torch.cat([torch.zeros(1), *(w.detach().flatten() for w in given[5:10])])
+    views, at = [], 1
+    for weight in given[5:10]:
+        views.append(flat[at : at + weight.numel()].view(weight.shape).requires_grad_())
+        at += weight.numel()
+    given = Core(*given[:5], *views, *given[10:])
+    assert any(view.data_ptr() % 64 for view in views)
+    once, again = unrolls.results(run, given), unrolls.results(run, given)
+    assert len(seen) >= 2 and all(pointer % 64 == 0 for pointers in seen for pointer in pointers)
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
 def test_backward_twice_repeats_or_says_that_it_cannot():
@@ -187,35 +180,6 @@ def test_any_output_may_go_unused(used):
         ]
     expected = [torch.zeros_like(b) if a is None else a for a, b in zip(*gradients, strict=True)]
     unrolls.assert_close(expected, gradients[1], 1e-12)
-
-
-def test_no_more_recordings_than_the_limit_and_the_least_used_goes():
-    run, recorder = recorded(limit=2)
-    shapes = {n: unrolls.arguments(n, 2, 4, 2, 3) for n in (4, 8, 12)}
-    for n in (4, 4, 8, 8):
-        unrolls.results(run, shapes[n])
-    assert recorder.made == 4
-    unrolls.results(run, shapes[4])  # now 8 is the older
-    for _ in range(2):
-        unrolls.results(run, shapes[12])
-    assert recorder.made == 6
-    unrolls.results(run, shapes[4])
-    assert recorder.made == 6, "4 was kept"
-    unrolls.results(run, shapes[8])
-    assert recorder.made == 6, "8 is new again: run as it comes"
-    unrolls.results(run, shapes[8])
-    assert recorder.made == 8
-
-
-def test_where_all_recordings_are_in_use_the_loop_runs_as_it_comes():
-    run, recorder = recorded(limit=1)
-    given = unrolls.arguments(6, 2, 4, 2, 3)
-    outputs = [run(given) for _ in range(4)]
-    assert recorder.made == 2
-    leaves = [a for a in given[:-2] if a.requires_grad]
-    expected = unrolls.results(reference, given)
-    for o in outputs:
-        unrolls.assert_close(expected, [*o, *torch.autograd.grad(unrolls.mixed(o), leaves)], 1e-12)
 
 
 def test_a_nan_comes_out_and_does_not_stay():

@@ -14,7 +14,7 @@ def node(number: int, **changes: Any) -> Facts:
         host=f"n{number}", ip=f"10.0.0.{number}", is_head=number == 0, versions=VERSIONS, interface="eth0",
         name_is_loopback=False, cpus=0 if number == 0 else 8, gpus_of_ray=0 if number == 0 else 1,
         gpus_of_torch=0 if number == 0 else 1, gpu_error="", disk_gib=100, shm_mib=4096, has_token=True,
-        has_compiler=True, storage_error="", storage_s=0.1, skew_s=0.0, mib_per_s=900.0,
+        has_compiler=True, has_headers=True, storage_error="", storage_s=0.1, skew_s=0.0, mib_per_s=900.0,
     )  # fmt: skip
     return healthy._replace(**changes)
 
@@ -34,7 +34,8 @@ def test_a_healthy_cluster_has_no_finding() -> None:
         ({"disk_gib": 3.0}, "3.0 GiB of disk free, 10 needed"),
         ({"shm_mib": 64.0}, "/dev/shm has 64 MiB free"),
         ({"has_token": False}, "no token in ~/.ray/auth_token"),
-        ({"has_compiler": False}, "no g++"),
+        ({"has_compiler": False}, "no gcc and g++"),
+        ({"has_headers": False}, "apt-get install python3.11-dev"),
         ({"storage_error": "s3://b: access is denied"}, "storage: s3://b: access is denied"),
         ({"skew_s": -7.0}, "its clock is -7.0 s off the head's"),
     ],

@@ -52,6 +52,26 @@ def test_an_environment_is_made_and_brought_to_new_versions(tmp_path: Path) -> N
         assert "has the pinned versions" in set_up(tmp_path)
 
 
+@pytest.mark.parametrize("is_root", [True, False])
+def test_a_machine_gets_or_is_told_of_compilers_and_headers(tmp_path: Path, is_root: bool) -> None:
+    """As on a bare one: Python is there, its headers and compilers are not."""
+    headers, asked = "*sysconfig*) echo /nowhere;;", tmp_path / "asked"
+    for name, body in (
+        ("python3.11", f'case "$*" in {headers} *) exec {sys.executable} "$@";; esac'),
+        ("apt-get", f'echo "$*" >>{asked}'),
+        ("id", f"echo {0 if is_root else 1000}"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    command = [shutil.which("bash") or "bash", ROOT / "cluster/setup-machine.sh"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if is_root:
+        assert "gcc g++ python3.11-dev" in asked.read_text()
+    else:
+        assert not asked.exists() and "sudo apt-get install gcc g++ python3.11-dev" in done.stderr
+
+
 def test_the_files_that_a_node_gets_are_enough_for_the_watch_of_notices(tmp_path: Path) -> None:
     """It starts before any job has brought the code."""
     mounts = cluster_file.read(ROOT / "ray-cluster.yaml")["file_mounts"]

@@ -64,12 +64,10 @@ class _Rows(NamedTuple):
     """The rows of a rank as they come from the store, on the host; all micro-batches of a step in one."""
 
     rows_BS: Tensor
-    frames_B: Int64s
-    positions_B: Int64s
-    ids_B: Int64s
+    numbers_KB: Tensor
+    """Frames, positions, ids and, if the data have any, labels: together, as each copy to a device is a wait."""
     num_sequences: int
     num_frames: int
-    labels_B: Int64s | None
 
 
 class TrainLoader:
@@ -140,22 +138,19 @@ class TrainLoader:
         global_frames = self._sequences.frames[global_ids]
         is_real = self._places < len(global_ids)
         ids = np.where(is_real, global_ids[np.minimum(self._places, len(global_ids) - 1)], -1)
-        width = int(global_frames.max())
+        frames, width = np.where(is_real, self._sequences.frames[ids], 0), int(global_frames.max())
+        labels = _labels(self._store, "train", self._sequences, ids)
         return _Rows(
             _read(self._store, "train", self._sequences, ids, width, self._config.frame_samples, self._device),
-            np.where(is_real, self._sequences.frames[ids], 0),
-            self._places,
-            ids,
+            _numbers(frames, self._places, ids, labels, self._device),
             len(global_ids),
             int(global_frames.sum()),
-            _labels(self._store, "train", self._sequences, ids),
         )
 
     def _finished(self, rows: _Rows) -> list[Batch]:
         """Bring rows to the device, cut into micro-batches."""
-        size = len(rows.ids_B) // self._accumulation_steps
-        parts = [slice(start, start + size) for start in range(0, len(rows.ids_B), size)]
-        return [_batch(rows, part, self._store, self._config.frame_samples, self._device) for part in parts]
+        count = self._accumulation_steps
+        return _batches(rows, count, self._store, self._config.frame_samples, self._device)
 
 
 def evaluation_batches(
@@ -172,13 +167,13 @@ def evaluation_batches(
     def gathered(ids: Int64s) -> _Rows:
         frames = sequences.frames[ids]
         rows = _read(store, split, sequences, ids, int(frames.max()), config.frame_samples, device)
-        labels = _labels(store, split, sequences, ids)
-        return _Rows(rows, frames, ids, ids, len(ids), int(frames.sum()), labels)
+        numbers = _numbers(frames, ids, ids, _labels(store, split, sequences, ids), device)
+        return _Rows(rows, numbers, len(ids), int(frames.sum()))
 
     most_frames = PADDED_FRAMES if store.kind == PCM16 else config.eval_batch * int(sequences.frames.max(initial=0))
     shares = _evaluation_shares(sequences.frames, config.eval_batch, most_frames, world_size)
     for rows in _ahead(shares[rank], gathered, config.prefetch_batches):
-        yield _batch(rows, slice(None), store, config.frame_samples, device)
+        yield from _batches(rows, 1, store, config.frame_samples, device)
 
 
 def _evaluation_shares(frames: Int64s, most_rows: int, most_frames: int, world_size: int) -> list[list[Int64s]]:
@@ -213,9 +208,19 @@ def _read(
     rows_BS = store.gather(split, recordings, sequences.starts[ids], width)
     if store.kind.added:
         rows_BS = store.kind.framed(rows_BS, np.minimum(store.lengths(split)[recordings], width))
-    tensor = torch.from_numpy(rows_BS)
-    # Only a copy from pinned memory runs beside the computation of the step before.
+    return _sendable(torch.from_numpy(rows_BS), device)
+
+
+def _sendable(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return it in pinned memory for a GPU: only a copy from there runs beside the computation of the step before."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def _numbers(
+    frames_B: Int64s, positions_B: Int64s, ids_B: Int64s, labels_B: Int64s | None, device: torch.device
+) -> Tensor:
+    known = [frames_B, positions_B, ids_B] + ([] if labels_B is None else [labels_B])
+    return _sendable(torch.from_numpy(np.stack(known)), device)
 
 
 def _labels(store: Store, split: str, sequences: Sequences, ids: Int64s) -> Int64s | None:
@@ -225,27 +230,23 @@ def _labels(store: Store, split: str, sequences: Sequences, ids: Int64s) -> Int6
     return np.where(ids >= 0, labels[sequences.recordings[np.maximum(ids, 0)]], NO_LABEL)
 
 
-def _batch(rows: _Rows, part: slice, store: Store, frame_samples: int, device: torch.device) -> Batch:
-    """Make some rows time-major on the device, and zero where padded."""
-    rows_BS = rows.rows_BS[part].to(device, non_blocking=True)
-    frames_TBX = rows_BS.t().long() if store.kind == TOKENS else _normalised(rows_BS, store, frame_samples)
-    x_TBX, y_TBX = frames_TBX[:-1], frames_TBX[1:]
-    lengths = rows.frames_B[part]
-    lengths_B = torch.from_numpy(lengths).to(device)
-    if (lengths != x_TBX.shape[0]).any():
-        is_padding_TB = torch.arange(x_TBX.shape[0], device=device)[:, None] >= lengths_B
-        is_padding_TBX = is_padding_TB.view(*is_padding_TB.shape, *[1] * (x_TBX.ndim - 2))
-        x_TBX, y_TBX = x_TBX.masked_fill(is_padding_TBX, 0), y_TBX.masked_fill_(is_padding_TBX, 0)
-    return Batch(
-        x_TBX,
-        y_TBX,
-        lengths_B,
-        torch.from_numpy(rows.positions_B[part]).to(device),
-        torch.from_numpy(rows.ids_B[part]).to(device),
-        rows.num_sequences,
-        rows.num_frames,
-        None if rows.labels_B is None else torch.from_numpy(rows.labels_B[part]).to(device),
-    )
+def _batches(rows: _Rows, count: int, store: Store, frame_samples: int, device: torch.device) -> list[Batch]:
+    """Bring rows to the device, and cut them into `count` batches that are time-major and zero where padded."""
+    lengths = rows.numbers_KB[0]  # on the host, where they can be looked at
+    sent = [tensor.to(device, non_blocking=True) for tensor in (rows.rows_BS, rows.numbers_KB)]
+    parts = zip(lengths.chunk(count), sent[0].chunk(count), sent[1].chunk(count, dim=1), strict=True)
+    result = []
+    for lengths, rows_BS, numbers_KB in parts:
+        frames_TBX = rows_BS.t().long() if store.kind == TOKENS else _normalised(rows_BS, store, frame_samples)
+        x_TBX, y_TBX = frames_TBX[:-1], frames_TBX[1:]
+        lengths_B, positions_B, ids_B, *labels = numbers_KB
+        if bool((lengths != x_TBX.shape[0]).any()):
+            is_padding_TB = torch.arange(x_TBX.shape[0], device=device)[:, None] >= lengths_B
+            is_padding_TBX = is_padding_TB.view(*is_padding_TB.shape, *[1] * (x_TBX.ndim - 2))
+            x_TBX, y_TBX = x_TBX.masked_fill(is_padding_TBX, 0), y_TBX.masked_fill_(is_padding_TBX, 0)
+        known = (x_TBX, y_TBX, lengths_B, positions_B, ids_B, rows.num_sequences, rows.num_frames)
+        result.append(Batch(*known, labels[0] if labels else None))
+    return result
 
 
 def _normalised(rows_BS: Tensor, store: Store, frame_samples: int) -> Tensor:

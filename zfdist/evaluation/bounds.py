@@ -63,12 +63,12 @@ def add_up(
 
     Each batch is read once. Without `importance` the sums of IWAE are 0.
     """
-    total = torch.zeros(len(seeds), len(Sums._fields), dtype=torch.float64)
+    total: Tensor | None = None
     with torch.no_grad():
         for batch in batches:
-            rows = [torch.stack(_sums(model, batch, z_dim, seed, importance)) for seed in seeds]
-            total = total.to(batch.x_TBX.device) + torch.stack(rows)
-    return total
+            rows = torch.stack([torch.stack(_sums(model, batch, z_dim, seed, importance)) for seed in seeds])
+            total = rows if total is None else total + rows
+    return torch.zeros(len(seeds), len(Sums._fields), dtype=torch.float64) if total is None else total
 
 
 def importance_weighted(model: Model, batch: Batch, *, z_dim: int, seed: int, importance: Importance) -> Tensor:

@@ -147,7 +147,8 @@ def auxiliary_log_prob(config: ModelConfig, parameters: Tensor, value: Tensor) -
 
 
 def _floored(raw: Tensor, sigma_floor: float) -> Tensor:
-    return torch.logaddexp(raw, raw.new_tensor(math.log(sigma_floor)))
+    # Filled on the device: a tensor made of a Python number would be copied there, and the processor would wait.
+    return torch.logaddexp(raw, torch.full((), math.log(sigma_floor), dtype=raw.dtype, device=raw.device))
 
 
 def _uniform(eps: Tensor) -> Tensor:

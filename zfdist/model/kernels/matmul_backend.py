@@ -46,20 +46,31 @@ def _on_a_cpu(onednn: bool) -> Iterator[str]:
 
 @contextmanager
 def _on_a_gpu(precision: str) -> Iterator[str]:
-    """Let a GPU round operands to TF32 for tf32; for bf16 and fp16 inside LSTMs only; for fp32 nowhere.
+    """Let a GPU round the operands of all float32 products to TF32, or under fp32 of none: torch would in LSTMs.
 
-    Torch's own default is to round in LSTMs. Under bf16 and fp16 all other operands have no more bits.
+    Under bf16 and fp16 these are the heads', whose inputs have no more bits than TF32 keeps. Torch's older switch is
+    turned as well, and convolutions like LSTMs: it raises where others ask it and find the switches at odds.
     """
     backends: Any = torch.backends
-    rounds = {backends.cuda.matmul: precision == "tf32", backends.cudnn.rnn: precision != "fp32"}
-    before = {setting: setting.fp32_precision for setting in rounds}
+    settings = (backends.cuda.matmul, backends.cudnn.rnn, backends.cudnn.conv)
+    before = [setting.fp32_precision for setting in settings]
+    rounds = precision != "fp32"
     try:
-        for setting, rounded in rounds.items():
-            setting.fp32_precision = "tf32" if rounded else "ieee"
-        yield {"fp32": "exact", "tf32": "in TF32"}.get(precision, "exact, in LSTMs in TF32")
+        backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = rounds
+        for setting in settings:
+            setting.fp32_precision = "tf32" if rounds else "ieee"
+        yield "in TF32" if rounds else "exact"
     finally:
-        for setting, value in before.items():
+        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = (value == "tf32" for value in before[:2])
+        for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = value
+
+
+def rounding() -> tuple[str, ...]:
+    """Return how float32 products are made just now, on a GPU and on a CPU: what a recording of them is made for."""
+    backends: Any = torch.backends
+    settings = (backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul)
+    return tuple(setting.fp32_precision for setting in settings)
 
 
 @contextmanager

@@ -33,11 +33,18 @@ def _clamp(x, bound):
 
 
 @triton.jit
+def _multiple(size, GRAIN: tl.constexpr):
+    # The same number, so that the compiler sees what divides it and loads several values at once.
+    return size // GRAIN * GRAIN
+
+
+@triton.jit
 def hidden_layer(
     p_BP, qb_BM, a_BM, narrow_a_BM, gates, mlp_dim,
-    SLOPE: tl.constexpr, CLIP: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr,
+    SLOPE: tl.constexpr, CLIP: tl.constexpr, NARROW: tl.constexpr, GRAIN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Fill a = clip(lrelu(p + qb)), with p in the last `mlp_dim` columns of p_BP."""
+    gates, mlp_dim = _multiple(gates, GRAIN), _multiple(mlp_dim, GRAIN)
     row, col = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = col < mlp_dim
     at = row * mlp_dim + col
@@ -52,9 +59,10 @@ def hidden_layer(
 @triton.jit
 def latent(
     r_BQ, b_q_Q, eps_BZ, q_BQ, noise_BZ, z_BZ, narrow_z_BZ, z_dim,
-    BOUND: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr,
+    BOUND: tl.constexpr, NARROW: tl.constexpr, GRAIN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Fill [mu, v] = clamp(r + b), noise = exp(v / 2) * eps, z = mu + noise."""
+    z_dim = _multiple(z_dim, GRAIN)
     row, col = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = col < z_dim
     at, at_mu = row * z_dim + col, row * 2 * z_dim + col
@@ -77,9 +85,10 @@ def latent(
 @triton.jit
 def cell(
     p_BP, gx_BG, g_BG, c_BH, act_BG, next_c_BH, h_BH, narrow_h_BH, hidden, p_stride,
-    NARROW: tl.constexpr, BLOCK: tl.constexpr,
+    NARROW: tl.constexpr, GRAIN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Run the LSTM cell on the sum of three pre-activations; keeps the gates after their activations."""
+    hidden, p_stride = _multiple(hidden, GRAIN), _multiple(p_stride, GRAIN)
     row, col = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = col < hidden
     at, gate, product = row * hidden + col, row * 4 * hidden + col, row * p_stride + col
@@ -107,9 +116,10 @@ def cell(
 @triton.jit
 def cell_backward(
     carried_dh_BH, dh_BH, dc_BH, act_BG, c_BH, next_c_BH, d_BP, narrow_d_BP, hidden, d_stride,
-    NARROW: tl.constexpr, BLOCK: tl.constexpr,
+    NARROW: tl.constexpr, GRAIN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Fill the gradients of the gates' pre-activations into d_BP, and move dc_BH to the step before."""
+    hidden, d_stride = _multiple(hidden, GRAIN), _multiple(d_stride, GRAIN)
     row, col = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = col < hidden
     at, gate, out = row * hidden + col, row * 4 * hidden + col, row * d_stride + col
@@ -139,9 +149,10 @@ def cell_backward(
 @triton.jit
 def latent_backward(
     carried_dz_BZ, dz_BZ, direct_dq_BQ, q_BQ, noise_BZ, dq_BQ, narrow_dq_BQ, z_dim,
-    BOUND: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr,
+    BOUND: tl.constexpr, NARROW: tl.constexpr, GRAIN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Fill dq from what reaches z through the gates and what reaches z, mu and v directly; 0 where clamped."""
+    z_dim = _multiple(z_dim, GRAIN)
     row, col = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = col < z_dim
     at, at_mu = row * z_dim + col, row * 2 * z_dim + col
@@ -162,9 +173,10 @@ def latent_backward(
 @triton.jit
 def hidden_layer_backward(
     da_BM, a_BM, d_BP, narrow_d_BP, gates, mlp_dim,
-    SLOPE: tl.constexpr, CLIP: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr,
+    SLOPE: tl.constexpr, CLIP: tl.constexpr, NARROW: tl.constexpr, GRAIN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Fill the gradient of the hidden layer's pre-activation into the last `mlp_dim` columns of d_BP."""
+    gates, mlp_dim = _multiple(gates, GRAIN), _multiple(mlp_dim, GRAIN)
     row, col = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = col < mlp_dim
     a = tl.load(a_BM + row * mlp_dim + col, mask=inside)

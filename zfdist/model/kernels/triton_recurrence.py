@@ -9,6 +9,7 @@ Shapes: as in zfdist.model.kernels.core_arguments, and S = T + 1, N = T * B, P =
 """
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -154,7 +155,8 @@ def _over(kernel: Any, batch: int, columns: int, narrow: bool) -> Callable[..., 
     launch = kernel[(batch, -(-columns // _BLOCK))]
 
     def run(*arguments: Tensor | int, **constants: float) -> None:
-        launch(*arguments, **constants, NARROW=narrow, BLOCK=_BLOCK)
+        grain = math.gcd(16, *(a for a in arguments if isinstance(a, int)))
+        launch(*arguments, **constants, NARROW=narrow, GRAIN=grain, BLOCK=_BLOCK)
 
     return run
 

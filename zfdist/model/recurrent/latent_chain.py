@@ -17,7 +17,6 @@ the operands of the products with z are rounded to 16 bits.
 Shapes: as in zfdist.model.kernels.core_arguments, and N = T * B.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from zfdist.model.distributions import Gaussian, latent_gaussian
 from zfdist.model.kernels import cpp_latent_chain
 from zfdist.model.kernels.core_arguments import ChainCore, ChainResults, chain_gradients
-from zfdist.model.kernels.cuda_graphs import Graphs, Loop, cuda_capture
+from zfdist.model.kernels.cuda_graphs import graphs_of
 from zfdist.model.kernels.lstm_cell import (
     CLIP,
     SLOPE,
@@ -41,6 +40,7 @@ from zfdist.model.kernels.lstm_cell import (
     operand_dtype,
 )
 from zfdist.model.kernels.mixed_precision import linear, product, rounded, widen
+from zfdist.model.kernels.recording import Loop
 from zfdist.model.recurrent.recurrence import Implementation, choose, describe
 from zfdist.profile import span, spanned
 
@@ -184,14 +184,9 @@ def _unroll(name: Implementation) -> Callable[[ChainCore], tuple[Tensor, ...]]:
         case "bptt":
             return by_hand
         case "graph":
-            return _recorded()
+            return graphs_of(Loop(ByHand, timed=2))
         case _:
             return reference
-
-
-@functools.cache
-def _recorded() -> Graphs:
-    return Graphs(Loop(ByHand, timed=2), cuda_capture)
 
 
 def _nets(both_BP: Tensor) -> Tensor:
