@@ -203,8 +203,8 @@ def _in_lockstep(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
         yield from batches
         return
     nothing = torch.zeros(1, dtype=torch.int64, device=run.world.device)
-    is_text = run.store.kind.name == "tokens"
-    step = nothing[None] if is_text else torch.zeros(1, 1, run.config.data.frame_samples, device=run.world.device)
+    frame = torch.zeros(1, 1, run.config.data.frame_samples, device=run.world.device)
+    step = nothing[None] if run.store.kind.has_vocabulary else frame
     empty = Batch(step, step, nothing, nothing, nothing - 1, num_sequences=0, num_frames=0)
     while True:
         batch = next(batches, None)

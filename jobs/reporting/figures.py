@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import stft
 
-from jobs.reporting.run_history import Curve, History
+from jobs.reporting.run_history import Curve, History, systems_of
 from zfdist import atomic_io
+from zfdist.data.kinds import Kind
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import Formatter, MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WITHOUT_AUX, WITH_AUX = COLOURS[1], COLOURS[0]
 GREY = "#B5B5B5"
 _MOST_RANKED = 24
 _MOST_LABELS = 9
-_THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}".replace("-", "\N{MINUS SIGN}"))
 _DECIBELS = 70.0
 _STYLE = {
     "figure.dpi": 200,
@@ -50,7 +50,17 @@ _STYLE = {
 }
 
 
-def learning_curves(path: Path, histories: Sequence[History], labels: Sequence[str]) -> None:
+class _Numbers(Formatter):
+    """Writes ticks with thousands apart, and as many decimals as tell them from each other."""
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        places = np.asarray(self.locs if len(self.locs) else [value], float)
+        near = 1e-6 * float(np.abs(np.diff(places)).min(initial=max(1.0, float(np.abs(places).max()))))
+        decimals = next((d for d in range(9) if np.all(np.abs(np.round(places, d) - places) <= near)), 9)
+        return f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def learning_curves(path: Path, histories: Sequence[History], labels: Sequence[str], kind: Kind) -> None:
     """Draw ELBO per sequence over steps: training left, validation right, the best runs coloured and labelled.
 
     `histories` come best first; those beyond the number of colours are grey.
@@ -68,14 +78,18 @@ def learning_curves(path: Path, histories: Sequence[History], labels: Sequence[s
             if valid.steps and is_named:
                 ends.append((valid.steps[-1], valid.values[-1], labels[rank], colour))
         data = histories[0].config.data
-        views = {"segments": f"segments of {data.segment_frames} frames", "utterances": "whole utterances"}
+        views = {view: f"{name}s" for view, name in kind.sequences.items()}
+        views["segments"] = f"segments of {data.segment_frames} {kind.frame}s"
         left.set_title(f"Training ({views[data.train_view]})")
         right.set_title(f"Validation ({views[data.eval_view]})")
-        left.set_ylabel("ELBO (nats per sequence)")
+        bound = "log-likelihood" if all(history.is_exact for history in histories) else "ELBO"
+        left.set_ylabel(f"{bound} (nats per {kind.sequences[data.train_view]})")
+        if data.eval_view != data.train_view:
+            right.set_ylabel(f"{bound} (nats per {kind.sequences[data.eval_view]})")
         for axes, name in ((left, "train/elbo_nats"), (right, "valid/elbo_nats")):
             _over_steps(axes)
             axes.set_ylim(*_limits([h.curve(name).values for h in histories]))
-            axes.yaxis.set_major_formatter(_THOUSANDS)
+            axes.yaxis.set_major_formatter(_Numbers())
         _label_ends(right, ends)
         if len(histories) > len(COLOURS):
             text = f"grey: the other {_runs(len(histories) - len(COLOURS))}"
@@ -83,32 +97,39 @@ def learning_curves(path: Path, histories: Sequence[History], labels: Sequence[s
         _save(figure, path)
 
 
-def kl_curves(path: Path, histories: Sequence[History]) -> None:
-    """Draw the KL term per frame over training, with and without the auxiliary cost: the paper's Figure 2."""
+def kl_curves(path: Path, histories: Sequence[History], kind: Kind) -> None:
+    """Draw the KL term per frame over training, with and without the auxiliary cost: the paper's Figure 2.
+
+    Several systems have a colour each; what is exact has no KL term and is left out.
+    """
+    systems = systems_of(histories)
+    histories = [history for history in histories if not history.is_exact]
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(6.2, 3.6), layout="constrained")
-        groups: dict[tuple[bool, bool], list[Curve]] = {}
+        groups: dict[tuple[str, bool, bool], list[Curve]] = {}
         ends = []
         for history in histories:
-            loss = history.config.loss
-            key = (loss.alpha > 0, history.is_annealed)
+            key = (history.system, history.has_aux, history.is_annealed)
             curve = _smooth(history.curve("train/kl_nats_per_frame"))
             groups.setdefault(key, []).append(curve)
             if curve.steps:
-                text = f"\u03b1 {loss.alpha:g}, \u03b2 {loss.beta:g}"
-                ends.append((curve.steps[-1], curve.values[-1], text, WITH_AUX if key[0] else WITHOUT_AUX))
-        for (has_aux, is_annealed), curves in sorted(groups.items(), reverse=True):
+                weights = f"\u03b1 {history.config.loss.alpha:g}, \u03b2 {history.config.loss.beta:g}"
+                text = weights if len(systems) == 1 else history.system + f", {weights}" * history.has_aux
+                ends.append((curve.steps[-1], curve.values[-1], text, _kl_colour(systems, *key[:2])))
+        for (system, has_aux, is_annealed), curves in sorted(groups.items(), reverse=True):
             style: dict[str, Any] = {
-                "color": WITH_AUX if has_aux else WITHOUT_AUX,
+                "color": _kl_colour(systems, system, has_aux),
                 "linestyle": (0, (4, 1.5)) if is_annealed else "-",
-                "linewidth": 1.6 if len(histories) <= _MOST_LABELS else 1.1,
+                "linewidth": 1.6 if len(histories) <= _MOST_LABELS and (has_aux or len(systems) == 1) else 1.1,
             }
             for curve in curves:
                 axes.plot(*curve, **style)
             what = "with auxiliary cost (\u03b1 > 0)" if has_aux else "without (\u03b1 = 0)"
+            if len(systems) > 1:
+                what = f"{system} with auxiliary cost" if has_aux else system
             when = "KL annealed" if is_annealed else "KL weight 1"
             axes.plot([], [], label=f"{what}, {when}: {_runs(len(curves))}", **style)
-        axes.set_ylabel("KL(q \u2016 p) in training (nats per frame)")
+        axes.set_ylabel(f"KL(q \u2016 p) in training (nats per {kind.frame})")
         axes.set_ylim(bottom=0)
         _over_steps(axes)
         axes.yaxis.set_major_locator(MaxNLocator(6))
@@ -118,7 +139,14 @@ def kl_curves(path: Path, histories: Sequence[History]) -> None:
         _save(figure, path)
 
 
-def sweep(path: Path, histories: Sequence[History], labels: Sequence[str]) -> None:
+def _kl_colour(systems: Sequence[str], system: str, has_aux: bool) -> str:
+    """Return the colour of a curve: by the auxiliary cost, or the system's where there are several."""
+    if len(systems) == 1:
+        return WITH_AUX if has_aux else WITHOUT_AUX
+    return COLOURS[systems.index(system) % len(COLOURS)]
+
+
+def sweep(path: Path, histories: Sequence[History], labels: Sequence[str], kind: Kind) -> None:
     """Draw the best validation ELBO of each run over alpha and beta, and all runs in order; the best comes first."""
     scored = [(h, label) for h, label in zip(histories, labels, strict=True) if h.best]
     elbos = [h.best.elbo_nats for h, _ in scored if h.best]
@@ -138,9 +166,10 @@ def sweep(path: Path, histories: Sequence[History], labels: Sequence[str]) -> No
         order.get_yticklabels()[0].set_fontweight("bold")
         order.invert_yaxis()
         order.set_ylim(len(ranked) - 0.4, -0.6)
-        order.set_xlabel("best validation ELBO (nats per sequence)")
+        sequence = kind.sequences[histories[0].config.data.eval_view]
+        order.set_xlabel(f"best validation ELBO (nats per {sequence})")
         order.xaxis.set_major_locator(MaxNLocator(4))
-        order.xaxis.set_major_formatter(_THOUSANDS)
+        order.xaxis.set_major_formatter(_Numbers())
         order.grid(axis="y", visible=True)
         which = "All runs" if len(ranked) == len(scored) else f"The best {len(ranked)} of {len(scored)} runs"
         order.set_title(f"{which}; colours as on the left")
@@ -236,7 +265,7 @@ def _over_steps(axes: Any) -> None:
     axes.set_xlabel("update")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter(_THOUSANDS)
+    axes.xaxis.set_major_formatter(_Numbers())
 
 
 def _limits(curves: Sequence[Sequence[float]]) -> tuple[float, float]:

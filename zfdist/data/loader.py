@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zfdist.config import DataConfig
-from zfdist.data.kinds import NO_LABEL, PCM16, TOKENS
+from zfdist.data.kinds import NO_LABEL
 from zfdist.data.order import Order, OrderError, Sequences, view
 from zfdist.data.store import Store
 
@@ -25,7 +25,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 PADDED_FRAMES = 16_384
-"""Most frames, padding included, of an evaluation batch of more than one recording of sound."""
+"""Most frames, padding included, of an evaluation batch of more than one row, where rows may be cut."""
 
 
 class Batch(NamedTuple):
@@ -77,21 +77,18 @@ def sequences_of(store: Store, config: DataConfig, split: str, kind: str) -> Seq
     Raises OrderError if the view or `data.frame_samples` does not fit the store's kind, StoreError for an unknown
     split.
     """
-    lengths, added = store.lengths(split), store.kind.added
-    if not added:
-        return view(kind, lengths, config.frame_samples, config.segment_frames)
-    name = store.kind.name
-    if config.frame_samples != 1:
+    name, samples = store.kind.name, store.kind.frame_samples
+    if samples not in (None, config.frame_samples):
         raise OrderError(
-            f"data.frame_samples = {config.frame_samples}: must be 1 for {config.root}, which holds {name}; "
-            "set --data.frame-samples 1"
+            f"data.frame_samples = {config.frame_samples}: must be {samples} for {config.root}, which holds {name}; "
+            f"set --data.frame-samples {samples}"
         )
-    if kind != "utterances":
+    if kind == "segments" and kind not in store.kind.sequences:
         raise OrderError(
             f"view {kind!r}: {config.root} holds {name}, whose rows are not cut; "
             "set --data.train-view utterances --data.eval-view utterances"
         )
-    return view(kind, lengths + added, 1, config.segment_frames)
+    return view(kind, store.lengths(split) + store.kind.added, config.frame_samples, config.segment_frames)
 
 
 class TrainLoader:
@@ -185,9 +182,9 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield this rank's share of a split: over all ranks every sequence exactly once, and no dummy rows.
 
-    The batches are cut from the sequences sorted by length, at most `data.eval_batch` rows (of sound, whose lengths
-    nobody chose, also PADDED_FRAMES frames) each, alike for every world size, and dealt to the ranks so that their
-    work is even. A rank may get none.
+    The batches are cut from the sequences sorted by length, at most `data.eval_batch` rows (where rows may be cut, as
+    nobody chose their lengths, also PADDED_FRAMES frames) each, alike for every world size, and dealt to the ranks so
+    that their work is even. A rank may get none.
     """
     sequences = sequences_of(store, config, split, config.eval_view)
 
@@ -197,7 +194,8 @@ def evaluation_batches(
         labels = _labels(store, split, sequences, ids)
         return _Rows(rows, frames, ids, ids, len(ids), int(frames.sum()), labels)
 
-    most_frames = PADDED_FRAMES if store.kind == PCM16 else config.eval_batch * int(sequences.frames.max(initial=0))
+    is_cut = "segments" in store.kind.sequences
+    most_frames = PADDED_FRAMES if is_cut else config.eval_batch * int(sequences.frames.max(initial=0))
     shares = _evaluation_shares(sequences.frames, config.eval_batch, most_frames, world_size)
     for rows in _ahead(shares[rank], gathered, config.prefetch_batches):
         yield _batch(rows, slice(None), store, config.frame_samples, device)
@@ -250,7 +248,7 @@ def _labels(store: Store, split: str, sequences: Sequences, ids: Int64s) -> Int6
 def _batch(rows: _Rows, part: slice, store: Store, frame_samples: int, device: torch.device) -> Batch:
     """Make some rows time-major on the device, and zero where padded."""
     rows_BS = rows.rows_BS[part].to(device, non_blocking=True)
-    frames_TBX = rows_BS.t().long() if store.kind == TOKENS else _normalised(rows_BS, store, frame_samples)
+    frames_TBX = rows_BS.t().long() if store.kind.has_vocabulary else _normalised(rows_BS, store, frame_samples)
     x_TBX, y_TBX = frames_TBX[:-1], frames_TBX[1:]
     lengths = rows.frames_B[part]
     lengths_B = torch.from_numpy(lengths).to(device)
