@@ -21,7 +21,7 @@ def lines(out: Path, manifest: StoreManifest) -> Iterator[str]:
         return
     yield from _recordings(manifest) if manifest.sample_rate else _rows(manifest, kind)
     if "binarised" in manifest.source:
-        yield f"{kind.sample}s are 0 or 1; binarised: {manifest.source['binarised']}"
+        yield f"{kind.sample}s are 0 or 1 and not normalised; binarised: {manifest.source['binarised']}"
     if manifest.source.get("converter") == "timit":
         yield from _speakers(Store.open(out, "size"))
 
@@ -57,8 +57,6 @@ def _rows(manifest: StoreManifest, kind: Kind) -> Iterator[str]:
     yield f"{'split':<8}{kind.rows:>9}{kind.sample + 's':>14}{'mean':>10}"
     for name, split in manifest.splits.items():
         yield f"{name:<8}{split.recordings:>9,}{split.samples:>14,}{split.statistics.mean:>10.6f}"
-    if not kind.is_normalised:
-        yield f"{kind.sample}s are not normalised"
 
 
 def _sentences(store: Store) -> Iterator[str]:

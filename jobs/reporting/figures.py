@@ -53,11 +53,12 @@ _STYLE = {
 class _Numbers(Formatter):
     """Writes ticks with thousands apart, and as many decimals as tell them from each other."""
 
-    def __call__(self, value: float, pos: int | None = None) -> str:
-        places = np.asarray(self.locs if len(self.locs) else [value], float)
-        near = 1e-6 * float(np.abs(np.diff(places)).min(initial=max(1.0, float(np.abs(places).max()))))
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """Return the texts of all ticks of an axis."""
+        places = np.asarray(values, float)
+        near = 1e-6 * float(np.abs(np.diff(places)).min(initial=max(1.0, float(np.abs(places).max(initial=0)))))
         decimals = next((d for d in range(9) if np.all(np.abs(np.round(places, d) - places) <= near)), 9)
-        return f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+        return [f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}") for value in places]
 
 
 def learning_curves(path: Path, histories: Sequence[History], labels: Sequence[str], kind: Kind) -> None:

@@ -31,9 +31,7 @@ def figure2(task: Task) -> list[Path]:
     names = ("figure2.png", "figure2.csv", "figure2.md")
     png, table, page = (task.out / name for name in names)
     figures.kl_curves(png, past, data_set.kind)
-    lines = [
-        f"| model | run | seed | update | KL, nats per {frame} | ELBO, nats per {sequence} |", "|---|---|---|---|---|---|"
-    ]  # fmt: skip
+    lines = [f"| model | run | seed | update | KL, nats per {frame} | ELBO, nats per {sequence} |", "|---" * 6 + "|"]
     rows: list[tuple[object, ...]] = [("row", "run", "seed", "step", "kl_nats_per_frame", "elbo_nats")]
     for one in past:
         key, seed = keys[id(one)], one.config.train.seed

@@ -206,7 +206,7 @@ def _why_not(published: Published, converters: set[str]) -> str:
     """Return why a published number is not like for like with ours; empty if it is."""
     other = ""
     if published.data_set == "imdb":  # a converter of any text reads it
-        other = "what text ours are of is not recorded, only that it was prepared as " + " and ".join(converters)
+        other = f"whether ours are of {_NAMES['imdb']} is not recorded, only that they were prepared as text"
     elif converters != {published.data_set}:
         other = f"ours are not on {_NAMES[published.data_set]}"
     return "; ".join(reason for reason in (other, published.why_not) if reason)

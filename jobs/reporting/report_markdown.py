@@ -76,7 +76,7 @@ def _part(part: Part, level: str) -> Iterator[str]:
         yield from _runs(part)
     yield f"{level} Learning curves"
     yield _figure(part, "curves", f"{_bound_name(part.histories)} per sequence over updates")
-    yield _CURVES.format(bound=_bound_name(part.histories))
+    yield " ".join(_curves(part.histories))
     if "kl" in part.figures:
         yield f"{level} The KL term"
         yield _figure(part, "kl", f"KL per {part.data_set.kind.frame} over updates")
@@ -89,12 +89,16 @@ def _part(part: Part, level: str) -> Iterator[str]:
     yield from _again(part)
 
 
-_CURVES = (
-    "Training: the {bound} of training sequences, means over the updates between two log lines (thin) and their "
-    "running mean (thick). Validation: that of the validation split. Both have KL weight 1 and no auxiliary cost; "
-    "where they differ in what a sequence is, their levels do not compare. The lowest twentieth of the values lies "
-    "below the axes."
-)
+def _curves(histories: Sequence[History]) -> Iterator[str]:
+    yield (
+        f"Training: the {_bound_name(histories)} of training sequences, means over the updates between two log lines "
+        "(thin) and their running mean (thick). Validation: that of the validation split."
+    )
+    if not all(history.is_exact for history in histories):
+        yield "Both have KL weight 1 and no auxiliary cost."
+    if any(history.config.data.train_view != history.config.data.eval_view for history in histories):
+        yield "They differ in what a sequence is, so that their levels do not compare."
+    yield "The lowest twentieth of the values lies below the axes."
 
 
 def _bound_name(histories: Sequence[History]) -> str:
