@@ -242,11 +242,12 @@ def _page(
         cells += [cited.get(column, "") for column in columns]
         lines.append([labels.get(key, key), *cells])
     yield "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
-    yield (
-        "Published numbers are marked V (verified in the source), R (recalled) or C (computed), and \u2020 where they "
-        "are not like for like with ours:"
-    )
-    yield "\n".join(f"{number}. {note}" for number, note in enumerate(notes, start=1))
+    if notes:
+        yield (
+            "Published numbers are marked V (verified in the source), R (recalled) or C (computed), and \u2020 where "
+            "they are not like for like with ours:"
+        )
+        yield "\n".join(f"{number}. {note}" for number, note in enumerate(notes, start=1))
     yield from problems
 
 

@@ -187,7 +187,7 @@ def _kl(histories: Sequence[History]) -> str:
         return (
             text + " Without the auxiliary cost the latent variable is free to be ignored; with it, it must tell of b."
         )
-    return text + f" All runs here are {'with' if with_aux else 'without'} the auxiliary cost."
+    return text + f" All runs with such a term are {'with' if with_aux else 'without'} the auxiliary cost."
 
 
 def _again(part: Part) -> Iterator[str]:
