@@ -18,6 +18,9 @@ from jobs import report
 from jobs.reporting import axes, show
 from zfdist import train, world
 from zfdist.data.kinds import BITS, TOKENS
+from zfdist.data.store import Store
+from zfdist.data.store_writer import Recording, publish, write_shard
+from zfdist.evaluation.evaluate import load_model
 
 HERE = world.World(0, 1, 0, torch.device("cpu"), None)
 
@@ -130,6 +133,31 @@ def test_no_two_ticks_read_the_same(first: int, step: float, count: int) -> None
     assert len(set(texts)) == count
     for i, text in enumerate(texts):
         assert float(text.replace("\u2212", "-").replace(",", "")) == pytest.approx((first + i) * step, abs=step / 100)
+
+
+def test_labels_are_shown_in_turn(others: Path, tmp_path: Path) -> None:
+    """Of a split sorted by label, as files often are, a report shows all labels."""
+    root, rows = tmp_path / "store", [[0] * 784] * 8
+    tags = [0, 0, 0, 1, 1, 2, 2, 2]
+    shards = {
+        split: [
+            write_shard(
+                root,
+                f"{split}-0",
+                "k",
+                [
+                    Recording(f"{i}", np.array(row, np.uint8), tag)
+                    for i, (row, tag) in enumerate(zip(rows, tags, strict=True))
+                ],
+                {},
+                BITS,
+            )
+        ]
+        for split in ("train", "valid", "test")
+    }
+    publish(root, shards, sample_rate=0, source={}, licence="", kind=BITS)
+    loaded = load_model(others / "digits")
+    assert show._different(loaded, Store.open(root), 5, at_least=1) == [0, 3, 5, 1, 4]
 
 
 def test_far_rows_are_chosen() -> None:

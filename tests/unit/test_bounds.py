@@ -3,6 +3,7 @@
 import math
 import statistics
 
+import numpy as np
 import pytest
 import torch
 from peak import Peak
@@ -164,6 +165,38 @@ def test_perplexity_by_hand():
     assert fields["iwae_perplexity"] == pytest.approx((4**4 * 2**2) ** (1 / 6) * math.exp(-0.1))
     assert fields["perplexity"] == pytest.approx(math.exp(-fields["nats_per_sample"]))
     assert "nll_nats" not in fields
+
+
+def test_errors_of_means_over_words_are_those_of_sentences_drawn_again():
+    """Bootstrap over sentences: what the spread of the ratio would be with other sentences of the same text."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(2, 20, 400).astype(float)
+    elbos = -4.0 * frames + rng.normal(size=400) * 5 + 0.8 * frames * rng.normal(size=400)
+    sums = row(
+        sequences=400.0,
+        frames=frames.sum(),
+        elbo=elbos.sum(),
+        elbo_squared=np.square(elbos).sum(),
+        elbo_frames=(elbos * frames).sum(),
+        frames_squared=np.square(frames).sum(),
+    )
+    fields = result_fields(sums, Question(split="test", seeds=[0]), TOKENS, 1)
+    drawn = rng.integers(0, 400, (2000, 400))
+    ratios = elbos[drawn].sum(1) / frames[drawn].sum(1)
+    assert fields["nats_per_sample_stderr"] == pytest.approx(ratios.std(), rel=0.1)
+    assert fields["perplexity_stderr"] == pytest.approx(np.exp(-ratios).std(), rel=0.1)
+    assert result_fields(sums, Question(split="test", seeds=[0]), PCM16, 4)["nats_per_sample_stderr"] == pytest.approx(
+        fields["nats_per_sample_stderr"] / 4
+    )
+    assert math.isnan(result_fields(row(), Question(split="test", seeds=[0]), PCM16, 1)["nats_per_sample_stderr"])
+
+
+def test_sums_for_errors_count_real_frames_alone(model):
+    given = batch()._replace(lengths_B=torch.tensor([6, 0, 1, 6, 3]))
+    sums = Sums(*sums_of(model, [given])[0].tolist())
+    alone = [Sums(*sums_of(model, [batch([i])._replace(lengths_B=given.lengths_B[[i]])])[0].tolist()) for i in range(5)]
+    assert sums.frames_squared == 36 + 1 + 36 + 9
+    assert sums.elbo_frames == pytest.approx(sum(one.elbo * one.frames for one in alone))
 
 
 def test_likelihood_of_images_is_in_nats_per_image():
