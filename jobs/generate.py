@@ -104,7 +104,7 @@ def _refuse_mistakes(arguments: Arguments) -> None:
     for flag, whats in _FOR.items():
         if getattr(arguments, flag) is not None and arguments.what not in whats:
             command.refuse(
-                f"--{flag.replace('_', '-')}: changes nothing of {arguments.what}; it is for {' and '.join(whats)}"
+                f"--{flag.replace('_', '-')}: changes nothing of {arguments.what}; it is for {', '.join(whats)}"
             )
     if arguments.what == "interpolation" and arguments.temperature_x == 0:
         command.refuse("--temperature-x 0: is the greedy half of an interpolation, which is always made; leave it out")

@@ -113,7 +113,8 @@ def _images(out: Path, made: Sequence[Piece], loaded: Loaded, store: Store) -> I
 def _sentences(out: Path, made: Sequence[Piece], loaded: Loaded, store: Store) -> Iterator[Path]:
     """A line of text for each sentence, after its title."""
     path, words = out / "sentences.txt", store.vocabulary()
-    atomic_io.write(path, "".join(f"{piece.title:<14} {text(piece, words)}\n" for piece in made))
+    width = max(14, *(len(piece.title) for piece in made))
+    atomic_io.write(path, "".join(f"{piece.title:<{width}} {text(piece, words)}\n" for piece in made))
     yield path
 
 
@@ -161,7 +162,7 @@ def _requests(loaded: Loaded, store: Store, seed: int) -> Iterator[tuple[str, st
         shown[0] = ("samples", "Drawn", f"z from the prior, each {kind.frame} drawn given z and fed back.")
         given = f"Each {kind.frame}'s likeliest value, given the true ones before it and z from the posterior's mean."
         shown.insert(1, ("reconstructions", "Rebuilt", given))
-        mixed = "Posterior samples of two originals, mixed step by step with the second's weight above each, decoded "
+        mixed = "Posterior samples of two originals, mixed step by step with the second's weight beside each, decoded "
         shown.append(("interpolation", "Between two", f"{mixed}by the likeliest {kind.frame} and by drawing."))
     for what, title, explanation in shown:
         prefix, new = draw_samples.usual_frames(store, data, what)
