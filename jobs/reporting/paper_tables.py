@@ -226,8 +226,8 @@ def _page(
     metrics = _metrics(kind)
     yield f"# {task.table.replace('table', 'Table ')}"
     yield (
-        f"Ours: {len(runs)} run{'s' * (len(runs) > 1)} on {roots}, each at its checkpoint with the best validation ELBO; KL weight 1, no "
-        "auxiliary cost. \u00b1 is the standard error over training seeds."
+        f"Ours: {len(runs)} run{'s' * (len(runs) > 1)} on {roots}, each at its checkpoint with the best validation "
+        "ELBO; KL weight 1, no auxiliary cost. \u00b1 is the standard error over training seeds."
     )
     columns = list(dict.fromkeys((p.data_set, p.metric) for p in sources))
     head = ["model", *(f"ours: {title}" for title in metrics.values()), "runs", "parameters", "updates"]
