@@ -17,8 +17,8 @@ from jobs.cli import command
 
 if TYPE_CHECKING:
     from jobs.reporting.draw_samples import Request
-    from zfdist.config import Config
     from zfdist.data.store import Store
+    from zfdist.evaluation.evaluate import Loaded
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Arguments:
     """From the prior; going on from a prefix; rebuilt from their latents; between two sequences (Table 3)."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the files, and for generated.json, which says what they are."""
-    num: int = 8
-    """Sequences (an interpolation has two)."""
+    num: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Sequences; default: 8 (an interpolation has two)."""
     frames: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Length of what is new, in frames, pixels or words; default: 3 s, the rest of the image, 20 words."""
     seconds: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
@@ -41,20 +41,32 @@ class Arguments:
     """What a continuation begins with, in frames, pixels or words; default: 1 s, half an image, 3 words."""
     between: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="INT INT")] = None
     """Interpolation: numbers of the two sequences in the split; default: its first two."""
-    temperature_z: float = 1.0
-    """Scale of the latents' standard deviation, of samples and continuations; 0 takes means."""
-    temperature_x: float = 1.0
-    """The same of the observations given the latents; 0 takes the likeliest."""
+    temperature_z: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Scale of the latents' standard deviation, of samples and continuations; default 1; 0 takes means."""
+    temperature_x: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """The same of the observations given the latents, of all but reconstructions; default 1; 0 takes the likeliest."""
     unknown: bool = True
     """Sentences: whether <unk> may be written; --no-unknown leaves it out, as Table 3 does."""
-    split: str = "test"
-    """Where sequences to go on from, rebuild or mix are taken from."""
+    split: str | None = None
+    """Where sequences to go on from, rebuild or mix are taken from; default: test."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that jobs.prepare wrote, or its URI in a store; default: where the run had it."""
     as_trained: bool = False
     """Read other data under the model's own mean, std and vocabulary: another voice, or another corpus."""
-    seed: int = 0
-    """Of all noise."""
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Of all noise; default 0. Reconstructions have none."""
+
+
+_FOR = {
+    "num": ("samples", "continuations", "reconstructions"),
+    "prefix_frames": ("continuations",),
+    "between": ("interpolation",),
+    "temperature_z": ("samples", "continuations"),
+    "temperature_x": ("samples", "continuations", "interpolation"),
+    "split": ("continuations", "reconstructions", "interpolation"),
+    "seed": ("samples", "continuations", "interpolation"),
+}
+"""What flags are for that are not for all."""
 
 
 @command.program
@@ -71,12 +83,19 @@ def _refuse_mistakes(arguments: Arguments) -> None:
         command.refuse(f"--seconds {arguments.seconds}: must be more than 0")
     if arguments.seconds is not None and arguments.frames is not None:
         command.refuse("--seconds and --frames: give one of them")
-    if arguments.between is not None and (arguments.what != "interpolation" or min(arguments.between) < 0):
-        command.refuse("--between: must be two sequences of the split, and belongs to --what interpolation")
+    if arguments.between is not None and min(arguments.between) < 0:
+        command.refuse("--between: must be two sequences of the split, counted from 0")
+    for flag, whats in _FOR.items():
+        if getattr(arguments, flag) is not None and arguments.what not in whats:
+            command.refuse(
+                f"--{flag.replace('_', '-')}: changes nothing of {arguments.what}; it is for {', '.join(whats)}"
+            )
+    if arguments.what == "interpolation" and arguments.temperature_x == 0:
+        command.refuse("--temperature-x 0: is the greedy half of an interpolation, which is always made; leave it out")
 
 
 def _generate(arguments: Arguments) -> list[Path]:
-    from jobs.reporting import draw_samples, write_samples
+    from jobs.reporting import draw_samples, show
     from zfdist import atomic_io
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.checkpoint.fetch import local, with_weights
@@ -88,10 +107,10 @@ def _generate(arguments: Arguments) -> list[Path]:
     moved = {} if arguments.data is None else {"data.root": arguments.data}
     loaded = loaded._replace(config=loaded.config.with_values(moved))
     store = data_of(loaded, arguments.as_trained)
-    refuse_other_data(loaded, store, arguments.split)
-    request = _request(arguments, loaded.config, store)
+    request = _request(arguments, loaded, store)
+    refuse_other_data(loaded, store, request.split)
     made = draw_samples.pieces(loaded, store, request)
-    files = write_samples.write(arguments.out, made, loaded, store)
+    files = show.write(arguments.out, made, loaded, store)
     record = {"checkpoint": str(folder), "data": str(store.root), **dataclasses.asdict(request)}
     record["pieces"] = [{"name": piece.name, "title": piece.title, "frames": len(piece.values_TX)} for piece in made]
     path = arguments.out / "generated.json"
@@ -99,29 +118,31 @@ def _generate(arguments: Arguments) -> list[Path]:
     return [*files, path]
 
 
-def _request(arguments: Arguments, config: "Config", store: "Store") -> "Request":
-    """Fill in the lengths that the command line leaves open, as the kind of data has it."""
-    from jobs.reporting.draw_samples import Request
+def _request(arguments: Arguments, loaded: "Loaded", store: "Store") -> "Request":
+    """Fill in what the command line leaves open, as the kind of data has it; refuses what says nothing of these."""
+    from jobs.reporting.draw_samples import Request, usual_frames
 
-    per_second = store.sample_rate / config.data.frame_samples
-    if arguments.seconds is not None and not per_second:
-        command.refuse(f"--seconds: {config.data.root} holds {store.kind.name}, no sound; use --frames")
-    heard = {"pcm16": round(per_second), "bits": 392, "tokens": 3}[store.kind.name]
-    prefix = arguments.prefix_frames or max(heard, 1)
-    is_whole = store.kind.name == "bits" and arguments.what != "continuations"
-    usual = {"pcm16": round(3 * per_second), "bits": 784 if is_whole else max(784 - prefix, 1), "tokens": 20}
-    wanted = None if arguments.seconds is None else max(1, round(arguments.seconds * per_second))
+    data, model = loaded.config.data, loaded.config.model
+    if arguments.seconds is not None and not store.sample_rate:
+        command.refuse(f"--seconds: {data.root} holds {store.kind.name}, no sound; use --frames")
+    if not arguments.unknown and not store.kind.has_vocabulary:
+        command.refuse(f"--no-unknown: {data.root} holds {store.kind.name}, which have no words")
+    if arguments.temperature_z is not None and not loaded.model.has_latents:
+        command.refuse(f"--temperature-z: an {model.system} has no latents")
+    prefix, new = usual_frames(store, data, arguments.what, arguments.prefix_frames)
+    if arguments.seconds is not None:
+        new = max(1, round(arguments.seconds * store.sample_rate / data.frame_samples))
     return Request(
         what=arguments.what,
-        split=arguments.split,
-        num=arguments.num,
-        frames=arguments.frames or wanted or max(usual[store.kind.name], 1),
+        split=arguments.split or "test",
+        num=arguments.num or (2 if arguments.what == "interpolation" else 8),
+        frames=arguments.frames or new,
         prefix_frames=prefix,
         between=arguments.between,
-        temperature_z=arguments.temperature_z,
-        temperature_x=arguments.temperature_x,
+        temperature_z=1.0 if arguments.temperature_z is None else arguments.temperature_z,
+        temperature_x=1.0 if arguments.temperature_x is None else arguments.temperature_x,
         with_unknown=arguments.unknown,
-        seed=arguments.seed,
+        seed=arguments.seed or 0,
     )
 
 

@@ -16,6 +16,7 @@ from jobs.cli import command
 from jobs.recipes import RECIPES
 from jobs.reporting import paper_rows
 from zfdist.config import Config, ConfigError
+from zfdist.data.kinds import TOKENS, with_density
 
 if TYPE_CHECKING:
     from zfdist.data.store import Store
@@ -128,10 +129,11 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> int | None:
 
 
 def _refuse_other_kind(table: str, store: "Store", base: Config) -> None:
-    wanted = "categorical" if table in _WORDS else base.model.density
-    kinds = {"gaussian": "pcm16", "mixture": "pcm16", "bernoulli": "bits", "categorical": "tokens"}
-    if store.kind.name != kinds[wanted]:
-        raise ConfigError(f"{table} with density {wanted} needs {kinds[wanted]}; {store.root} holds {store.kind.name}")
+    density = base.model.density
+    wanted = [TOKENS] if table in _WORDS else with_density(density)
+    if store.kind not in wanted:
+        names = " or ".join(kind.name for kind in wanted)
+        raise ConfigError(f"{table} with density {density} needs {names}; {store.root} holds {store.kind.name}")
 
 
 def _write(arguments: Arguments, runs: "list[Path] | tuple[Path, ...]", out: Path) -> None:

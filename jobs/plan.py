@@ -11,6 +11,7 @@ import tyro
 
 from jobs.cli import command
 from zfdist.config import Config
+from zfdist.data.kinds import with_density
 from zfdist.errors import ZfdistError
 
 if TYPE_CHECKING:
@@ -161,6 +162,6 @@ def _x_dim(arguments: Arguments) -> int:
         return Store.open(config.data.root, verify="size", cache=config.data.cache).frame_size(
             config.data.frame_samples
         )
-    if config.model.density == "categorical":
+    if any(kind.has_vocabulary for kind in with_density(config.model.density)):
         command.refuse(f"{config.data.root} is not there, and only the data know the vocabulary: pass --x-dim WORDS")
     return config.data.frame_samples

@@ -4,9 +4,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import make_dataclass
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -16,6 +19,7 @@ from jobs.cli.prepare_options import Blizzard, Command, Lists, Mnist, Speech, Te
 if TYPE_CHECKING:
     from zfdist.data.sources.convert import Outcome, Progress
 
+SOURCES = "zfdist.data.sources"
 COMMANDS: dict[str, Callable[..., Command]] = {
     "speech": Speech,
     "timit": Timit,
@@ -29,7 +33,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
 def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`, print what came of it, return the exit code."""
     command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
+        COMMANDS | _by_name(argv),
         prog="python -m jobs.prepare",
         description="Make a data set of Arrow shards from raw files.",
         args=argv,
@@ -45,12 +49,27 @@ def main(argv: Sequence[str]) -> None:
     _print_outcome(command, outcome)
 
 
+def _by_name(argv: Sequence[str]) -> dict[str, Callable[..., Command]]:
+    """Return the command that a file of data/sources gives by itself: `NAME.py` with `Options` and `prepare`."""
+    name = argv[0] if argv else ""
+    if name in COMMANDS or not name.isidentifier() or not find_spec(f"{SOURCES}.{name}"):
+        return {}
+    source = import_module(f"{SOURCES}.{name}")
+    if not hasattr(source, "Options") or not hasattr(source, "prepare"):
+        return {}  # a part of other sources
+    out: Any = ("out", Path)
+    return {name: make_dataclass(name, [out], bases=(source.Options,), kw_only=True, frozen=True)}
+
+
 def _converter(command: Command) -> "Callable[[Progress], Outcome]":
     """Return the converter of a command; raises SourceError if its flags cannot be."""
     from zfdist.data.sources import blizzard, mnist, speech, text, timit
     from zfdist.data.sources.rows import Fields
 
     given = {name: value for name, value in vars(command).items() if name != "out"}
+    if type(command) not in COMMANDS.values():
+        source = import_module(f"{SOURCES}.{type(command).__name__}")
+        return partial(source.prepare, source.Options(**given), command.out)
     if isinstance(command, Mnist):
         return partial(mnist.prepare, mnist.Mnist(**given), command.out)
     if isinstance(command, Text):

@@ -1,4 +1,4 @@
-"""Write a report: `python -m jobs.report runs/A [runs/B ...] --out DIR`: report.md, figures and sounds.
+"""Write a report: `python -m jobs.report runs/A [runs/B ...] --out DIR`: report.md, figures and what runs generate.
 
 Needs neither Ray nor DeepSpeed, and goes on a copy of the run folders as well.
 """
@@ -14,22 +14,26 @@ import tyro
 from jobs.cli import command
 
 if TYPE_CHECKING:
-    from jobs.reporting.report_markdown import Page
+    from jobs.reporting.report_markdown import Best, Part
+    from jobs.reporting.run_history import DataSet, History
     from zfdist.evaluation.evaluate import Loaded
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Compare runs in a page with figures, the best run's bound on the test split, and speech to listen to."""
+    """Compare runs in a page with figures, the best run's bound on the test split, and what it generates.
+
+    Runs on different data, or scored on other sequences of the same data, do not compare: each has a part of its own.
+    """
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
     """Folders or URIs of runs, and of sweeps for all their trials."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for report.md, figures/ and samples/."""
-    title: str = "Z-Forcing on speech"
-    """First line of the page."""
+    title: str | None = None
+    """First line of the page; default: the systems and what the data are."""
     samples: bool = True
-    """Generate and rebuild a few seconds of speech."""
+    """Generate from the best run of each data set: speech to hear, images, sentences."""
 
 
 @command.program
@@ -43,7 +47,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def write(
-    runs: Sequence[Path | str], out: Path, *, title: str, samples: bool = True, say: Callable[[str], None] = command.say
+    runs: Sequence[Path | str],
+    out: Path,
+    *,
+    title: str | None = None,
+    samples: bool = True,
+    say: Callable[[str], None] = command.say,
 ) -> Path:
     """Write report.md, figures/ and samples/ into the folder `out`; return the page.
 
@@ -53,70 +62,92 @@ def write(
         HistoryError: if one of `runs` is neither a run nor a sweep.
         CheckpointError, StorageError: if one in a store is not there, or the store cannot be used.
     """
-    from jobs.reporting import figures, report_markdown, run_history
+    from jobs.reporting import report_markdown, run_history
     from zfdist import atomic_io
     from zfdist.checkpoint import fetch
 
     command.check_place(str(out))
     histories = run_history.read([fetch.local(str(run)) for run in runs])
-    say(f"drawing the curves of {len(histories)} run{'s' * (len(histories) > 1)} ...")
-    labels = run_history.labels(histories)
-    drawn = {"curves": "figures/learning-curves.png", "kl": "figures/kl.png"}
-    figures.learning_curves(out / drawn["curves"], histories, labels)
-    figures.kl_curves(out / drawn["kl"], histories)
-    if {"loss.alpha", "loss.beta"} & set(run_history.varied(histories)) and histories[0].best:
-        drawn["sweep"] = "figures/sweep.png"
-        figures.sweep(out / drawn["sweep"], histories, labels)
-    content = report_markdown.Page(title=title, histories=histories, best=None, figures=drawn)
+    data_sets = run_history.by_data_set(histories)
+    parts = []
+    for number, (data_set, some) in enumerate(data_sets.items(), start=1):
+        name = str(number) if len(data_sets) > 1 else ""
+        parts.append(_with_bests(_drawn(data_set, some, out, name, say), out, name, samples, say))
     path = out / "report.md"
-    atomic_io.write(path, report_markdown.markdown(_with_best(content, out, samples, say)))
+    atomic_io.write(path, report_markdown.markdown(title or report_markdown.title(parts), parts))
     return path
 
 
-def _with_best(content: "Page", out: Path, samples: bool, say: Callable[[str], None]) -> "Page":
-    """Add the best run's bound on the test split, and its speech, or why they cannot be had."""
+def _drawn(data_set: "DataSet", histories: "list[History]", out: Path, name: str, say: Callable[[str], None]) -> "Part":
+    """Draw the figures of the runs on one data set; `name` is the folder of its part, "" if there is but one."""
+    from jobs.reporting import figures, report_markdown, run_history
+
+    say(f"drawing the curves of {len(histories)} run{'s' * (len(histories) > 1)} ...")
+    labels, folder, kind = run_history.labels(histories), Path("figures") / name, data_set.kind
+    drawn = {"curves": (folder / "learning-curves.png").as_posix()}
+    figures.learning_curves(out / drawn["curves"], histories, labels, kind)
+    if not all(history.is_exact for history in histories):
+        drawn["kl"] = (folder / "kl.png").as_posix()
+        figures.kl_curves(out / drawn["kl"], histories, kind)
+    is_swept = {"loss.alpha", "loss.beta"} & set(run_history.varied(histories))
+    if is_swept and len(run_history.systems_of(histories)) == 1 and histories[0].best:
+        drawn["sweep"] = (folder / "sweep.png").as_posix()
+        figures.sweep(out / drawn["sweep"], histories, labels, kind)
+    return report_markdown.Part(data_set=data_set, histories=histories, figures=drawn)
+
+
+def _with_bests(part: "Part", out: Path, name: str, samples: bool, say: Callable[[str], None]) -> "Part":
+    """Add the bound of each system's best run on the test split and what it generates, or why they cannot be had."""
     import dataclasses
 
-    from jobs.reporting import evaluation_table, report_markdown
-    from zfdist.checkpoint.fetch import with_weights
+    from jobs.reporting import run_history
     from zfdist.errors import ZfdistError
-    from zfdist.evaluation.evaluate import load_model, on_split
+
+    bests, problems = [], []
+    several = run_history.systems_of(part.histories)[1:]
+    for system in run_history.systems_of(part.histories):
+        history = next(history for history in part.histories if history.system == system)
+        folder = Path(name) / (history.config.model.system if several else "")
+        try:
+            loaded, best = _loaded(history)
+            bests.append(best)
+            say(f"evaluating {history.name} on the test split ...")
+            bests[-1] = dataclasses.replace(bests[-1], bound=_bound(loaded))
+            if samples:
+                say(f"generating from {history.name} ...")
+                bests[-1] = dataclasses.replace(bests[-1], shown=_shown(loaded, out, folder.as_posix()))
+        except (ZfdistError, OSError) as error:
+            what = "Nothing is generated" if bests and bests[-1].bound else "Not evaluated"
+            problems.append(f"{what}: {error}.")
+    return dataclasses.replace(part, bests=bests, problems=problems)
+
+
+def _loaded(history: "History") -> "tuple[Loaded, Best]":
+    from jobs.reporting.report_markdown import Best
+    from zfdist.checkpoint.fetch import with_weights
+    from zfdist.evaluation.evaluate import load_model
+
+    loaded = load_model(with_weights(history.folder))
+    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    return loaded, Best(history=history, manifest=loaded.manifest, parameters=parameters)
+
+
+def _bound(loaded: "Loaded") -> list[tuple[str, str]]:
+    from jobs.reporting import evaluation_table
+    from zfdist.evaluation.evaluate import on_split
     from zfdist.evaluation.results import Question
 
-    history = content.histories[0]
-    try:
-        loaded = load_model(with_weights(history.folder))
-    except ZfdistError as error:
-        return dataclasses.replace(content, problem=f"Not evaluated: {error}.")
-    parameters = sum(p.numel() for p in loaded.model.parameters())
-    best = report_markdown.Best(history=history, manifest=loaded.manifest, parameters=parameters)
-    try:
-        say(f"evaluating {history.name} on the test split ...")
-        asked = Question(split="test", seeds=[loaded.config.train.seed])
-        bound = evaluation_table.rows(on_split(loaded, asked))
-        content = dataclasses.replace(content, best=dataclasses.replace(best, bound=bound))
-        return _with_speech(content, loaded, out, say) if samples else content
-    except ZfdistError as error:
-        return dataclasses.replace(content, best=best, problem=f"Not evaluated: {error}.")
+    return evaluation_table.rows(on_split(loaded, Question(split="test", seeds=[loaded.config.train.seed])))
 
 
-def _with_speech(content: "Page", loaded: "Loaded", out: Path, say: Callable[[str], None]) -> "Page":
-    import dataclasses
-
-    from jobs.reporting import audio, figures
+def _shown(loaded: "Loaded", out: Path, folder: str) -> str:
+    """Write what a network generates; return what the page says of it."""
+    from jobs.reporting import show
     from zfdist.data.store import Store
 
-    say("generating speech ...")
-    store = Store.open(loaded.config.data.root, verify=loaded.config.data.verify, cache=loaded.config.data.cache)
-    sounds = audio.speech(loaded, store, "test", loaded.config.train.seed)
-    files = [path.relative_to(out).as_posix() for path in audio.write(out / "samples", sounds, store.sample_rate)]
-    drawn = {**content.figures, "speech": "figures/speech.png"}
-    figures.speech(out / drawn["speech"], {s.title: s.wave for s in sounds}, store.sample_rate)
-    rows = [
-        (file, s.title, s.what, f"{len(s.wave) / store.sample_rate:.2f}", f"{s.clipped_percent:.2g} %")
-        for file, s in zip(files, sounds, strict=True)
-    ]
-    return dataclasses.replace(content, figures=drawn, sounds=rows)
+    data = loaded.config.data
+    store = Store.open(data.root, verify=data.verify, cache=data.cache)
+    return "\n\n".join(show.section(out, folder, loaded, store, loaded.config.train.seed))
 
 
 if __name__ == "__main__":

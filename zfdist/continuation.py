@@ -18,7 +18,6 @@ from zfdist.run_protocol import Weights
 if TYPE_CHECKING:
     from zfdist.data.store import Store
 
-_DENSITIES = {"pcm16": ("gaussian", "mixture"), "bits": ("bernoulli",), "tokens": ("categorical",)}
 _FIXED = ("data.frame_samples", "data.segment_frames", "data.train_view", "data.global_batch", "data.window_batches")
 
 
@@ -106,7 +105,7 @@ def _sized(config: Config, x_dim: int, newest: CheckpointManifest | None) -> Mod
 
 
 def _refuse_other_density(store: "Store", config: Config) -> None:
-    densities = _DENSITIES[store.kind.name]
+    densities = store.kind.densities
     if config.model.density not in densities:
         raise ConfigError(
             f"model.density = {config.model.density}: {store.root} holds {store.kind.name}, which take "

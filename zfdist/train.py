@@ -29,7 +29,6 @@ from zfdist.checkpoint.room import NoRoomError
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.data.as_trained import vocabulary_sha256, words_as_file
-from zfdist.data.kinds import TOKENS
 from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.engine import OPTIMIZER, Update
 from zfdist.evaluation.evaluate import evaluate
@@ -215,8 +214,8 @@ def _in_lockstep(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
         yield from batches
         return
     nothing = torch.zeros(1, dtype=torch.int64, device=run.world.device)
-    is_text = run.store.kind.name == "tokens"
-    step = nothing[None] if is_text else torch.zeros(1, 1, run.config.data.frame_samples, device=run.world.device)
+    frame = torch.zeros(1, 1, run.config.data.frame_samples, device=run.world.device)
+    step = nothing[None] if run.store.kind.has_vocabulary else frame
     empty = Batch(step, step, nothing, nothing, nothing - 1, num_sequences=0, num_frames=0)
     while True:
         batch = next(batches, None)
@@ -250,7 +249,7 @@ def _save(run: Run, validation: dict[str, float] | None, *, is_last: bool = Fals
             assert weights is not None
             with atomic_io.replacing(partial / checkpoint.WEIGHTS) as fresh:
                 save_file(weights, str(fresh))
-            if run.store.kind == TOKENS:
+            if run.store.kind.has_vocabulary:
                 atomic_io.write(partial / checkpoint.WORDS, words_as_file(run.store.vocabulary()))
         manifest = CheckpointManifest(
             step=run.step,

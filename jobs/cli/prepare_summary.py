@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zfdist.data.kinds import SPECIALS
+from zfdist.data.kinds import KINDS, SPECIALS, Kind
 from zfdist.data.manifest import StoreManifest
 from zfdist.data.sources import text, timit
 from zfdist.data.store import Store
@@ -15,14 +15,15 @@ MOST_LABELS = 20
 
 def lines(out: Path, manifest: StoreManifest) -> Iterator[str]:
     """Yield the table of a data set."""
-    if manifest.kind == "tokens":
+    kind = KINDS[manifest.kind]
+    if kind.has_vocabulary:
         yield from _sentences(Store.open(out, "size"))
-    elif manifest.kind == "bits":
-        yield from _images(manifest)
-    else:
-        yield from _recordings(manifest)
-        if manifest.source["converter"] == "timit":
-            yield from _speakers(Store.open(out, "size"))
+        return
+    yield from _recordings(manifest) if manifest.sample_rate else _rows(manifest, kind)
+    if "binarised" in manifest.source:
+        yield f"{kind.sample}s are 0 or 1 and not normalised; binarised: {manifest.source['binarised']}"
+    if manifest.source.get("converter") == "timit":
+        yield from _speakers(Store.open(out, "size"))
 
 
 def _recordings(manifest: StoreManifest) -> Iterator[str]:
@@ -52,11 +53,10 @@ def _speakers(store: Store) -> Iterator[str]:
         yield f"{twins:,} RIFF twins of SPHERE files passed over"
 
 
-def _images(manifest: StoreManifest) -> Iterator[str]:
-    yield f"{'split':<8}{'images':>9}{'pixels':>14}{'mean':>10}"
+def _rows(manifest: StoreManifest, kind: Kind) -> Iterator[str]:
+    yield f"{'split':<8}{kind.rows:>9}{kind.sample + 's':>14}{'mean':>10}"
     for name, split in manifest.splits.items():
         yield f"{name:<8}{split.recordings:>9,}{split.samples:>14,}{split.statistics.mean:>10.6f}"
-    yield f"pixels are 0 or 1 and not normalised; binarised: {manifest.source['binarised']}"
 
 
 def _sentences(store: Store) -> Iterator[str]:

@@ -49,12 +49,17 @@ def speech(loaded: Loaded, store: Store, split: str, seed: int) -> list[Sound]:
     drawn = generate.speech(loaded.model, units, sequences=1, frames=frames, seed=seed)
     means = generate.speech(loaded.model, units, sequences=1, frames=frames, seed=seed, frame_noise=0.0)
     name = store.names(split)[int(batch.ids_B)]
-    rebuilt = "each frame's mean, given the frame before it and z from the posterior's mean"
+    rebuilt, prior = (
+        "each frame's mean, given the frame before it and z from the posterior's mean",
+        "z from the prior, ",
+    )
+    if not loaded.model.has_latents:
+        rebuilt, prior = "each frame's mean, given the true frames before it", ""
     return [
         Sound("original", "Original", f"`{name}` of the {split} split", generate.originals(batch, units)[0]),
         Sound("reconstruction", "Reconstruction", rebuilt, generate.reconstructions(loaded.model, batch, units)[0]),
-        Sound("sample", "Drawn from the model", "z from the prior, each frame drawn given z and fed back", drawn[0]),
-        Sound("sample-means", "Drawn, frame means", "z from the prior, each frame its mean, fed back", means[0]),
+        Sound("sample", "Drawn from the model", f"{prior}each frame drawn and fed back", drawn[0]),
+        Sound("sample-means", "Drawn, frame means", f"{prior}each frame its mean, fed back", means[0]),
     ]
 
 

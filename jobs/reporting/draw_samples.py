@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from zfdist.data.kinds import PAD, START, TOKENS, UNKNOWN
+from zfdist.config import DataConfig
+from zfdist.data.kinds import PAD, START, UNKNOWN
 from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.data.store import Store
 from zfdist.data.views import sequences_of
@@ -37,11 +38,13 @@ class Request:
     """Frames, pixels or words of what is new; of rebuilt and mixed sequences, the most."""
     prefix_frames: int
     """Frames, pixels or words that a continuation begins with."""
-    between: tuple[int, int] | None
+    between: tuple[int, int] | None = None
     """Sequences of the split to interpolate between; None for the first two."""
-    temperature_z: float
-    temperature_x: float
-    with_unknown: bool
+    chosen: tuple[int, ...] | None = None
+    """Sequences of the split to go on from or rebuild; None for the first `num` that are long enough."""
+    temperature_z: float = 1.0
+    temperature_x: float = 1.0
+    with_unknown: bool = True
     """Whether <unk> may be written for a word that the network does not know."""
     seed: int
 
@@ -54,6 +57,19 @@ class Piece(NamedTuple):
     row: int
     """Where it stands beside others in a picture."""
     values_TX: Tensor
+    given: int = 0
+    """Its first frames that were not generated."""
+
+
+def usual_frames(store: Store, data: DataConfig, what: What, prefix_frames: int | None = None) -> tuple[int, int]:
+    """Return with how many frames a continuation begins, and how many are new, where nobody says so."""
+    kind = store.kind
+    per_second = store.sample_rate / data.frame_samples
+    prefix, new = (max(1, round(amount * (per_second or 1))) for amount in (kind.prefix, kind.new))
+    prefix = prefix_frames or prefix
+    if kind.width is not None and what == "continuations":
+        new = max(1, new - prefix)
+    return prefix, new
 
 
 def pieces(loaded: Loaded, store: Store, request: Request) -> list[Piece]:
@@ -80,7 +96,7 @@ def _samples(loaded: Loaded, store: Store, request: Request) -> Iterator[Piece]:
         seed=request.seed,
         temperature=request.temperature_z,
         x_temperature=request.temperature_x,
-        first_B=torch.full((request.num,), START) if store.kind == TOKENS else None,
+        first_B=torch.full((request.num,), START) if store.kind.has_vocabulary else None,
         never=_never(store, request),
     )
     for i, values_TX in enumerate(drawn.unbind(1)):
@@ -89,7 +105,7 @@ def _samples(loaded: Loaded, store: Store, request: Request) -> Iterator[Piece]:
 
 def _continuations(loaded: Loaded, store: Store, request: Request) -> Iterator[Piece]:
     prefix = request.prefix_frames
-    ids = _first(loaded, store, request, request.num, at_least=prefix)
+    ids = list(request.chosen or _first(loaded, store, request, request.num, at_least=prefix))
     whole = _sequences(loaded, store, request.split, ids)
     heard = whole._replace(
         x_TBX=whole.x_TBX[:prefix], y_TBX=whole.y_TBX[:prefix], lengths_B=torch.full_like(whole.lengths_B, prefix)
@@ -108,11 +124,11 @@ def _continuations(loaded: Loaded, store: Store, request: Request) -> Iterator[P
         place = 2 * row // _PER_ROW
         yield Piece(f"original-{i}", f"original {i}", place, recorded[: prefix + request.frames])
         joined = torch.cat([heard.y_TBX[:, row], drawn[:, row]])
-        yield Piece(f"continuation-{i}", f"{i}, from {prefix} on", place, joined)
+        yield Piece(f"continuation-{i}", f"{i}, from {prefix} on", place, joined, given=prefix)
 
 
 def _reconstructions(loaded: Loaded, store: Store, request: Request) -> Iterator[Piece]:
-    ids = _first(loaded, store, request, request.num)
+    ids = list(request.chosen or _first(loaded, store, request, request.num))
     batch = _sequences(loaded, store, request.split, ids, most=request.frames)
     rebuilt = generate.rebuilt(loaded.model, batch, never=_never(store, request))
     for row, (i, length) in enumerate(zip(ids, batch.lengths_B.tolist(), strict=True)):
@@ -143,7 +159,7 @@ def _interpolation(loaded: Loaded, store: Store, request: Request) -> Iterator[P
 
 def _never(store: Store, request: Request) -> tuple[int, ...]:
     """Return the words that are not to be written: what frames a sentence in the data is nothing to say."""
-    if store.kind != TOKENS:
+    if not store.kind.has_vocabulary:
         return ()
     return (PAD, START) if request.with_unknown else (PAD, START, UNKNOWN)
 

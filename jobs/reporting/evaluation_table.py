@@ -4,17 +4,10 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from zfdist.data.kinds import KINDS
+
 if TYPE_CHECKING:
     from zfdist.evaluation.results import Result
-
-_SEQUENCES = {
-    ("pcm16", "utterances"): "an utterance",
-    ("pcm16", "segments"): "a segment",
-    ("bits", "utterances"): "an image",
-    ("tokens", "utterances"): "a sentence",
-}
-_UNITS = {"pcm16": ("frame", "sample"), "bits": ("pixel", "pixel"), "tokens": ("word", "word")}
-_FRAMES = {"pcm16": "frames", "bits": "pixels", "tokens": "words, with </s>"}
 
 
 def rows(result: "Result") -> list[tuple[str, str]]:
@@ -35,43 +28,55 @@ def with_error(result: "Result", name: str, form: str = ",.2f") -> str:
     return number if error is None else f"{number} \u00b1 {format(error, form)}"
 
 
+def a(name: str) -> str:
+    """Return a noun with its article."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def _size(result: "Result") -> Iterator[tuple[str, str]]:
+    kind = KINDS[result.kind]
     yield "split", result.split
-    yield "a sequence is", _SEQUENCES[result.kind, result.view]
+    yield "a sequence is", a(kind.sequences[result.view])
     yield "sequences", f"{result.sequences:,}"
-    yield f"scored {_FRAMES[result.kind]}", f"{result.frames:,}"
-    if result.kind == "pcm16":
-        yield "scored samples", f"{result.samples:,}"
+    yield f"scored {kind.scored}", f"{result.frames:,}"
+    if kind.frame != kind.sample:
+        yield f"scored {kind.sample}s", f"{result.samples:,}"
 
 
 def _bounds(result: "Result") -> Iterator[tuple[str, str]]:
+    kind, name = KINDS[result.kind], "log-likelihood" if result.is_exact else "ELBO"
     elbo = f"{with_error(result, 'elbo_nats')} nats (standard error {result.elbo_stderr_nats:,.2f})"
-    yield "ELBO per sequence", elbo
-    yield "its reconstruction part", f"{result.log_px_nats:,.2f} nats"
-    yield "its KL part", f"{with_error(result, 'kl_nats')} nats"
-    frame, sample = _UNITS[result.kind]
-    yield f"KL per {frame}", f"{result.kl_nats_per_frame:.4f} nats"
-    yield f"ELBO per {sample}", f"{result.nats_per_sample:.5f} nats = {result.bits_per_sample:.5f} bits"
+    yield f"{name} per sequence", elbo
+    if not result.is_exact:
+        yield "its reconstruction part", f"{result.log_px_nats:,.2f} nats"
+        yield "its KL part", f"{with_error(result, 'kl_nats')} nats"
+        yield f"KL per {kind.frame}", f"{result.kl_nats_per_frame:.4f} nats"
+    per_sample = f"{result.nats_per_sample:.5f} nats = {result.bits_per_sample:.5f} bits"
+    yield f"{name} per {kind.sample}", f"{per_sample} (standard error {result.nats_per_sample_stderr:.5f} nats)"
     if result.iwae_nats is not None:
         iwae = f"{with_error(result, 'iwae_nats')} nats (standard error {result.iwae_stderr_nats:,.2f})"
         yield f"IWAE-{result.iwae_samples} per sequence", iwae
+    at_most = "" if result.is_exact else " at most"
     for name, what in _OTHERS.items():
         if getattr(result, name) is not None:
-            yield what.format(**vars(result)), with_error(result, name, ",.4f" if name == "accuracy" else ",.2f")
+            number = with_error(result, name, ",.4f" if name == "accuracy" else ",.2f")
+            if name == "perplexity":
+                number += f" (standard error {result.perplexity_stderr:,.2f})"
+            yield what.format(at_most=at_most, **vars(result)), number
 
 
 _OTHERS = {
     "legacy_elbo_nats": "ELBO, legacy denominator of {legacy_rows:,}",
-    "nll_nats": "negative log-likelihood at most",
+    "nll_nats": "negative log-likelihood{at_most}",
     "iwae_nll_nats": "the same by IWAE-{iwae_samples}",
-    "perplexity": "perplexity per word at most",
+    "perplexity": "perplexity per word{at_most}",
     "iwae_perplexity": "the same by IWAE-{iwae_samples}",
     "accuracy": "accuracy on {labelled:,} labels",
 }
 
 
 def _provenance(result: "Result") -> Iterator[tuple[str, str]]:
-    if result.kind == "pcm16":
+    if KINDS[result.kind].is_normalised:
         yield "normalised by mean", f"{result.mean:.6g} (int16 units)"
         yield "normalised by std", f"{result.std:.6g} (int16 units)"
         yield "sigma floor", f"{result.sigma_floor:g} (normalised units)"

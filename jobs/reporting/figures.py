@@ -12,19 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import stft
 
-from jobs.reporting.run_history import Curve, History
+from jobs.reporting.axes import Numbers, Scale, label_ends, limits, over_steps
+from jobs.reporting.run_history import Curve, History, systems_of
 from zfdist import atomic_io
+from zfdist.data.kinds import Kind
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WITHOUT_AUX, WITH_AUX = COLOURS[1], COLOURS[0]
 GREY = "#B5B5B5"
 _MOST_RANKED = 24
 _MOST_LABELS = 9
-_THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}".replace("-", "\N{MINUS SIGN}"))
 _DECIBELS = 70.0
 _STYLE = {
     "figure.dpi": 200,
@@ -50,7 +51,7 @@ _STYLE = {
 }
 
 
-def learning_curves(path: Path, histories: Sequence[History], labels: Sequence[str]) -> None:
+def learning_curves(path: Path, histories: Sequence[History], labels: Sequence[str], kind: Kind) -> None:
     """Draw ELBO per sequence over steps: training left, validation right, the best runs coloured and labelled.
 
     `histories` come best first; those beyond the number of colours are grey.
@@ -68,57 +69,75 @@ def learning_curves(path: Path, histories: Sequence[History], labels: Sequence[s
             if valid.steps and is_named:
                 ends.append((valid.steps[-1], valid.values[-1], labels[rank], colour))
         data = histories[0].config.data
-        views = {"segments": f"segments of {data.segment_frames} frames", "utterances": "whole utterances"}
+        views = {view: f"{name}s" for view, name in kind.sequences.items()}
+        views["segments"] = f"segments of {data.segment_frames} {kind.frame}s"
         left.set_title(f"Training ({views[data.train_view]})")
         right.set_title(f"Validation ({views[data.eval_view]})")
-        left.set_ylabel("ELBO (nats per sequence)")
+        bound = "log-likelihood" if all(history.is_exact for history in histories) else "ELBO"
+        left.set_ylabel(f"{bound} (nats per {kind.sequences[data.train_view]})")
+        if data.eval_view != data.train_view:
+            right.set_ylabel(f"{bound} (nats per {kind.sequences[data.eval_view]})")
         for axes, name in ((left, "train/elbo_nats"), (right, "valid/elbo_nats")):
-            _over_steps(axes)
-            axes.set_ylim(*_limits([h.curve(name).values for h in histories]))
-            axes.yaxis.set_major_formatter(_THOUSANDS)
-        _label_ends(right, ends)
+            over_steps(axes)
+            axes.set_ylim(*limits([h.curve(name).values for h in histories]))
+            axes.yaxis.set_major_formatter(Numbers())
+        label_ends(right, ends)
         if len(histories) > len(COLOURS):
             text = f"grey: the other {_runs(len(histories) - len(COLOURS))}"
             right.text(1.04, 0.0, text, transform=right.transAxes, color="#777777", fontsize=8.5, va="center")
         _save(figure, path)
 
 
-def kl_curves(path: Path, histories: Sequence[History]) -> None:
-    """Draw the KL term per frame over training, with and without the auxiliary cost: the paper's Figure 2."""
+def kl_curves(path: Path, histories: Sequence[History], kind: Kind) -> None:
+    """Draw the KL term per frame over training, with and without the auxiliary cost: the paper's Figure 2.
+
+    Several systems have a colour each; what is exact has no KL term and is left out.
+    """
+    systems = systems_of(histories)
+    histories = [history for history in histories if not history.is_exact]
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(6.2, 3.6), layout="constrained")
-        groups: dict[tuple[bool, bool], list[Curve]] = {}
+        groups: dict[tuple[str, bool, bool], list[Curve]] = {}
         ends = []
         for history in histories:
-            loss = history.config.loss
-            key = (loss.alpha > 0, history.is_annealed)
+            key = (history.system, history.has_aux, history.is_annealed)
             curve = _smooth(history.curve("train/kl_nats_per_frame"))
             groups.setdefault(key, []).append(curve)
             if curve.steps:
-                text = f"\u03b1 {loss.alpha:g}, \u03b2 {loss.beta:g}"
-                ends.append((curve.steps[-1], curve.values[-1], text, WITH_AUX if key[0] else WITHOUT_AUX))
-        for (has_aux, is_annealed), curves in sorted(groups.items(), reverse=True):
+                weights = f"\u03b1 {history.config.loss.alpha:g}, \u03b2 {history.config.loss.beta:g}"
+                text = weights if len(systems) == 1 else history.system + f", {weights}" * history.has_aux
+                ends.append((curve.steps[-1], curve.values[-1], text, _kl_colour(systems, *key[:2])))
+        for (system, has_aux, is_annealed), curves in sorted(groups.items(), reverse=True):
             style: dict[str, Any] = {
-                "color": WITH_AUX if has_aux else WITHOUT_AUX,
+                "color": _kl_colour(systems, system, has_aux),
                 "linestyle": (0, (4, 1.5)) if is_annealed else "-",
-                "linewidth": 1.6 if len(histories) <= _MOST_LABELS else 1.1,
+                "linewidth": 1.6 if len(histories) <= _MOST_LABELS and (has_aux or len(systems) == 1) else 1.1,
             }
             for curve in curves:
                 axes.plot(*curve, **style)
             what = "with auxiliary cost (\u03b1 > 0)" if has_aux else "without (\u03b1 = 0)"
+            if len(systems) > 1:
+                what = f"{system} with auxiliary cost" if has_aux else system
             when = "KL annealed" if is_annealed else "KL weight 1"
             axes.plot([], [], label=f"{what}, {when}: {_runs(len(curves))}", **style)
-        axes.set_ylabel("KL(q \u2016 p) in training (nats per frame)")
+        axes.set_ylabel(f"KL(q \u2016 p) in training (nats per {kind.frame})")
         axes.set_ylim(bottom=0)
-        _over_steps(axes)
+        over_steps(axes)
         axes.yaxis.set_major_locator(MaxNLocator(6))
         if len(ends) <= _MOST_LABELS:
-            _label_ends(axes, ends)
+            label_ends(axes, ends)
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=1, handlelength=2.6, borderaxespad=0)
         _save(figure, path)
 
 
-def sweep(path: Path, histories: Sequence[History], labels: Sequence[str]) -> None:
+def _kl_colour(systems: Sequence[str], system: str, has_aux: bool) -> str:
+    """Return the colour of a curve: by the auxiliary cost, or the system's where there are several."""
+    if len(systems) == 1:
+        return WITH_AUX if has_aux else WITHOUT_AUX
+    return COLOURS[systems.index(system) % len(COLOURS)]
+
+
+def sweep(path: Path, histories: Sequence[History], labels: Sequence[str], kind: Kind) -> None:
     """Draw the best validation ELBO of each run over alpha and beta, and all runs in order; the best comes first."""
     scored = [(h, label) for h, label in zip(histories, labels, strict=True) if h.best]
     elbos = [h.best.elbo_nats for h, _ in scored if h.best]
@@ -129,7 +148,7 @@ def sweep(path: Path, histories: Sequence[History], labels: Sequence[str]) -> No
             1, 2, figsize=(6.8 + names_in, max(3.4, 1.1 + 0.24 * len(ranked))), layout="constrained",
             width_ratios=(1.25, 1),
         )  # fmt: skip
-        low, high = _limits([elbos])
+        low, high = limits([elbos])
         colours = {"cmap": "cividis", "vmin": low, "vmax": high, "edgecolors": "#333333", "linewidths": 0.6}
         _alpha_beta_plane(plane, [h for h, _ in scored], elbos, colours)
         for place, ((history, _), elbo) in enumerate(zip(ranked, elbos, strict=False)):
@@ -138,9 +157,10 @@ def sweep(path: Path, histories: Sequence[History], labels: Sequence[str]) -> No
         order.get_yticklabels()[0].set_fontweight("bold")
         order.invert_yaxis()
         order.set_ylim(len(ranked) - 0.4, -0.6)
-        order.set_xlabel("best validation ELBO (nats per sequence)")
+        sequence = kind.sequences[histories[0].config.data.eval_view]
+        order.set_xlabel(f"best validation ELBO (nats per {sequence})")
         order.xaxis.set_major_locator(MaxNLocator(4))
-        order.xaxis.set_major_formatter(_THOUSANDS)
+        order.xaxis.set_major_formatter(Numbers())
         order.grid(axis="y", visible=True)
         which = "All runs" if len(ranked) == len(scored) else f"The best {len(ranked)} of {len(scored)} runs"
         order.set_title(f"{which}; colours as on the left")
@@ -175,8 +195,8 @@ def speech(path: Path, waves: Mapping[str, NDArray[np.float32]], sample_rate: in
 
 def _alpha_beta_plane(axes: Any, histories: Sequence[History], elbos: Sequence[float], colours: Any) -> None:
     """Each run at its alpha and beta; runs that share a place stand side by side."""
-    alphas = _Scale([h.config.loss.alpha for h in histories])
-    betas = _Scale([h.config.loss.beta for h in histories])
+    alphas = Scale([h.config.loss.alpha for h in histories])
+    betas = Scale([h.config.loss.beta for h in histories])
     places = [(h.config.loss.alpha, h.config.loss.beta) for h in histories]
     for index, (history, elbo) in enumerate(zip(histories, elbos, strict=True)):
         here = [i for i, place in enumerate(places) if place == places[index]]
@@ -197,29 +217,6 @@ def _alpha_beta_plane(axes: Any, histories: Sequence[History], elbos: Sequence[f
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handletextpad=0.2, columnspacing=1.2)
 
 
-class _Scale:
-    """Places values >= 0 on an axis: few at even distances, many by logarithm with 0 to their left."""
-
-    def __init__(self, values: Sequence[float]) -> None:
-        self._distinct = sorted(set(values))
-        self._is_log = len(self._distinct) > 6
-
-    def of(self, value: float) -> float:
-        if not self._is_log:
-            return float(self._distinct.index(value))
-        smallest = next(v for v in self._distinct if v > 0)
-        return float(np.log10(value)) if value > 0 else float(np.floor(np.log10(smallest))) - 1
-
-    def ticks(self) -> tuple[list[float], list[str]]:
-        """Return places and labels."""
-        shown = self._distinct
-        if self._is_log:
-            positive = [v for v in self._distinct if v > 0]
-            low, high = int(np.floor(np.log10(positive[0]))), int(np.ceil(np.log10(positive[-1])))
-            shown = [0.0] * (self._distinct[0] == 0) + [10.0**power for power in range(low, high + 1)]
-        return [self.of(v) for v in shown], [f"{v:g}" for v in shown]
-
-
 def _marker(history: History) -> str:
     return "D" if history.is_annealed else "o"
 
@@ -232,51 +229,11 @@ def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
 
-def _over_steps(axes: Any) -> None:
-    axes.set_xlabel("update")
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter(_THOUSANDS)
-
-
-def _limits(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Limits that show all but the lowest twentieth, so that first steps and outbursts do not flatten the rest."""
-    values = np.sort(np.concatenate([np.asarray(curve, float) for curve in curves] or [np.zeros(1)]))
-    if not values.size:
-        return 0.0, 1.0
-    low, high = float(values[int(0.05 * len(values))]), float(values[-1])
-    margin = 0.05 * (high - low) or 1.0
-    return low - margin, high + margin
-
-
 def _smooth(curve: Curve) -> Curve:
     """A centred running mean over a fifteenth of the points."""
     half = len(curve.values) // 30
     means = [float(np.mean(curve.values[max(0, i - half) : i + half + 1])) for i in range(len(curve.values))]
     return Curve(curve.steps, means)
-
-
-def _label_ends(axes: Any, ends: Sequence[tuple[int, float, str, str]]) -> None:
-    """Write each label at the right edge, at the height where its curve ends, pushed apart where they would overlap."""
-    low, high = axes.get_ylim()
-    gap = 0.075
-    order = sorted(ends, key=lambda end: -end[1])
-    wanted = [min(1.0, max(0.0, (value - low) / (high - low))) for _, value, _, _ in order]
-    heights: list[float] = []
-    for index, height in enumerate(wanted):
-        heights.append(min(height, heights[-1] - gap) if index else height)
-    lowest = 0.1
-    if heights and heights[-1] < lowest:  # no room left below: push them up again from the bottom
-        heights[-1] = lowest
-        for index in range(len(heights) - 2, -1, -1):
-            heights[index] = max(heights[index], heights[index + 1] + gap)
-    for (step, value, label, colour), height in zip(order, heights, strict=True):
-        axes.annotate(
-            label, (step, max(value, low)), (1.04, height), xycoords="data", textcoords="axes fraction", color=colour,
-            va="center", fontsize=8.5, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5),
-                        "shrinkA": 1, "shrinkB": 2},
-        )  # fmt: skip
 
 
 def _spectrum(wave: NDArray[np.float32], sample_rate: int) -> tuple[Any, Any, Any]:

@@ -1,9 +1,11 @@
 """Figure 2, the KL term over training, and Table 3, sentences between two sentences, from runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.reporting import draw_samples, figures, paper_rows, run_history, write_samples
+from jobs.reporting import draw_samples, figures, paper_rows, run_history, show
 from jobs.reporting.paper_tables import Task
+from jobs.reporting.run_history import History
 from zfdist import atomic_io
 
 _FRAMES = 20
@@ -18,13 +20,21 @@ def figure2(task: Task) -> list[Path]:
     past = [h for h in run_history.read(task.runs) if paper_rows.key_of("figure2", h.config)]
     if not past:
         raise run_history.HistoryError("figure2: none of the runs is of zforcing")
-    keyed = sorted((str(paper_rows.key_of("figure2", h.config)), h.config.train.seed, h) for h in past)
+    data_sets = run_history.by_data_set(past)
+    if len(data_sets) > 1:
+        named = "; ".join(data_set.shown for data_set in data_sets)
+        raise run_history.HistoryError(f"figure2: the runs are of different data ({named}); name those of one")
+    (data_set,) = data_sets
+    frame, sequence = data_set.kind.frame, data_set.kind.sequences[past[0].config.data.train_view]
+    keys = {id(h): str(paper_rows.key_of("figure2", h.config)) for h in past}
+    past.sort(key=lambda h: (keys[id(h)], h.config.train.seed, str(h.folder)))
     names = ("figure2.png", "figure2.csv", "figure2.md")
     png, table, page = (task.out / name for name in names)
-    figures.kl_curves(png, past)
-    lines = ["| model | seed | update | KL, nats per frame | ELBO, nats per sequence |", "|---|---|---|---|---|"]
+    figures.kl_curves(png, past, data_set.kind)
+    lines = [f"| model | run | seed | update | KL, nats per {frame} | ELBO, nats per {sequence} |", "|---" * 6 + "|"]
     rows: list[tuple[object, ...]] = [("row", "run", "seed", "step", "kl_nats_per_frame", "elbo_nats")]
-    for key, seed, one in keyed:
+    for one in past:
+        key, seed = keys[id(one)], one.config.train.seed
         records = [r for r in one.records if r.get("train/kl_nats_per_frame") is not None]
         for record in records:
             numbers = (record["step"], record["train/kl_nats_per_frame"], record.get("train/elbo_nats"))
@@ -32,7 +42,9 @@ def figure2(task: Task) -> list[Path]:
         if records:
             last = records[-1]
             kl, elbo = last["train/kl_nats_per_frame"], last.get("train/elbo_nats") or float("nan")
-            lines.append(f"| {paper_rows.LABELS[key]} | {seed} | {last['step']:,} | {kl:.4f} | {elbo:,.1f} |")
+            lines.append(
+                f"| {paper_rows.LABELS[key]} | `{one.name}` | {seed} | {last['step']:,} | {kl:.4f} | {elbo:,.1f} |"
+            )
     atomic_io.write_csv(table, rows)
     text = (
         "The KL term in training, with and without the auxiliary cost. The paper prints a figure without numbers: "
@@ -44,7 +56,9 @@ def figure2(task: Task) -> list[Path]:
 
 
 def table3(task: Task) -> list[Path]:
-    """Write sentences between two of the test split, for the best run of sentences; return CSV and Markdown.
+    """Write sentences between two of the test split, by the run with the largest KL term; return CSV and Markdown.
+
+    What is mixed are latents: the run with the best bound may well be one that has learnt to do without them.
 
     Raises:
         HistoryError: if none of the runs is of sentences.
@@ -55,7 +69,8 @@ def table3(task: Task) -> list[Path]:
             "table3 mixes sentences, and none of the runs is of zforcing with density categorical; "
             "for sound and images there is jobs.generate --what interpolation"
         )
-    sentences = _between(past[0].folder, past[0].config.train.seed)
+    chosen = max(past, key=lambda h: h.best.kl_nats_per_frame if h.best else float("-inf"))
+    sentences = _between(chosen.folder, chosen.config.train.seed)
     task.out.mkdir(parents=True, exist_ok=True)
     rows = [(f"{w:.1f}", sentences[f"greedy-{w:.1f}"], sentences[f"sampled-{w:.1f}"]) for w in draw_samples.WEIGHTS]
     head = ("weight", "greedy", "sampled")
@@ -64,13 +79,21 @@ def table3(task: Task) -> list[Path]:
     originals = [text for name, text in sentences.items() if name.startswith("original")]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * 3, *rows)]
     text = (
-        f"`{past[0].folder}`: posterior samples of two sentences, mixed step by step, decoded greedily and by "
+        f"`{chosen.folder}`: posterior samples of two sentences, mixed step by step, decoded greedily and by "
         "sampling. The paper prints sentences of another data set: there is no number to compare. As in its code, "
         "<unk> has no probability; its code keeps the best of several drawn, here a sentence is what comes first."
     )
     quoted = f"> {originals[0]}\n>\n> {originals[1]}"
-    atomic_io.write(page, "\n\n".join(("# Table 3", text, quoted, "\n".join(lines))) + "\n")
+    parts = ("# Table 3", text, _latents(past, chosen), quoted, "\n".join(lines))
+    atomic_io.write(page, "\n\n".join(parts) + "\n")
     return [path, page]
+
+
+def _latents(past: Sequence[History], chosen: History) -> str:
+    """Say how much the latents tell of a sentence in the run that was chosen, and in the others."""
+    named = [chosen, *(history for history in past if history is not chosen)]
+    told = [f"`{h.name}` {h.best.kl_nats_per_frame:.3f} (ELBO {h.best.elbo_nats:,.1f})" for h in named if h.best]
+    return f"KL on the validation split, nats per word: {', '.join(told)}; the largest is taken." if told else ""
 
 
 def _between(run: Path, seed: int) -> dict[str, str]:
@@ -86,11 +109,8 @@ def _between(run: Path, seed: int) -> dict[str, str]:
         num=2,
         frames=_FRAMES,
         prefix_frames=1,
-        between=None,
-        temperature_z=1.0,
-        temperature_x=1.0,
         with_unknown=False,
         seed=seed,
     )
     words = store.vocabulary()
-    return {piece.name: write_samples.text(piece, words) for piece in draw_samples.pieces(loaded, store, request)}
+    return {piece.name: show.text(piece, words) for piece in draw_samples.pieces(loaded, store, request)}

@@ -12,23 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jobs.reporting import paper_rows, run_history
 from jobs.reporting.paper_published import PUBLISHED, Published
 from zfdist import atomic_io
+from zfdist.data.kinds import KINDS, PCM16, Kind
 
 if TYPE_CHECKING:
     from zfdist.config import Config, ModelConfig
 
 DATA_SETS = {"pcm16": ("timit", "blizzard"), "bits": ("mnist",), "tokens": ("imdb",)}
+"""Those of published numbers by what they are; of other kinds of data nothing is published."""
 _NAMES = {"timit": "TIMIT", "blizzard": "Blizzard", "mnist": "MNIST", "imdb": "IMDB"}
-_METRICS = {
-    "pcm16": {"elbo_nats": "ELBO, nats per sequence", "kl_nats_per_frame": "KL, nats per frame"},
-    "bits": {"nll_nats": "NLL, nats per image", "kl_nats": "KL, nats"},
-    "tokens": {
-        "valid/perplexity": "valid perplexity, ELBO",
-        "valid/iwae_perplexity": "valid perplexity, IWAE",
-        "perplexity": "test perplexity, ELBO",
-        "iwae_perplexity": "test perplexity, IWAE",
-        "kl_nats": "KL, nats",
-    },
-}
 _SYMBOLS = {">=": "\u2265 ", "<=": "\u2264 ", "~": "\u2248 ", "=": ""}
 _COLUMNS = (
     "table", "row", "origin", "data_set", "metric", "relation", "value", "stderr", "runs", "parameters", "updates",
@@ -65,13 +56,13 @@ def write(task: Task, alpha: float, say: Callable[[str], None]) -> list[Path]:
         HistoryError: if a folder is neither a run nor a sweep, or none belongs to the table.
     """
     found, problems = _evaluated(task, say)
-    kind = found[0].numbers["kind"]
+    kind = KINDS[found[0].numbers["kind"]]
     rows = paper_rows.rows(task.table, found[0].config, alpha)
     by_key: dict[str, list[Ours]] = {row.key: [] for row in rows}
     labels = {row.key: row.label for row in rows}
     for one in found:
         by_key.setdefault(one.key, []).append(one)
-    sources = [p for p in PUBLISHED if p.table == task.table and p.data_set in DATA_SETS[kind]]
+    sources = [p for p in PUBLISHED if p.table == task.table and p.data_set in DATA_SETS.get(kind.name, ())]
     converters = {str(one.numbers["converter"]) for one in found}
     lines = [*_our_lines(task.table, by_key, kind), *(_published_line(p, converters) for p in sources)]
     task.out.mkdir(parents=True, exist_ok=True)
@@ -132,12 +123,13 @@ def _numbers(task: Task, run: Path, place: str, say: Callable[[str], None]) -> d
     say(f"evaluating {run} ({place}) ...")
     loaded = load_model(folder)
     numbers: dict[str, Any] = {"converter": store.manifest.source.get("converter", "?")}
-    for split, prefix in (("test", ""), ("valid", "valid/"))[: 2 if store.kind.name == "tokens" else 1]:
+    is_valid_too = any(metric.startswith("valid/") for metric in _metrics(store.kind))
+    for split, prefix in (("test", ""), ("valid", "valid/"))[: 1 + is_valid_too]:
         question = Question(
             split=split,
             seeds=[loaded.config.train.seed],
             importance=Importance(samples=task.num_samples) if task.num_samples else None,
-            with_legacy_denominator=store.kind.name == "pcm16",
+            with_legacy_denominator=store.kind == PCM16,  # of TIMIT's code
         )
         fields = json.loads(evaluation_table.to_json(on_split(loaded, question)))
         numbers |= {prefix + name: value for name, value in fields.items()}
@@ -147,16 +139,35 @@ def _numbers(task: Task, run: Path, place: str, say: Callable[[str], None]) -> d
 
 
 def _over_runs(runs: Sequence[Ours], metric: str) -> tuple[float, float] | None:
-    """Return mean and standard error (NaN for one run) of a metric; None if it was not measured."""
+    """Return mean and standard error (NaN for one run) of a metric; None if it was not measured or there is none."""
+    if metric.startswith("kl") and any(_is_exact(one.config.model) for one in runs):
+        return None
     values = [float(one.numbers[metric]) for one in runs if one.numbers.get(metric) is not None]
     if not values:
         return None
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)) if values[1:] else math.nan
 
 
-def _our_lines(table: str, by_key: Mapping[str, Sequence[Ours]], kind: str) -> Iterator[dict[str, Any]]:
+def _metrics(kind: Kind) -> dict[str, str]:
+    """Return the numbers of a table on a kind of data, and what their columns are called."""
+    sequence = next(iter(kind.sequences.values())) if len(kind.sequences) == 1 else "sequence"
+    if kind.score == "nll_nats":
+        return {"nll_nats": f"NLL, nats per {sequence}", "kl_nats": "KL, nats"}
+    if kind.score == "perplexity":
+        return {
+            "valid/perplexity": "valid perplexity, ELBO",
+            "valid/iwae_perplexity": "valid perplexity, IWAE",
+            "perplexity": "test perplexity, ELBO",
+            "iwae_perplexity": "test perplexity, IWAE",
+            "kl_nats": "KL, nats",
+        }
+    return {"elbo_nats": f"ELBO, nats per {sequence}", "kl_nats_per_frame": f"KL, nats per {kind.frame}"}
+
+
+def _our_lines(table: str, by_key: Mapping[str, Sequence[Ours]], kind: Kind) -> Iterator[dict[str, Any]]:
     for key, runs in by_key.items():
-        metrics = (*_METRICS[kind], *({"iwae_nats", "iwae_nll_nats", "legacy_elbo_nats"} - _METRICS[kind].keys()))
+        columns = _metrics(kind)
+        metrics = (*columns, *({"iwae_nats", "iwae_nll_nats", "legacy_elbo_nats"} - columns.keys()))
         for metric in sorted(metrics):
             measured = _over_runs(runs, metric)
             if measured is None:
@@ -179,11 +190,16 @@ def _our_lines(table: str, by_key: Mapping[str, Sequence[Ours]], kind: str) -> I
 
 def _relation(metric: str, model: "ModelConfig") -> str:
     """Return how the true figure relates to a measured one."""
-    from zfdist.model import systems
-
-    if not systems.network_of(model).has_latents or metric.startswith("kl"):
+    if _is_exact(model) or metric.startswith("kl"):
         return "="
     return "<=" if "perplexity" in metric or "nll" in metric else ">="
+
+
+def _is_exact(model: "ModelConfig") -> bool:
+    """Tell whether a system gives the likelihood itself, and so has no KL term."""
+    from zfdist.model import systems
+
+    return not systems.network_of(model).has_latents
 
 
 def _published_line(published: Published, converters: set[str]) -> dict[str, Any]:
@@ -194,13 +210,17 @@ def _published_line(published: Published, converters: set[str]) -> dict[str, Any
 
 def _why_not(published: Published, converters: set[str]) -> str:
     """Return why a published number is not like for like with ours; empty if it is."""
-    other = "" if converters == {published.data_set} else f"ours are not on {_NAMES[published.data_set]}"
+    other = ""
+    if published.data_set == "imdb":  # a converter of any text reads it
+        other = f"whether ours are of {_NAMES['imdb']} is not recorded, only that they were prepared as text"
+    elif converters != {published.data_set}:
+        other = f"ours are not on {_NAMES[published.data_set]}"
     return "; ".join(reason for reason in (other, published.why_not) if reason)
 
 
 def _page(
     task: Task,
-    kind: str,
+    kind: Kind,
     by_key: Mapping[str, Sequence[Ours]],
     labels: Mapping[str, str],
     sources: Sequence[Published],
@@ -209,29 +229,31 @@ def _page(
 ) -> Iterator[str]:
     runs = [one for group in by_key.values() for one in group]
     roots = ", ".join(sorted({f"`{one.config.data.root}`" for one in runs}))
+    metrics = _metrics(kind)
     yield f"# {task.table.replace('table', 'Table ')}"
     yield (
-        f"Ours: {len(runs)} runs on {roots}, each at its checkpoint with the best validation ELBO; KL weight 1, no "
-        "auxiliary cost. \u00b1 is the standard error over training seeds."
+        f"Ours: {len(runs)} run{'s' * (len(runs) > 1)} on {roots}, each at its checkpoint with the best validation "
+        "ELBO; KL weight 1, no auxiliary cost. \u00b1 is the standard error over training seeds."
     )
     columns = list(dict.fromkeys((p.data_set, p.metric) for p in sources))
-    head = ["model", *(f"ours: {title}" for title in _METRICS[kind].values()), "runs", "parameters", "updates"]
-    head += [f"published: {_NAMES[data_set]} {_METRICS[kind].get(m, m)}" for data_set, m in columns]
+    head = ["model", *(f"ours: {title}" for title in metrics.values()), "runs", "parameters", "updates"]
+    head += [f"published: {_NAMES[data_set]} {metrics.get(m, m)}" for data_set, m in columns]
     notes: list[str] = []
     lines = []
     for key in dict.fromkeys([*by_key, *(p.row for p in sources)]):
         group = by_key.get(key, [])
-        cells = [_measured(group, metric) for metric in _METRICS[kind]]
+        cells = [_measured(group, metric) for metric in metrics]
         cells += [str(len(group)), _all(group, "parameters"), _all(group, "step")] if group else ["", "", ""]
         cited = {(p.data_set, p.metric): _cited(p, converters, notes) for p in sources if p.row == key}
         cells += [cited.get(column, "") for column in columns]
         lines.append([labels.get(key, key), *cells])
     yield "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
-    yield (
-        "Published numbers are marked V (verified in the source), R (recalled) or C (computed), and \u2020 where they "
-        "are not like for like with ours:"
-    )
-    yield "\n".join(f"{number}. {note}" for number, note in enumerate(notes, start=1))
+    if notes:
+        yield (
+            "Published numbers are marked V (verified in the source), R (recalled) or C (computed), and \u2020 where "
+            "they are not like for like with ours:"
+        )
+        yield "\n".join(f"{number}. {note}" for number, note in enumerate(notes, start=1))
     yield from problems
 
 

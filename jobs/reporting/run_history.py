@@ -1,21 +1,30 @@
 """What run folders say about their runs: configs, curves, how far each came and how well it did."""
 
+import contextlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zfdist import run_protocol
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import run_folder
-from zfdist.checkpoint.folder import CONFIG
+from zfdist.checkpoint.folder import CONFIG, CheckpointError
 from zfdist.config import Config, KLConfig
+from zfdist.data import kinds
+from zfdist.data.kinds import Kind
 from zfdist.errors import ZfdistError
+
+if TYPE_CHECKING:
+    from zfdist.model.networks.network import Network
 
 TRIALS = "trials"
 KL_WEIGHT = "loss.kl"
 """Stands for all knobs of the KL schedule together, since some say nothing beside others."""
+_SYSTEM = "model.system"
 _LONGEST_LABEL = 46
+_TITLES = {"zforcing": "Z-Forcing"}
 _SHORT = {"loss.alpha": "alpha", "loss.beta": "beta", KL_WEIGHT: "KL weight"}
 
 
@@ -37,6 +46,18 @@ class Validation(NamedTuple):
     elbo_nats: float
     """ELBO per sequence, KL weight 1."""
     kl_nats_per_frame: float
+    nats_per_sample: float
+    """ELBO per scored sample; NaN in records of a time when it was not written."""
+
+
+class DataSet(NamedTuple):
+    """What must be the same for bounds to compare: the data, and which sequences of them are scored."""
+
+    shown: str
+    """The data set's folder, and which sequences, as people should read it."""
+    identity: str
+    """Equal exactly for the same sequences."""
+    kind: Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +82,12 @@ class History:
     def best(self) -> Validation | None:
         """The validation with the highest ELBO; None if there was none."""
         seen = [
-            Validation(r["step"], r["valid/elbo_nats"], r["valid/kl_nats_per_frame"])
+            Validation(
+                r["step"],
+                r["valid/elbo_nats"],
+                r["valid/kl_nats_per_frame"],
+                r.get("valid/nats_per_sample", math.nan),
+            )
             for r in self.records
             if r.get("valid/elbo_nats") is not None
         ]
@@ -76,6 +102,28 @@ class History:
     def is_annealed(self) -> bool:
         """Whether the KL term ever weighs less than 1."""
         return self.config.loss.kl.kind != "constant" and self.config.loss.kl.start < 1.0
+
+    @property
+    def system(self) -> str:
+        """What people call its system, e.g. "Z-Forcing" or "VRNN"."""
+        name = self.config.model.system
+        return _TITLES.get(name, name.upper())
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its bound is the log-likelihood itself, and there is no KL term."""
+        return not self._network.has_latents
+
+    @property
+    def has_aux(self) -> bool:
+        """Whether an auxiliary cost has weight in its objective."""
+        return self.config.loss.alpha > 0 and "alpha" in self._network.weight_of.values()
+
+    @property
+    def _network(self) -> "type[Network]":
+        from zfdist.model import systems
+
+        return systems.network_of(self.config.model)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -98,6 +146,20 @@ def read(paths: Iterable[Path]) -> list[History]:
     return sorted(found.values(), key=lambda h: h.best.elbo_nats if h.best else float("-inf"), reverse=True)
 
 
+def by_data_set(histories: Iterable[History]) -> dict[DataSet, list[History]]:
+    """Return the runs of each data set, in their order; data sets in that of their folders."""
+    groups: dict[str, tuple[DataSet, list[History]]] = {}
+    for history in histories:
+        data_set = _data_set(history)
+        groups.setdefault(data_set.identity, (data_set, []))[1].append(history)
+    return dict(sorted(groups.values(), key=lambda group: group[0].shown))
+
+
+def systems_of(histories: Iterable[History]) -> list[str]:
+    """Return what people call the systems of the runs, each once."""
+    return list(dict.fromkeys(history.system for history in histories))
+
+
 def varied(histories: Sequence[History]) -> list[str]:
     """Return the names in `settings` that are not the same for all runs."""
     if not histories:
@@ -114,9 +176,13 @@ def labels(histories: Sequence[History]) -> list[str]:
     """Return what figures call each run: a trial by what was varied, if that is short, another run by its name."""
     names = varied(histories)
 
+    several = len(systems_of(histories)) > 1
+
     def label(history: History) -> str:
-        text = ", ".join(f"{_symbol(name)} {history.settings[name]}" for name in names)
-        return text if history.is_trial and 0 < len(text) <= _LONGEST_LABEL else history.name
+        others = [name for name in names if name != _SYSTEM]
+        text = ", ".join(f"{_symbol(name)} {history.settings[name]}" for name in others)
+        text = text if history.is_trial and len(text) <= _LONGEST_LABEL else history.name
+        return ": ".join(part for part in (history.system if several else "", text) if part) or history.name
 
     return [label(history) for history in histories]
 
@@ -149,6 +215,30 @@ def _history(folder: Path, *, is_trial: bool) -> History:
         state="unfinished" if result is None else result["state"],
         is_trial=is_trial,
     )
+
+
+def _data_set(history: History) -> DataSet:
+    """Say what a run's bounds are of; where its data cannot be read, by what its checkpoint and its config say."""
+    from zfdist.data.store import Store, StoreError
+    from zfdist.object_store import StorageError
+
+    data = history.config.data
+    saved = checkpoint.steps(history.folder)
+    try:
+        store = Store.open(data.root, verify="size", cache=data.cache)
+        kind, fingerprint = store.kind, store.fingerprint
+    except (StoreError, StorageError, OSError):
+        kind, fingerprint = kinds.with_density(history.config.model.density)[0], data.root
+    if saved:
+        with contextlib.suppress(CheckpointError):
+            fingerprint = checkpoint.read_manifest(checkpoint.folder_of(history.folder, saved[-1])).data_fingerprint
+    view = kind.sequences.get(data.eval_view, data.eval_view) + "s"
+    if data.eval_view == "segments":
+        view += f" of {data.segment_frames} {kind.frame}s"
+    if kind.frame_samples is None:
+        view += f" in frames of {data.frame_samples} {kind.sample}s"
+    shown = f"`{data.root}`: {kind.title}" + (f", {view}" if len(kind.sequences) > 1 else "")
+    return DataSet(shown, f"{fingerprint} {view}", kind)
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -163,7 +163,8 @@ def test_table_is_aligned_and_says_everything(run: Path, tmp_path: Path, capsys:
     (width,) = {len(line) - len(line[2:].split("  ", 1)[1].lstrip()) for line in lines}
     values = [line[width:] for line in lines]
     assert f"{got['elbo_nats']:,.2f} nats (standard error {got['elbo_stderr_nats']:,.2f})" in values
-    assert f"{got['nats_per_sample']:.5f} nats = {got['bits_per_sample']:.5f} bits" in values
+    per_sample = f"{got['nats_per_sample']:.5f} nats = {got['bits_per_sample']:.5f} bits"
+    assert f"{per_sample} (standard error {got['nats_per_sample_stderr']:.5f} nats)" in values
     for number in ("log_px_nats", "kl_nats"):
         assert f"{got[number]:,.2f} nats" in values
     for number in ("sequences", "frames", "samples", "step"):

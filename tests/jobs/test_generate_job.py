@@ -38,15 +38,17 @@ def files(out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", ["sound", "bits", "tokens"])
 @pytest.mark.parametrize("what", ["samples", "continuations", "reconstructions", "interpolation"])
 def test_the_same_command_gives_the_same_files(runs: dict[str, Path], tmp_path: Path, kind: str, what: str) -> None:
-    argv = ("--num", "2", "--frames", "5", "--prefix-frames", "3")
-    record = generated(runs[kind], what, tmp_path / "a", *argv, "--seed", "1")
-    generated(runs[kind], what, tmp_path / "b", *argv, "--seed", "1")
+    argv = ["--frames", "5", *(() if what == "interpolation" else ("--num", "2"))]
+    argv += ["--prefix-frames", "3"] if what == "continuations" else []
+    seed = () if what == "reconstructions" else ("--seed", "1")
+    record = generated(runs[kind], what, tmp_path / "a", *argv, *seed)
+    generated(runs[kind], what, tmp_path / "b", *argv, *seed)
     assert files(tmp_path / "a") == files(tmp_path / "b")
     assert any((tmp_path / "a").glob("*.png")) != (kind == "tokens")
     if what in ("samples", "continuations") and kind != "bits":  # images are pictures, which are not compared
         generated(runs[kind], what, tmp_path / "c", *argv, "--seed", "2")
         assert files(tmp_path / "a") != files(tmp_path / "c")
-    assert (record["what"], record["seed"], record["frames"]) == (what, 1, 5)
+    assert (record["what"], record["seed"], record["frames"]) == (what, len(seed) // 2, 5)
 
 
 def test_samples_of_sound_have_the_rate_and_length_asked_for(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -112,9 +114,10 @@ def test_what_frames_a_sentence_is_never_written_and_unknown_words_only_if_wishe
 ) -> None:
     for what in ("samples", "continuations", "interpolation"):
         written = {}
+        many = {"samples": ("--num", "12"), "continuations": ("--num", "2")}.get(what, ())
         for flag in ("--unknown", "--no-unknown"):
             out = tmp_path / what / flag
-            generated(runs["tokens"], what, out, "--num", "12" if what == "samples" else "2", flag)
+            generated(runs["tokens"], what, out, *many, flag)
             lines = (out / "sentences.txt").read_text().splitlines()
             written[flag] = " ".join(line for line in lines if "original" not in line)
             assert "<pad>" not in written[flag] and "<s>" not in written[flag]
@@ -134,7 +137,17 @@ def models_root(run: Path) -> str:
         ("sound", ("--what", "samples", "--seconds", "0"), "--seconds 0.0: must be more than 0"),
         ("sound", ("--what", "samples", "--seconds", "1", "--frames", "3"), "--seconds and --frames: give one"),
         ("bits", ("--what", "samples", "--seconds", "1"), "holds bits, no sound; use --frames"),
-        ("sound", ("--what", "samples", "--between", "0", "1"), "--between: must be two sequences"),
+        ("sound", ("--what", "samples", "--between", "0", "1"), "--between: changes nothing of samples"),
+        ("sound", ("--what", "interpolation", "--between", "0", "-1"), "--between: must be two sequences"),
+        ("sound", ("--what", "interpolation", "--num", "3"), "--num: changes nothing of interpolation; it is for"),
+        ("sound", ("--what", "interpolation", "--temperature-x", "0"), "--temperature-x 0: is the greedy half"),
+        ("sound", ("--what", "interpolation", "--temperature-z", "0.5"), "--temperature-z: changes nothing of"),
+        ("sound", ("--what", "reconstructions", "--seed", "1"), "--seed: changes nothing of reconstructions"),
+        ("sound", ("--what", "reconstructions", "--temperature-x", "0"), "--temperature-x: changes nothing of"),
+        ("sound", ("--what", "samples", "--prefix-frames", "3"), "--prefix-frames: changes nothing of samples"),
+        ("sound", ("--what", "samples", "--split", "valid"), "--split: changes nothing of samples"),
+        ("bits", ("--what", "samples", "--no-unknown"), "--no-unknown: "),
+        ("rnn", ("--what", "samples", "--temperature-z", "0"), "--temperature-z: an rnn has no latents"),
         ("sound", ("--what", "interpolation", "--between", "0", "99"), "has no sequence 99"),
         ("sound", ("--what", "reconstructions", "--num", "99"), "not 99; pass a smaller --num"),
         ("sound", ("--what", "continuations", "--prefix-frames", "500"), "sequences of 500 frames or more"),

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from pages import png_size, table_after
 
 from jobs import evaluate, report
-from jobs.reporting import figures, run_history
+from jobs.reporting import axes, run_history
 from zfdist import train, world
 from zfdist.data.store import Store
 
@@ -58,19 +59,6 @@ def make_sweep(folder: Path, runs: Path, count: int) -> Path:
     (folder / "trials/000/result.json").write_text(json.dumps({"state": "stopped", "step": 8}))
     (folder / "trials/001/result.json").unlink()
     return folder
-
-
-def table_after(page: str, heading: str) -> list[list[str]]:
-    """The cells of the first table below a heading, without its head."""
-    lines = page.split(f"## {heading}\n", 1)[1].splitlines()
-    rows = [line for line in lines[: lines.index("", 3 + next(i for i, x in enumerate(lines) if x[:1] == "|"))] if line]
-    return [[cell.strip(" *`") for cell in row.strip("|").split("|")] for row in rows if row.startswith("| ")][2:]
-
-
-def png_size(path: Path) -> tuple[int, int]:
-    header = path.read_bytes()[:24]
-    assert header[:8] == b"\x89PNG\r\n\x1a\n"
-    return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
 
 
 def test_all_links_lead_to_files_of_the_report(written: Path) -> None:
@@ -155,12 +143,12 @@ def test_labels_stay_apart(runs: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
     for ends in ([0.5] * 6, [0.0, 0.01, 0.02, 0.9], [1.0] * 6, [-5.0, 7.0]):
         heights.clear()
-        figures._label_ends(Axes(), [(10, value, "label", "black") for value in ends])
+        axes.label_ends(Axes(), [(10, value, "label", "black") for value in ends])
         assert min(np.diff(heights[::-1]), default=1) > 0.07 and min(heights) > 0 and max(heights) <= 1
 
 
 def test_many_values_are_placed_by_logarithm() -> None:
-    scale = figures._Scale([0.0, 0.0002, 0.001, 0.003, 0.01, 0.04, 0.2, 0.5])
+    scale = axes.Scale([0.0, 0.0002, 0.001, 0.003, 0.01, 0.04, 0.2, 0.5])
     places, names = scale.ticks()
     assert names == ["0", "0.0001", "0.001", "0.01", "0.1", "1"] and places == [-5, -4, -3, -2, -1, 0]
     assert places[0] < scale.of(0.0002) < scale.of(0.5) < 0

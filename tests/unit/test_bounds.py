@@ -3,6 +3,7 @@
 import math
 import statistics
 
+import numpy as np
 import pytest
 import torch
 from peak import Peak
@@ -10,6 +11,7 @@ from small_systems import SYSTEMS
 
 from zfdist import seeding
 from zfdist.config import ModelConfig
+from zfdist.data.kinds import BITS, PCM16, TOKENS
 from zfdist.data.loader import Batch
 from zfdist.evaluation.bounds import Importance, Sums, add_up, importance_weighted
 from zfdist.evaluation.results import Question, legacy_rows, result_fields
@@ -140,7 +142,7 @@ def test_seeds_are_rows_and_their_mean_and_error_are_reported(model):
     alone = [sums_of(model, [batch()], seeds=[seed], importance=importance)[0] for seed in (3, 4, 5)]
     torch.testing.assert_close(sums, torch.stack(alone), rtol=1e-9, atol=1e-9)
     question = Question(split="test", seeds=[3, 4, 5], importance=importance)
-    fields = result_fields(sums, question, "pcm16", X)
+    fields = result_fields(sums, question, PCM16, X)
     for name, column in (("elbo_nats", "elbo"), ("iwae_nats", "iwae"), ("kl_nats", "kl")):
         values = [float(row[Sums._fields.index(column)]) / 5 for row in sums]
         assert fields[name] == pytest.approx(statistics.fmean(values))
@@ -158,16 +160,48 @@ def test_perplexity_by_hand():
     log_px = [3 * math.log(1 / 4) + math.log(1 / 2), math.log(1 / 4) + math.log(1 / 2)]  # 3 words, 1 word
     importance = Importance(samples=2)
     sums = row(sequences=2.0, frames=4.0 + 2.0, elbo=sum(log_px), iwae=sum(log_px) + 0.6)
-    fields = result_fields(sums, Question(split="test", seeds=[0], importance=importance), "tokens", 1)
+    fields = result_fields(sums, Question(split="test", seeds=[0], importance=importance), TOKENS, 1)
     assert fields["perplexity"] == pytest.approx((4**4 * 2**2) ** (1 / 6))
     assert fields["iwae_perplexity"] == pytest.approx((4**4 * 2**2) ** (1 / 6) * math.exp(-0.1))
     assert fields["perplexity"] == pytest.approx(math.exp(-fields["nats_per_sample"]))
     assert "nll_nats" not in fields
 
 
+def test_errors_of_means_over_words_are_those_of_sentences_drawn_again():
+    """Bootstrap over sentences: what the spread of the ratio would be with other sentences of the same text."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(2, 20, 400).astype(float)
+    elbos = -4.0 * frames + rng.normal(size=400) * 5 + 0.8 * frames * rng.normal(size=400)
+    sums = row(
+        sequences=400.0,
+        frames=frames.sum(),
+        elbo=elbos.sum(),
+        elbo_squared=np.square(elbos).sum(),
+        elbo_frames=(elbos * frames).sum(),
+        frames_squared=np.square(frames).sum(),
+    )
+    fields = result_fields(sums, Question(split="test", seeds=[0]), TOKENS, 1)
+    drawn = rng.integers(0, 400, (2000, 400))
+    ratios = elbos[drawn].sum(1) / frames[drawn].sum(1)
+    assert fields["nats_per_sample_stderr"] == pytest.approx(ratios.std(), rel=0.1)
+    assert fields["perplexity_stderr"] == pytest.approx(np.exp(-ratios).std(), rel=0.1)
+    assert result_fields(sums, Question(split="test", seeds=[0]), PCM16, 4)["nats_per_sample_stderr"] == pytest.approx(
+        fields["nats_per_sample_stderr"] / 4
+    )
+    assert math.isnan(result_fields(row(), Question(split="test", seeds=[0]), PCM16, 1)["nats_per_sample_stderr"])
+
+
+def test_sums_for_errors_count_real_frames_alone(model):
+    given = batch()._replace(lengths_B=torch.tensor([6, 0, 1, 6, 3]))
+    sums = Sums(*sums_of(model, [given])[0].tolist())
+    alone = [Sums(*sums_of(model, [batch([i])._replace(lengths_B=given.lengths_B[[i]])])[0].tolist()) for i in range(5)]
+    assert sums.frames_squared == 36 + 1 + 36 + 9
+    assert sums.elbo_frames == pytest.approx(sum(one.elbo * one.frames for one in alone))
+
+
 def test_likelihood_of_images_is_in_nats_per_image():
     fields = result_fields(
-        row(sequences=4.0, frames=4 * 784.0, elbo=-360.0), Question(split="test", seeds=[0]), "bits", 1
+        row(sequences=4.0, frames=4 * 784.0, elbo=-360.0), Question(split="test", seeds=[0]), BITS, 1
     )
     assert fields["nll_nats"] == 90.0
     assert "perplexity" not in fields and "iwae_nats" not in fields
@@ -177,7 +211,7 @@ def test_likelihood_of_images_is_in_nats_per_image():
 def test_legacy_denominator_by_hand(sequences, rows):
     assert legacy_rows(sequences) == rows
     sums = row(sequences=float(sequences), frames=float(sequences), elbo=70_469.0 * rows)
-    fields = result_fields(sums, Question(split="test", seeds=[0], with_legacy_denominator=True), "pcm16", 200)
+    fields = result_fields(sums, Question(split="test", seeds=[0], with_legacy_denominator=True), PCM16, 200)
     assert fields["legacy_elbo_nats"] == pytest.approx(70_469)
     assert fields["elbo_nats"] == pytest.approx(70_469 * rows / sequences)
 
@@ -192,6 +226,6 @@ def test_accuracy_counts_known_labels_of_real_rows():
         labels_B=torch.tensor([1, 1, -1, 0, 1]), lengths_B=torch.tensor([6, 4, 1, 6, 0]), num_sequences=4
     )
     sums = sums_of(told, [given])
-    fields = result_fields(sums, Question(split="test", seeds=[3]), "tokens", 1)
+    fields = result_fields(sums, Question(split="test", seeds=[3]), TOKENS, 1)
     assert (fields["labelled"], fields["accuracy"]) == (3, pytest.approx(1 / 3))
-    assert "accuracy" not in result_fields(sums_of(told, [batch()]), Question(split="test", seeds=[3]), "tokens", 1)
+    assert "accuracy" not in result_fields(sums_of(told, [batch()]), Question(split="test", seeds=[3]), TOKENS, 1)

@@ -153,7 +153,7 @@ def test_what_does_not_fit_the_kind_is_refused(tmp_path: Path) -> None:
         store.vocabulary()
     with pytest.raises(ValueError, match="train-0: samples must be uint8 and 6, got 5"):
         make_kind(tmp_path / "narrow", SMALL, splits([[1] * 5] * 3))
-    with pytest.raises(ValueError, match="words be given for tokens only"):
+    with pytest.raises(ValueError, match="words be given for words alone"):
         make_kind(tmp_path / "bare", TOKENS, splits([[1] * 5] * 3))
 
 

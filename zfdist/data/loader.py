@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zfdist.config import DataConfig
-from zfdist.data.kinds import NO_LABEL, PCM16, TOKENS
+from zfdist.data.kinds import NO_LABEL
 from zfdist.data.order import Order, Sequences
 from zfdist.data.store import Store
 from zfdist.data.views import sequences_of
@@ -26,7 +26,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 PADDED_FRAMES = 16_384
-"""Most frames, padding included, of an evaluation batch of more than one recording of sound."""
+"""Most frames, padding included, of an evaluation batch of more than one row, where rows may be cut."""
 
 
 class Batch(NamedTuple):
@@ -158,9 +158,9 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield this rank's share of a split: over all ranks every sequence exactly once, and no dummy rows.
 
-    The batches are cut from the sequences sorted by length, at most `data.eval_batch` rows (of sound, whose lengths
-    nobody chose, also PADDED_FRAMES frames) each, alike for every world size, and dealt to the ranks so that their
-    work is even. A rank may get none.
+    The batches are cut from the sequences sorted by length, at most `data.eval_batch` rows (where rows may be cut, as
+    nobody chose their lengths, also PADDED_FRAMES frames) each, alike for every world size, and dealt to the ranks so
+    that their work is even. A rank may get none.
     """
     sequences = sequences_of(store, config, split, config.eval_view)
 
@@ -170,7 +170,8 @@ def evaluation_batches(
         numbers = _numbers(frames, ids, ids, _labels(store, split, sequences, ids), device)
         return _Rows(rows, numbers, len(ids), int(frames.sum()))
 
-    most_frames = PADDED_FRAMES if store.kind == PCM16 else config.eval_batch * int(sequences.frames.max(initial=0))
+    is_cut = "segments" in store.kind.sequences
+    most_frames = PADDED_FRAMES if is_cut else config.eval_batch * int(sequences.frames.max(initial=0))
     shares = _evaluation_shares(sequences.frames, config.eval_batch, most_frames, world_size)
     for rows in _ahead(shares[rank], gathered, config.prefetch_batches):
         yield from _batches(rows, 1, store, config.frame_samples, device)
@@ -237,7 +238,7 @@ def _batches(rows: _Rows, count: int, store: Store, frame_samples: int, device: 
     parts = zip(lengths.chunk(count), sent[0].chunk(count), sent[1].chunk(count, dim=1), strict=True)
     result = []
     for lengths, rows_BS, numbers_KB in parts:
-        frames_TBX = rows_BS.t().long() if store.kind == TOKENS else _normalised(rows_BS, store, frame_samples)
+        frames_TBX = rows_BS.t().long() if store.kind.has_vocabulary else _normalised(rows_BS, store, frame_samples)
         x_TBX, y_TBX = frames_TBX[:-1], frames_TBX[1:]
         lengths_B, positions_B, ids_B, *labels = numbers_KB
         if bool((lengths != x_TBX.shape[0]).any()):

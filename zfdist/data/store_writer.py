@@ -23,7 +23,7 @@ from zfdist import atomic_io
 from zfdist.claim import TakenError, held
 from zfdist.data import manifest as manifests
 from zfdist.data.batch_writer import BatchWriter, Recording, schema
-from zfdist.data.kinds import NO_LABEL, PCM16, SPECIALS, TOKENS, Kind
+from zfdist.data.kinds import NO_LABEL, PCM16, SPECIALS, Kind
 from zfdist.data.manifest import (
     BatchEntry,
     IndexEntry,
@@ -151,8 +151,8 @@ def publish(
         if not any(shard.lengths for shard in shards):
             raise StoreError(f"split {name!r} has no recording")
     made = [shard for shards in splits.values() for shard in shards]
-    if any(shard.kind != kind.name for shard in made) or (words is None) != (kind != TOKENS):
-        raise ValueError(f"all shards must be {kind.name}, and words be given for {TOKENS.name} only")
+    if any(shard.kind != kind.name for shard in made) or (words is not None) != kind.has_vocabulary:
+        raise ValueError(f"all shards must be {kind.name}, and words be given for words alone")
     has_labels = any(label != NO_LABEL for shard in made for label in shard.labels)
     entries = {name: _split_entry(root, name, shards, has_labels) for name, shards in splits.items()}
     statistics = entries["train"].statistics

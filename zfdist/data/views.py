@@ -27,18 +27,15 @@ def sequences_of(store: Store, config: DataConfig, split: str, kind: str) -> Seq
     Raises OrderError if the view or `data.frame_samples` does not fit the store's kind, StoreError for an unknown
     split.
     """
-    lengths, added = store.lengths(split), store.kind.added
-    if not added:
-        return view(kind, lengths, config.frame_samples, config.segment_frames)
-    name = store.kind.name
-    if config.frame_samples != 1:
+    name, samples = store.kind.name, store.kind.frame_samples
+    if samples not in (None, config.frame_samples):
         raise OrderError(
-            f"data.frame_samples = {config.frame_samples}: must be 1 for {config.root}, which holds {name}; "
-            "set --data.frame-samples 1"
+            f"data.frame_samples = {config.frame_samples}: must be {samples} for {config.root}, which holds {name}; "
+            f"set --data.frame-samples {samples}"
         )
-    if kind != "utterances":
+    if kind == "segments" and kind not in store.kind.sequences:
         raise OrderError(
             f"view {kind!r}: {config.root} holds {name}, whose rows are not cut; "
             "set --data.train-view utterances --data.eval-view utterances"
         )
-    return view(kind, lengths + added, 1, config.segment_frames)
+    return view(kind, store.lengths(split) + store.kind.added, config.frame_samples, config.segment_frames)

@@ -46,6 +46,9 @@ class Sums(NamedTuple):
     frames: float
     elbo: float
     elbo_squared: float
+    elbo_frames: float
+    """Of each sequence's ELBO times its scored frames; with the next for the error of a mean over frames."""
+    frames_squared: float
     log_px: float
     kl: float
     iwae: float
@@ -103,6 +106,8 @@ def _sums(model: Model, batch: Batch, z_dim: int, seed: int, importance: Importa
         batch.lengths_B.sum().double(),
         loss.sums["elbo_nats"],
         loss.elbo_B.square().sum(),
+        (loss.elbo_B * batch.lengths_B).sum(),
+        batch.lengths_B.double().square().sum(),
         loss.sums["log_px_nats"],
         loss.sums["kl_nats"],
         iwae_B.sum(),

@@ -152,11 +152,12 @@ def result_of(loaded: Loaded, store: Store, question: Question, sums: Tensor) ->
     """Return the answer that all workers' parts, added up, amount to; raises EvaluationError if that is nothing."""
     config = loaded.config
     return Result(
-        **result_fields(sums, question, store.kind.name, config.data.frame_samples),
+        **result_fields(sums, question, store.kind, config.data.frame_samples),
         split=question.split,
         view=config.data.eval_view,
         kind=store.kind.name,
         system=config.model.system,
+        is_exact=not loaded.model.has_latents,
         density=config.model.density,
         parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
         mean=store.mean,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zfdist.data.kinds import BITS, TOKENS
+from zfdist.data.kinds import Kind
 from zfdist.errors import ZfdistError
 from zfdist.evaluation.bounds import Importance, Sums
 
@@ -53,6 +53,8 @@ class Bound:
     kl_nats_per_frame: float
     nats_per_sample: float
     """ELBO per scored sample; a log-density in normalised units, so it may be positive."""
+    nats_per_sample_stderr: float
+    """Standard error of that, over sequences as if each came by itself; NaN for a single one."""
     bits_per_sample: float
     """The same in bits."""
     seed: int
@@ -69,6 +71,8 @@ class Result(Bound):
     kind: str
     """What the data are: pcm16, bits or tokens."""
     system: str
+    is_exact: bool
+    """Whether the ELBO is the log-likelihood itself, as it is without latents."""
     density: str
     parameters: int
     """Numbers that were trained."""
@@ -88,10 +92,12 @@ class Result(Bound):
     iwae_stderr_nats: float | None = None
     """Standard error of the mean over sequences."""
     nll_nats: float | None = None
-    """Of images: minus the ELBO, an upper bound."""
+    """Of images: minus the ELBO, an upper bound; exact without latents."""
     iwae_nll_nats: float | None = None
     perplexity: float | None = None
     """Of sentences: exp(-sum of ELBOs / sum of (words + 1)), an upper bound; </s> counts, <s> does not."""
+    perplexity_stderr: float | None = None
+    """Standard error over sentences, that of its logarithm times it."""
     iwae_perplexity: float | None = None
     legacy_rows: int | None = None
     legacy_elbo_nats: float | None = None
@@ -119,12 +125,13 @@ def bound_of(sums: Sums, frame_samples: int, seed: int) -> Bound:
         elbo_stderr_nats=_spread(sums.elbo_squared, mean, n),
         kl_nats_per_frame=sums.kl / frames,
         nats_per_sample=sums.elbo / samples,
+        nats_per_sample_stderr=_spread_of_ratio(sums) / frame_samples,
         bits_per_sample=sums.elbo / samples / math.log(2.0),
         seed=seed,
     )
 
 
-def result_fields(sums: Tensor, question: Question, kind: str, frame_samples: int) -> dict[str, Any]:
+def result_fields(sums: Tensor, question: Question, kind: Kind, frame_samples: int) -> dict[str, Any]:
     """Return the fields of a `Result` that follow from the sums of each seed alone, float64 [seeds, sums].
 
     Raises:
@@ -143,6 +150,8 @@ def result_fields(sums: Tensor, question: Question, kind: str, frame_samples: in
         asked["legacy_rows"] = legacy_rows(bound.sequences)
     if mean.labelled:
         asked["labelled"] = int(mean.labelled)
+    if "perplexity" in means:
+        asked["perplexity_stderr"] = means["perplexity"] * bound.nats_per_sample_stderr
     return vars(bound) | means | asked
 
 
@@ -154,7 +163,12 @@ def legacy_rows(sequences: int) -> int:
     return (sequences // _LEGACY_BATCH + 1) * _LEGACY_BATCH
 
 
-def _numbers(sums: Sums, question: Question, kind: str) -> dict[str, float]:
+def perplexity(nats_per_word: float) -> float:
+    """Return the perplexity that a log-probability (or bound) per word amounts to."""
+    return math.exp(min(-nats_per_word, _MOST_NATS))
+
+
+def _numbers(sums: Sums, question: Question, kind: Kind) -> dict[str, float]:
     """Return what one seed's sums amount to, by the names of `Result`."""
     n, totals = max(sums.sequences, 1.0), {"": sums.elbo}
     numbers = {"elbo_nats": sums.elbo / n, "kl_nats": sums.kl / n}
@@ -162,10 +176,10 @@ def _numbers(sums: Sums, question: Question, kind: str) -> dict[str, float]:
         totals["iwae_"] = sums.iwae
         numbers["iwae_nats"] = sums.iwae / n
     for prefix, total in totals.items():
-        if kind == BITS.name:
+        if kind.score == "nll_nats":
             numbers[f"{prefix}nll_nats"] = -total / n
-        if kind == TOKENS.name:
-            numbers[f"{prefix}perplexity"] = math.exp(min(-total / max(sums.frames, 1.0), _MOST_NATS))
+        if kind.score == "perplexity":
+            numbers[f"{prefix}perplexity"] = perplexity(total / max(sums.frames, 1.0))
     if question.with_legacy_denominator:
         numbers["legacy_elbo_nats"] = sums.elbo / legacy_rows(int(sums.sequences))
     if sums.labelled:
@@ -178,6 +192,18 @@ def _spread(squares: float, mean: float, count: int) -> float:
     if count < 2:
         return math.nan
     return math.sqrt(max(squares / count - mean * mean, 0.0) / (count - 1))
+
+
+def _spread_of_ratio(sums: Sums) -> float:
+    """Return the standard error of ELBO per frame, a ratio of means over sequences of several lengths.
+
+    By its linearisation: the spread of E_i - r N_i over the mean of N (Cochran, Sampling Techniques, 1977, Eq. 6.13).
+    """
+    if sums.sequences < 2:
+        return math.nan
+    ratio = sums.elbo / sums.frames
+    squares = sums.elbo_squared - 2 * ratio * sums.elbo_frames + ratio * ratio * sums.frames_squared
+    return math.sqrt(max(squares, 0.0) * sums.sequences / (sums.sequences - 1)) / sums.frames
 
 
 def _stderr(values: Sequence[float]) -> float:

@@ -143,7 +143,7 @@ def _outcome(out: Path, *, was_there: bool) -> Outcome:
     """Describe a finished store; opening it checks the size of every file."""
     store = Store.open(out, "size")
     short = 0
-    if store.kind == PCM16:
+    if store.kind.frame_samples is None:
         short = sum(int((store.lengths(split) < SHORT_SAMPLES).sum()) for split in store.splits)
     source = store.manifest.source
     return Outcome(store.manifest, was_there, source["left_out"], source.get("doubtful", {}), short)
