@@ -102,7 +102,8 @@ def test_machines_of_a_size_that_nobody_knows_are_waited_for():
 def test_what_may_come_on_kubernetes_is_read_from_its_manifest():
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-    manifest = yaml.safe_load((Path(__file__).parents[2] / "cluster/kuberay/ray-cluster.yaml").read_text())
+    text = (Path(__file__).parents[2] / "cluster/kuberay/ray-cluster.yaml").read_text()
+    (manifest,) = (part for part in yaml.safe_load_all(text) if part["kind"] == "RayCluster")
     manifest["metadata"]["namespace"] = "default"
     autoscaler = nodes.autoscaler_of(_derive_autoscaling_config_from_ray_cr(manifest))
     assert [(kind.name, kind.most, kind.node and kind.node[1:3]) for kind in autoscaler.types] == [("gpu", 8, (7, 1))]
