@@ -16,7 +16,7 @@ ANSWER_S = 10.0
 _LOCAL = ("", "local")
 _TOKEN = "put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
 _START = "start one with `ray start --head`"
-_SUBMIT = "`python -m jobs.cluster submit --address http://HOST:8265 ...`"
+_SUBMIT = "`zfdist cluster submit --address http://HOST:8265 ...`"
 
 
 def is_local(address: str | None) -> bool:

@@ -7,7 +7,7 @@ export PATH="$HOME/zfdist/venv/bin:$PATH"
 # Nobody without the token in ~/.ray/auth_token reaches this Ray: no job, no dashboard, no client.
 export RAY_AUTH_MODE=token
 if [ ! -s "$HOME/.ray/auth_token" ]; then
-    echo "zfdist: ~/.ray/auth_token is missing: bring the cluster up with python -m jobs.cluster up" >&2
+    echo "zfdist: ~/.ray/auth_token is missing: bring the cluster up with zfdist cluster up" >&2
     exit 1
 fi
 # A lost host is noticed within twelve seconds: four times a second's pause and two of waiting (Ray's own: 50 and more).

@@ -1,4 +1,4 @@
-"""Measure speed: `python -m jobs.bench [core | checkpoint | ... | all]`, in a checkout; prints tables.
+"""Measure speed: `zfdist bench [core | checkpoint | ... | all]`, in a checkout; prints tables.
 
 The benchmarks are the files tests/benchmarks/bench_NAME.py of the checkout. No time is asserted anywhere; that the
 rivals compute the same numbers is.
@@ -40,7 +40,7 @@ class Arguments:
 @command.program
 def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`: the benchmarks in turn, each table as soon as it is ready; return the exit code."""
-    arguments = tyro.cli(Arguments, prog="python -m jobs.bench", args=argv)
+    arguments = tyro.cli(Arguments, prog="zfdist bench", args=argv)
     names = _chosen(arguments.section)
     command.refuse_below(arguments, threads=1, repeats=1)
     sys.path.insert(0, str(FOLDER))  # the benchmarks share measure.py

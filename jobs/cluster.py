@@ -1,4 +1,4 @@
-"""A cluster of machines, in the order of use: `python -m jobs.cluster VERB ...`.
+"""A cluster of machines, in the order of use: `zfdist cluster VERB ...`.
 
     lint   [--overlay FILE]               check the cluster files, without a cloud
     plan   RECIPE [--workers W] ...       what a run will take: memory, time, storage, money
@@ -10,7 +10,7 @@
     down                                  end the cluster, and make sure of it
 
 Each verb that talks to a cluster takes --overlay FILE (and --file FILE), as `up` did, or --address http://HOST:8265 of
-a Ray that somebody else brought up. `python -m jobs.cluster VERB --help` has the rest.
+a Ray that somebody else brought up. `zfdist cluster VERB --help` has the rest.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _lint(argv: Sequence[str]) -> int:
-    which = tyro.cli(Which, prog="python -m jobs.cluster lint", args=argv)
+    which = tyro.cli(Which, prog="zfdist cluster lint", args=argv)
     findings = _findings(which, ready=False)
     for finding in findings:
         command.say(finding)
@@ -66,9 +66,7 @@ def _lint(argv: Sequence[str]) -> int:
 def _plan(argv: Sequence[str]) -> int:
     from jobs import plan
 
-    given, rest = tyro.cli(
-        Plan, prog="python -m jobs.cluster plan", args=argv, return_unknown_args=True, add_help=False
-    )
+    given, rest = tyro.cli(Plan, prog="zfdist cluster plan", args=argv, return_unknown_args=True, add_help=False)
     lines: list[str] = []
     if given.file or given.overlay:
         from cluster.provision import cluster_file
@@ -89,7 +87,7 @@ def _findings(which: Which, *, ready: bool) -> list[str]:
 
 
 def _up(argv: Sequence[str]) -> int:
-    which = tyro.cli(Up, prog="python -m jobs.cluster up", args=argv)
+    which = tyro.cli(Up, prog="zfdist cluster up", args=argv)
     from cluster.provision import up_down
     from cluster.session import ClusterError
 
@@ -106,9 +104,9 @@ def _up(argv: Sequence[str]) -> int:
     flags = f" --overlay {which.overlay}" if which.overlay else ""
     command.say(
         f"\ncluster {cluster.name} is up and answers; its workers join as they come up. Next:\n"
-        f"  python -m jobs.cluster doctor{flags}\n"
-        f"  python -m jobs.cluster submit{flags} train demo --name NAME --workers 2\n"
-        f"  python -m jobs.cluster down{flags}"
+        f"  zfdist cluster doctor{flags}\n"
+        f"  zfdist cluster submit{flags} train demo --name NAME --workers 2\n"
+        f"  zfdist cluster down{flags}"
     )
     return 0
 
@@ -128,7 +126,7 @@ def _bring_back(cluster: "Cluster") -> None:
 
 
 def _down(argv: Sequence[str]) -> int:
-    which = tyro.cli(Which, prog="python -m jobs.cluster down", args=argv)
+    which = tyro.cli(Which, prog="zfdist cluster down", args=argv)
     from cluster.provision import up_down
 
     up_down.down(_cluster(which), say=command.say)
@@ -137,7 +135,7 @@ def _down(argv: Sequence[str]) -> int:
 
 def _submit(argv: Sequence[str]) -> int:
     split = next((i for i, word in enumerate(argv) if word in JOBS), len(argv))
-    options = tyro.cli(Submit, prog="python -m jobs.cluster submit", args=argv[:split])
+    options = tyro.cli(Submit, prog="zfdist cluster submit", args=argv[:split])
     words = list(argv[split:])
     if len(words) < 2:
         command.refuse(f"submit what? e.g. submit train demo --name first; there are {', '.join(JOBS)}")
@@ -156,7 +154,7 @@ def _submit(argv: Sequence[str]) -> int:
 
 
 def _resume(argv: Sequence[str]) -> int:
-    options = tyro.cli(Resume, prog="python -m jobs.cluster resume", args=argv)
+    options = tyro.cli(Resume, prog="zfdist cluster resume", args=argv)
     return _start(options, options.name, ["jobs.cli.job_entrypoint", "again", options.name, places.storage_of(options)])
 
 
@@ -170,7 +168,7 @@ def _start(options: Submit, name: str, words: Sequence[str]) -> int:
 
 
 def _doctor(argv: Sequence[str]) -> int:
-    options = tyro.cli(Doctor, prog="python -m jobs.cluster doctor", args=argv)
+    options = tyro.cli(Doctor, prog="zfdist cluster doctor", args=argv)
     storage = places.storage_of(options)
     if not options.inside:
         words = ["jobs.cluster", "doctor", "--inside", "--storage", storage]
@@ -196,7 +194,7 @@ def _doctor(argv: Sequence[str]) -> int:
 
 
 def _status(argv: Sequence[str]) -> int:
-    options = tyro.cli(Reach, prog="python -m jobs.cluster status", args=argv)
+    options = tyro.cli(Reach, prog="zfdist cluster status", args=argv)
     from jobs.cli.cluster_tables import print_status
 
     with _jobs(options) as jobs:
@@ -205,13 +203,13 @@ def _status(argv: Sequence[str]) -> int:
 
 
 def _logs(argv: Sequence[str]) -> int:
-    options = tyro.cli(Named, prog="python -m jobs.cluster logs", args=argv)
+    options = tyro.cli(Named, prog="zfdist cluster logs", args=argv)
     with _jobs(options) as jobs:
         return _follow(jobs, jobs.of(options.name))
 
 
 def _stop(argv: Sequence[str]) -> int:
-    options = tyro.cli(Named, prog="python -m jobs.cluster stop", args=argv)
+    options = tyro.cli(Named, prog="zfdist cluster stop", args=argv)
     with _jobs(options) as jobs:
         job = jobs.of(options.name)
         if job.ended:
@@ -219,7 +217,7 @@ def _stop(argv: Sequence[str]) -> int:
             return 0
         command.say(f"asking {job.name} to save and stop ...")
         jobs.stop(job)
-    command.say(f"stopped; `python -m jobs.cluster resume {options.name}` goes on with it")
+    command.say(f"stopped; `zfdist cluster resume {options.name}` goes on with it")
     return 0
 
 
@@ -236,8 +234,8 @@ def _follow(jobs: "Jobs", job: "SubmittedJob") -> int:
         ) from None
     except KeyboardInterrupt:
         command.say(
-            f"\n{job.name} goes on without you: `python -m jobs.cluster logs {job.name}` follows it again, "
-            f"`python -m jobs.cluster stop {job.name}` lets it save and stop"
+            f"\n{job.name} goes on without you: `zfdist cluster logs {job.name}` follows it again, "
+            f"`zfdist cluster stop {job.name}` lets it save and stop"
         )
         return command.INTERRUPTED
     if ended.state == "FAILED":

@@ -1,4 +1,4 @@
-"""The main job on real input, from start to end: `make demo`, or `python -m jobs.demo`.
+"""The main job on real input, from start to end: `make demo`, or `zfdist demo`.
 
 Runs four commands that a user would type, and prints each: prepare the speech sample that ships, sweep over alpha, beta
 and KL annealing, evaluate the best trial on the test split, write a report. Each goes on where it was interrupted,
@@ -32,13 +32,13 @@ class Arguments:
     """Train, compare and hear Z-Forcing on seven minutes of speech: minutes on two CPU cores."""
 
     overrides: tyro.conf.Positional[tuple[str, ...]] = ()
-    """More for the sweep, after `--`, e.g. `python -m jobs.demo -- --train.steps 100`."""
+    """More for the sweep, after `--`, e.g. `zfdist demo -- --train.steps 100`."""
 
 
 @command.program
 def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`; return the exit code."""
-    arguments = tyro.cli(Arguments, prog="python -m jobs.demo", args=argv)
+    arguments = tyro.cli(Arguments, prog="zfdist demo", args=argv)
     from zfdist.data.sources.speech import SAMPLE
 
     started_s = time.monotonic()
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
 def _act(number: int, title: str, job: Callable[[list[str]], int], argv: Sequence[str]) -> None:
     """Say what is done and with which command, do it, and end the demo with its exit code if it fails."""
     name = job.__module__
-    print(f"\n[{number}/4] {title}\n$ python -m {name} {shlex.join(argv)}", flush=True)
+    print(f"\n[{number}/4] {title}\n$ {name.replace('jobs.', 'zfdist ')} {shlex.join(argv)}", flush=True)
     code = job(list(argv))
     if code:
         raise SystemExit(code)
@@ -70,8 +70,8 @@ def _next(best: str, took_s: float) -> str:
 done in {duration(took_s)}. Look at {REPORT}/report.md and listen to {REPORT}/samples/*.wav
 
 Three commands to try next:
-  python -m jobs.train demo --name longer --workers 2 --train.steps 4000
-  python -m jobs.train demo --name continued --from {best} --train.steps 600
+  zfdist train demo --name longer --workers 2 --train.steps 4000
+  zfdist train demo --name continued --from {best} --train.steps 600
   tensorboard --logdir {SWEEP}/trials
 """
 

@@ -1,4 +1,4 @@
-"""Evaluate a trained model: `python -m jobs.evaluate runs/N [--bounds elbo,iwae] [--split test] [--json FILE] ...`.
+"""Evaluate a trained model: `zfdist evaluate runs/N [--bounds elbo,iwae] [--split test] [--json FILE] ...`.
 
 Without --workers it needs neither Ray nor DeepSpeed; it reads no pickles.
 """
@@ -83,7 +83,7 @@ class Arguments:
 @command.program
 def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`; return the exit code."""
-    arguments = tyro.cli(Arguments, prog="python -m jobs.evaluate", args=argv)
+    arguments = tyro.cli(Arguments, prog="zfdist evaluate", args=argv)
     _refuse_mistakes(arguments)
     _evaluate(arguments)
 
@@ -133,7 +133,7 @@ def _evaluate(arguments: Arguments) -> None:
         command.say(f"\nwritten to {files.json}")
     if files.export:
         export.write(folder, files.export)
-        command.say(f"\nexported to {files.export}; evaluate it with: python -m jobs.evaluate {files.export}")
+        command.say(f"\nexported to {files.export}; evaluate it with: zfdist evaluate {files.export}")
 
 
 def _question(arguments: Arguments, config: "Config") -> "Question":

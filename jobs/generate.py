@@ -1,4 +1,4 @@
-"""Generate from a model: `python -m jobs.generate runs/N --what samples --out DIR`, or continuations ...
+"""Generate from a model: `zfdist generate runs/N --what samples --out DIR`, or continuations ...
 
 Speech becomes WAV files with pictures of waveform and spectrogram, images a grid, sentences lines of text. Needs
 neither Ray nor DeepSpeed.
@@ -72,7 +72,7 @@ _FOR = {
 @command.program
 def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`; return the exit code."""
-    arguments = tyro.cli(Arguments, prog="python -m jobs.generate", args=argv)
+    arguments = tyro.cli(Arguments, prog="zfdist generate", args=argv)
     _refuse_mistakes(arguments)
     print("\n".join(f"written: {path}" for path in _generate(arguments)))
 

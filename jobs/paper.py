@@ -1,4 +1,4 @@
-"""The paper's tables: `python -m jobs.paper table1|table2|table3|figure2 --name N [--scale tiny|paper] ...`.
+"""The paper's tables: `zfdist paper table1|table2|table3|figure2 --name N [--scale tiny|paper] ...`.
 
 Trains what the table needs as a sweep in runs/N, evaluates it, and writes CSV, Markdown and, for figure2, PNG. The same
 command again goes on. With --runs it trains nothing and takes the runs that are named.
@@ -65,7 +65,7 @@ class Arguments:
 @command.program
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code."""
-    arguments, rest = tyro.cli(Arguments, prog="python -m jobs.paper", args=argv, return_unknown_args=True)
+    arguments, rest = tyro.cli(Arguments, prog="zfdist paper", args=argv, return_unknown_args=True)
     command.refuse_below(arguments, seeds=1, workers_per_trial=1, max_concurrent=1, parameters=0, num_samples=0)
     if (arguments.name is None) == (not arguments.runs):
         command.refuse("give --name to train the table's rows, or --runs to take trained ones")
@@ -91,7 +91,7 @@ def _base(arguments: Arguments, rest: list[str]) -> Config:
     if recipe not in RECIPES:
         command.refuse(f"--recipe {recipe}: there are {', '.join(RECIPES)}")
     base = RECIPES[recipe]().with_values(paper_rows.TINY if arguments.scale == "tiny" else {})
-    return command.with_flags(base, f"python -m jobs.paper {arguments.table}", rest)
+    return command.with_flags(base, f"zfdist paper {arguments.table}", rest)
 
 
 def _train(arguments: Arguments, base: Config, folder: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""What a run will take: `python -m jobs.cluster plan RECIPE [--workers W] [--gbit 10] [--from-run runs/x] ...`."""
+"""What a run will take: `zfdist cluster plan RECIPE [--workers W] [--gbit 10] [--from-run runs/x] ...`."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Make a data set: `python -m jobs.prepare speech --source DIR --out data/NAME`; or timit, blizzard, mnist, text."""
+"""Make a data set: `zfdist prepare speech --source DIR --out data/NAME`; or timit, blizzard, mnist, text."""
 
 import sys
 import time
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`, print what came of it, return the exit code."""
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS | _by_name(argv),
-        prog="python -m jobs.prepare",
+        prog="zfdist prepare",
         description="Make a data set of Arrow shards from raw files.",
         args=argv,
     )

@@ -1,4 +1,4 @@
-"""Write a report: `python -m jobs.report runs/A [runs/B ...] --out DIR`: report.md, figures and what runs generate.
+"""Write a report: `zfdist report runs/A [runs/B ...] --out DIR`: report.md, figures and what runs generate.
 
 Needs neither Ray nor DeepSpeed, and goes on a copy of the run folders as well.
 """
@@ -39,7 +39,7 @@ class Arguments:
 @command.program
 def main(argv: Sequence[str]) -> None:
     """Run the command line `argv`; return the exit code."""
-    arguments = tyro.cli(Arguments, prog="python -m jobs.report", args=argv)
+    arguments = tyro.cli(Arguments, prog="zfdist report", args=argv)
     if not arguments.runs:
         command.refuse("name at least one run or sweep folder")
     page = write(arguments.runs, arguments.out, title=arguments.title, samples=arguments.samples)

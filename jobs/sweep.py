@@ -1,4 +1,4 @@
-"""Search hyperparameters: `python -m jobs.sweep RECIPE --name NAME --samples K [--grid loss.alpha=0,0.005 ...] ...`.
+"""Search hyperparameters: `zfdist sweep RECIPE --name NAME --samples K [--grid loss.alpha=0,0.005 ...] ...`.
 
 The same command again goes on: no finished trial is trained again. Ctrl-C (exit code 130) or SIGTERM (0) saves and
 stops all trials; a second one aborts.

@@ -1,4 +1,4 @@
-"""Train one run: `python -m jobs.train RECIPE --name NAME [--workers W] [--loss.alpha 0.005] ...`.
+"""Train one run: `zfdist train RECIPE --name NAME [--workers W] [--loss.alpha 0.005] ...`.
 
 The same command again goes on with the run. Ctrl-C (exit code 130) or SIGTERM (0) saves and stops; a second one aborts.
 With `--no-ray` this process trains as the worker that it is: alone, or one of those that torchrun or srun started.

@@ -14,7 +14,7 @@ _MAX_SKEW_S = 2.0
 _MIN_DISK_GIB = 10.0
 _MIN_SHM_MIB = 512
 _NOT_THERE = (
-    "is in provider.worker_ips and not in the cluster: if it has had a minute to join, `python -m jobs.cluster up` "
+    "is in provider.worker_ips and not in the cluster: if it has had a minute to join, `zfdist cluster up` "
     "brings it back or says why not; or take it out of the file"
 )
 

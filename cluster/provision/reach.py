@@ -111,7 +111,7 @@ def tunnel(cluster: Cluster) -> Iterator[str]:
                 said = last_line(forward.stdout.read() if forward.stdout else "")
                 raise ClusterError(f"no way to the head of cluster {cluster.name}: is it up? (ssh said: {said})")
             if time.monotonic() > deadline_s:
-                raise ClusterError(f"the head of cluster {cluster.name} does not answer; see python -m jobs.cluster up")
+                raise ClusterError(f"the head of cluster {cluster.name} does not answer; see zfdist cluster up")
             time.sleep(0.5)
         yield address
     finally:

@@ -93,7 +93,7 @@ class Jobs:
         before = [job for job in self.all() if job.name == name]
         for job in before:
             if not job.ended:
-                raise ClusterError(f"{name} is running already: follow it with `python -m jobs.cluster logs {name}`")
+                raise ClusterError(f"{name} is running already: follow it with `zfdist cluster logs {name}`")
         check_code(ROOT)
         identifier = f"{name}-{len(before) + 1}-{int(time.time())}"
         self._ask(
@@ -134,7 +134,7 @@ class Jobs:
         if not mine:
             known = ", ".join(sorted({job.name for job in jobs})) or "none"
             raise ClusterError(f"the cluster knows no job {name!r} (it knows: {known}); a run of an earlier cluster "
-                               f"goes on with `python -m jobs.cluster resume {name}`")  # fmt: skip
+                               f"goes on with `zfdist cluster resume {name}`")  # fmt: skip
         return mine[-1]
 
     def log(self, job: SubmittedJob) -> str:
@@ -171,7 +171,7 @@ class Jobs:
         try:
             return self.of(job.id)
         except ClusterError as error:
-            again = f"`python -m jobs.cluster logs {job.name}` follows it"
+            again = f"`zfdist cluster logs {job.name}` follows it"
             raise ClusterError(f"{error} (if only the connection broke, {job.name} goes on: {again})") from None
 
     def stop(self, job: SubmittedJob, *, wait_s: float = _SAVE_S) -> SubmittedJob:

@@ -80,7 +80,7 @@ def rejoin(cluster: Cluster, machine: str) -> str:
     if code == reach.SSH_FAILED:
         return "it cannot be reached by ssh"
     if code == _NEVER_SET_UP:
-        return "it was never set up: python -m jobs.cluster up --restart"
+        return "it was never set up: zfdist cluster up --restart"
     return "it joined again" if code == 0 else "Ray did not start there: ssh to it and look into /tmp/ray"
 
 

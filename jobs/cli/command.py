@@ -52,11 +52,11 @@ def parse(kind: type[Arguments], job: str, argv: Sequence[str], defaults: Callab
 
     Args:
         kind: a dataclass whose field `config` holds the flags of the recipe.
-        job: e.g. "train", for `python -m jobs.train`.
+        job: e.g. "train", for `zfdist train`.
         argv: the command line without the program.
         defaults: makes the `kind` that holds a recipe's config and the defaults of the job.
     """
-    prog = f"python -m jobs.{job}"
+    prog = f"zfdist {job}"
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(prog))
         raise SystemExit(DONE if argv else USAGE)

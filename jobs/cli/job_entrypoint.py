@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         record = {"command": words, "submitted": time.strftime("%F %T")}
         _write(storage, name, json.dumps(record, indent=2) + "\n")
 
-    print(f"python -m jobs.{' '.join(words)}", flush=True)
+    print(f"zfdist {' '.join(words)}", flush=True)
     # A command that is refused leaves the note of the one before.
     code: int = importlib.import_module(f"jobs.{words[0]}").main(words[1:], note)
     return code

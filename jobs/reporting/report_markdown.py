@@ -195,7 +195,7 @@ def _again(part: Part) -> Iterator[str]:
     recipe, differences = _nearest_recipe(history.config)
     flags = "".join(f" \\\n    --{name.replace('_', '-')} {value}" for name, value in differences.items())
     yield "The best run, from the recipe that is nearest to it:" if part.histories[1:] else "From the nearest recipe:"
-    yield f"```\npython -m jobs.train {recipe} --name NAME{flags}\n```"
+    yield f"```\nzfdist train {recipe} --name NAME{flags}\n```"
     default = Config().flat()
     rows = [
         (f"`{name}`", f"`{value}`", f"`{default[name]}`")

@@ -1,4 +1,4 @@
-"""How benchmarks measure and what they give back: a `Table` for `python -m jobs.bench` to print.
+"""How benchmarks measure and what they give back: a `Table` for `zfdist bench` to print.
 
 A benchmark is a file bench_NAME.py here with `SIZES`, the sizes it knows, and `tables(options) -> Iterator[Table]`.
 """

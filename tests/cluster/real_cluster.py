@@ -153,7 +153,7 @@ class RealCluster:
         return time.monotonic() - started
 
     def command(self, verb: str, *words: str, timeout_s: float = 120, check: bool = True) -> str:
-        """Run `python -m jobs.cluster VERB --overlay ... WORDS` on the laptop."""
+        """Run `zfdist cluster VERB --overlay ... WORDS` on the laptop."""
         return self.hosts.laptop.run(*self._command(verb, *words), timeout_s=timeout_s, check=check, env=self._env)
 
     def train(

@@ -48,7 +48,7 @@ class Head:
         self.log = folder / "ray.log"
 
     def run(self, *words: str, code: int = 0, token: str | None = None) -> str:
-        """Run `python -m jobs.cluster VERB --address ...` to its end."""
+        """Run `zfdist cluster VERB --address ...` to its end."""
         process = self.start(*words, token=token)
         out, _ = process.communicate(timeout=300)
         assert process.returncode == code, out
@@ -115,7 +115,7 @@ def test_a_run_is_submitted_followed_stopped_and_resumed_by_name(head: Head, slo
     out, _ = following.communicate(timeout=60)
     assert following.returncode == 130 and "r1 goes on without you" in out, out
 
-    assert "stopped; `python -m jobs.cluster resume r1` goes on" in head.run("stop", "r1")
+    assert "stopped; `zfdist cluster resume r1` goes on" in head.run("stop", "r1")
     assert "saving, then stopping" in head.run("logs", "r1")
     stopped_at = _newest_step(head.runs / "r1")
     assert stopped_at > 0, "stopping saved the step that it had come to"

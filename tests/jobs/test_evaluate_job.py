@@ -1,4 +1,4 @@
-"""python -m jobs.evaluate on a tiny trained run: its numbers against a computation by hand, its messages."""
+"""zfdist evaluate on a tiny trained run: its numbers against a computation by hand, its messages."""
 
 import dataclasses
 import json
@@ -177,7 +177,7 @@ def test_table_is_aligned_and_says_everything(run: Path, tmp_path: Path, capsys:
         (("{tmp}/none",), "{tmp}/none: no such run, checkpoint or export"),
         (("{tmp}",), "{tmp}: holds no finished checkpoint"),
         (("{run}", "--split", "dev"), "split 'dev': {store} has train, valid, test"),
-        (("{run}", "--data", "{tmp}"), "{tmp}: no manifest.json; run python -m jobs.prepare"),
+        (("{run}", "--data", "{tmp}"), "{tmp}: no manifest.json; run zfdist prepare"),
         (("{run}", "--data", "{other}"), "its units differ"),
         (("{run}", "--seed", "-1"), "--seed -1: must be 0 or more"),
         (("{run}", "--seeds", "0"), "--seeds 0: must be 1 or more"),

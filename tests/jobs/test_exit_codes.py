@@ -123,7 +123,7 @@ def test_help_is_done(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = ["demo"] if name in ("train", "sweep", "cluster plan") else []
     assert case.main([*case.verb.split(), *recipe, "--help"]) == 0
     out, error = capsys.readouterr()
-    assert "usage: python -m jobs" in out and not error
+    assert "usage: zfdist" in out and not error
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

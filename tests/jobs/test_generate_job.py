@@ -1,4 +1,4 @@
-"""python -m jobs.generate: files of every kind of data, their rates and shapes, sameness, and its messages."""
+"""zfdist generate: files of every kind of data, their rates and shapes, sameness, and its messages."""
 
 import json
 from pathlib import Path

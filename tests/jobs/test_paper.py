@@ -1,4 +1,4 @@
-"""python -m jobs.paper on runs that nobody trained: rows, marks, CSV, Markdown, PNG, and its messages."""
+"""zfdist paper on runs that nobody trained: rows, marks, CSV, Markdown, PNG, and its messages."""
 
 import csv
 import json

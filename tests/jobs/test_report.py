@@ -1,4 +1,4 @@
-"""python -m jobs.report end to end: the page, its links, tables, figures and sounds."""
+"""zfdist report end to end: the page, its links, tables, figures and sounds."""
 
 import json
 import re
@@ -108,7 +108,7 @@ def test_how_to_do_it_again(runs: Path, written: Path, store: Path) -> None:
 
     page = (written / "report.md").read_text()
     best = table_after(page, "All runs")[0][0]
-    recipe = re.findall(r"python -m jobs.train (\w+) --name", page)[0]
+    recipe = re.findall(r"zfdist train (\w+) --name", page)[0]
     flags = {
         name.replace("-", "_"): parse_value(name.replace("-", "_"), value)
         for name, value in re.findall(r"--([a-z0-9-]+\.[a-z0-9.-]+) (\S+)", page)

@@ -1,4 +1,4 @@
-"""python -m jobs.report of words, of digits, and of runs on several data sets; and the ticks of its figures."""
+"""zfdist report of words, of digits, and of runs on several data sets; and the ticks of its figures."""
 
 import json
 import re

@@ -116,7 +116,7 @@ def test_gather_refuses_what_is_not_there(root: Path) -> None:
 
 
 def test_missing_store_says_how_to_make_one(tmp_path: Path) -> None:
-    message = r"no manifest\.json; run python -m jobs\.prepare speech --source DIR --out .*/none"
+    message = r"no manifest\.json; run zfdist prepare speech --source DIR --out .*/none"
     with pytest.raises(StoreError, match=message):
         Store.open(tmp_path / "none")
 

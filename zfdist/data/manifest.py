@@ -180,7 +180,7 @@ class StoreManifest:
             tree = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise StoreError(
-                f"{root}: no {NAME}; run python -m jobs.prepare speech --source DIR --out {root} "
+                f"{root}: no {NAME}; run zfdist prepare speech --source DIR --out {root} "
                 "(or timit, blizzard, mnist or text instead of speech)"
             ) from None
         except (OSError, ValueError) as error:
