@@ -58,8 +58,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _act(number: int, title: str, job: Callable[[list[str]], int], argv: Sequence[str]) -> None:
     """Say what is done and with which command, do it, and end the demo with its exit code if it fails."""
-    name = job.__module__
-    print(f"\n[{number}/4] {title}\n$ {name.replace('jobs.', 'zfdist ')} {shlex.join(argv)}", flush=True)
+    verb = job.__module__.rpartition(".")[2]
+    print(f"\n[{number}/4] {title}\n$ zfdist {verb} {shlex.join(argv)}", flush=True)
     code = job(list(argv))
     if code:
         raise SystemExit(code)

@@ -68,7 +68,7 @@ class Arguments:
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Root of the posterior's noise; default: the run's own seed, as in its validations."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder that jobs.prepare wrote, or its URI in a store; default: where the run had it."""
+    """Folder that zfdist prepare wrote, or its URI in a store; default: where the run had it."""
     as_trained: bool = False
     """Read other data under the model's own mean, std and vocabulary: another voice, or another corpus."""
     view: Literal["utterances", "segments"] | None = None

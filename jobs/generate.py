@@ -50,7 +50,7 @@ class Arguments:
     split: str | None = None
     """Where sequences to go on from, rebuild or mix are taken from; default: test."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder that jobs.prepare wrote, or its URI in a store; default: where the run had it."""
+    """Folder that zfdist prepare wrote, or its URI in a store; default: where the run had it."""
     as_trained: bool = False
     """Read other data under the model's own mean, std and vocabulary: another voice, or another corpus."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None

@@ -64,7 +64,7 @@ class DataConfig(Section):
     PATH: ClassVar[str] = "data"
 
     root: str = "data/speech"
-    """Folder that `jobs.prepare` wrote, or where it was copied to in a store: s3://BUCKET/PREFIX, gs://..."""
+    """Folder that `zfdist prepare` wrote, or where it was copied to in a store: s3://BUCKET/PREFIX, gs://..."""
     cache: str = "~/.cache/zfdist"
     """Folder in which every machine keeps its copies of what is in a store: data and runs."""
     frame_samples: Count = 200

@@ -76,7 +76,7 @@ def judge(
     if room < (workers or 1):
         kind = "GPUs" if asked.gpus else "CPUs"
         found.append(
-            Finding("cluster", f"room for {room} workers, {workers or 1} asked: wait for nodes to join (`jobs.cluster "
+            Finding("cluster", f"room for {room} workers, {workers or 1} asked: wait for nodes to join (`zfdist cluster "
                                f"status`), or raise max_workers; a worker takes one of the {kind}")
         )  # fmt: skip
     return found
@@ -85,7 +85,7 @@ def judge(
 def _about(f: Facts, head: Facts) -> Iterator[tuple[str, bool]]:
     for name, version in f.versions.items():
         if version != head.versions.get(name):
-            remedy = "run `jobs.cluster up` again" if name == "code" else "run setup-node.sh on it"
+            remedy = "run `zfdist cluster up` again" if name == "code" else "run setup-node.sh on it"
             yield f"{name} {version}, the head has {head.versions.get(name)}: {remedy}", True
         elif version == "none":
             yield f"no {name}: run ~/zfdist/setup-node.sh on it", True

@@ -1,4 +1,4 @@
-"""The flags of `jobs.cluster`, a class for each verb."""
+"""The flags of `zfdist cluster`, a class for each verb."""
 
 from dataclasses import dataclass
 from pathlib import Path

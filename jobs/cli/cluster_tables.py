@@ -1,4 +1,4 @@
-"""The tables that `jobs.cluster` prints."""
+"""The tables that `zfdist cluster` prints."""
 
 import time
 from collections.abc import Sequence

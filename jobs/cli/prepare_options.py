@@ -1,4 +1,4 @@
-"""The arguments of `jobs.prepare`: a class for each kind of raw data."""
+"""The arguments of `zfdist prepare`: a class for each kind of raw data."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `jobs.prepare` says of a finished data set: a line for each split, in the terms of its kind."""
+"""What `zfdist prepare` says of a finished data set: a line for each split, in the terms of its kind."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -72,8 +72,8 @@ def tables(options: Options) -> Iterator[Table]:
         "a cluster from nothing",
         ("act", "s"),
         [
-            ("`jobs.cluster up` until every host is in the cluster", f"{up_s:.0f}"),
-            ("from `jobs.cluster submit` to the first optimizer step of a run", f"{first_step_s:.0f}"),
+            ("`zfdist cluster up` until every host is in the cluster", f"{up_s:.0f}"),
+            ("from `zfdist cluster submit` to the first optimizer step of a run", f"{first_step_s:.0f}"),
         ],
         ("set-up finds the pinned versions installed, as in an image that brings them",),
     )

@@ -1,7 +1,7 @@
 """A training step of every system at an equal number of parameters: time and memory.
 
 The rival is the plain recurrent network, which has no latents. Every network is sized to the parameters that
-zforcing with a Gaussian density has at the recipe's sizes, as `jobs.paper` sizes the rows of Table 1. All share
+zforcing with a Gaussian density has at the recipe's sizes, as `zfdist paper` sizes the rows of Table 1. All share
 data and noise and run in turn in one process; a step is forward, backward and Adam.
 """
 

@@ -135,7 +135,7 @@ class CloudCluster(RealCluster):
 
 @contextlib.contextmanager
 def cluster_from_zero(workers: Sequence[str]) -> Iterator[CloudCluster]:
-    """A head that `jobs.cluster up` brought up from ray-cluster.yaml, and nothing else yet; ended by `down`."""
+    """A head that `zfdist cluster up` brought up from ray-cluster.yaml, and nothing else yet; ended by `down`."""
     with Hosts([HEAD, *workers], are_booted=False) as hosts, HostCloud(hosts, hosts.shared / "cloud") as cloud:
         cluster = CloudCluster(hosts, workers, cloud)
         cluster.command("up", timeout_s=300)

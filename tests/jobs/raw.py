@@ -1,4 +1,4 @@
-"""Raw data as it is handed round, with real speech inside, and running `jobs.prepare` on it in this process."""
+"""Raw data as it is handed round, with real speech inside, and running `zfdist prepare` on it in this process."""
 
 import contextlib
 import io
@@ -43,12 +43,12 @@ def write_sphere(path: Path, pcm: Pcm, *, coding: str = "") -> Path:
 
 
 def prepared(*arguments: object) -> None:
-    """Run `jobs.prepare`, which must succeed."""
+    """Run `zfdist prepare`, which must succeed."""
     assert main([str(argument) for argument in arguments]) == 0
 
 
 def refusal(*arguments: object) -> str:
-    """Run `jobs.prepare`, which must refuse; return what it says."""
+    """Run `zfdist prepare`, which must refuse; return what it says."""
     with contextlib.redirect_stderr(io.StringIO()) as said:
         assert main([str(argument) for argument in arguments]) in (1, 2)
     message = said.getvalue().removesuffix("\n")

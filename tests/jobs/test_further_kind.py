@@ -79,7 +79,7 @@ def lines(out: Path, made: Sequence[Piece], *_: object) -> Iterator[Path]:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store of nine trials of 12 bins, made by `jobs.prepare` from the source above."""
+    """A store of nine trials of 12 bins, made by `zfdist prepare` from the source above."""
     (tmp_path / "sources").mkdir()
     (tmp_path / "sources/spikes.py").write_text(SOURCE)
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path / "sources")])

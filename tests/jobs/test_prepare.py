@@ -1,4 +1,4 @@
-"""`jobs.prepare`: splits, lists, sameness of bytes, resuming after a kill, bad files, and what it says."""
+"""`zfdist prepare`: splits, lists, sameness of bytes, resuming after a kill, bad files, and what it says."""
 
 import hashlib
 import os

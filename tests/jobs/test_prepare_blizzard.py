@@ -1,4 +1,4 @@
-"""`jobs.prepare blizzard`: chapters, and the published row split with its targets."""
+"""`zfdist prepare blizzard`: chapters, and the published row split with its targets."""
 
 import multiprocessing
 import os

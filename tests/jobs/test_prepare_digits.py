@@ -1,4 +1,4 @@
-"""`jobs.prepare mnist` on the layouts of torchvision, Keras, Kaggle and EMNIST, and on packed or odd files of text."""
+"""`zfdist prepare mnist` on the layouts of torchvision, Keras, Kaggle and EMNIST, and on packed or odd files of text."""
 
 import bz2
 import gzip

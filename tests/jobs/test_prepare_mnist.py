@@ -1,4 +1,4 @@
-"""`jobs.prepare mnist`: text, MATLAB and IDX files, drawn pixels, bad rows, and the real files where they are."""
+"""`zfdist prepare mnist`: text, MATLAB and IDX files, drawn pixels, bad rows, and the real files where they are."""
 
 import gzip
 import struct

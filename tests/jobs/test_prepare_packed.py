@@ -1,4 +1,4 @@
-"""`jobs.prepare text` on packed files, archives, other encodings and files that are no text."""
+"""`zfdist prepare text` on packed files, archives, other encodings and files that are no text."""
 
 import bz2
 import gzip

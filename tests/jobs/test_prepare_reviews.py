@@ -1,4 +1,4 @@
-"""`jobs.prepare text` on trees and archives of reviews: made ones, damaged ones, and the real ones where they are."""
+"""`zfdist prepare text` on trees and archives of reviews: made ones, damaged ones, and the real ones where they are."""
 
 import zipfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`jobs.prepare` on sound as people have it: what it reads, what it leaves out, and that it says so."""
+"""`zfdist prepare` on sound as people have it: what it reads, what it leaves out, and that it says so."""
 
 import struct
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`jobs.prepare text` on tables (CSV, TSV, Parquet) of which columns are named, and labels however they are written."""
+"""`zfdist prepare text` on tables (CSV, TSV, Parquet) of which columns are named, and labels however they are written."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""`jobs.prepare text`: lines and JSON lines; splits, vocabulary, bad lines, kill -9."""
+"""`zfdist prepare text`: lines and JSON lines; splits, vocabulary, bad lines, kill -9."""
 
 import json
 import multiprocessing

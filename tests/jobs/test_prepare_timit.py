@@ -1,4 +1,4 @@
-"""`jobs.prepare timit` on trees with TIMIT's layout and headers and real speech inside."""
+"""`zfdist prepare timit` on trees with TIMIT's layout and headers and real speech inside."""
 
 from pathlib import Path
 

@@ -20,7 +20,7 @@ from cluster import address
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ("ray://head:10001", r"ray:// is for Ray Client.*\(head:6379\).*jobs\.cluster submit"),
+        ("ray://head:10001", r"ray:// is for Ray Client.*\(head:6379\).*zfdist cluster submit"),
         ("ray://[::1]:10001", r"\(\[::1\]:6379\)"),
         ("http://head:8265", r"http:// is for a dashboard.*submit --address http://head:8265 .*head:6379"),
         ("https://ray.example.com/", r"https:// is for a dashboard.*ray\.example\.com:6379"),

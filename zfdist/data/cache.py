@@ -39,7 +39,7 @@ class Cache:
             content = self._place.read(NAME)
         except Missing:
             raise StoreError(
-                f"{self.shown}: no {NAME}; copy a folder there that jobs.prepare wrote, e.g. by `aws s3 sync`"
+                f"{self.shown}: no {NAME}; copy a folder there that zfdist prepare wrote, e.g. by `aws s3 sync`"
             ) from None
         folder = f"{self.shown.rpartition('/')[2]}-{xxhash.xxh3_64_hexdigest(content)}"
         self.root = at_home(cache) / "data" / folder

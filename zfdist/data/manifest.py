@@ -184,10 +184,10 @@ class StoreManifest:
                 "(or timit, blizzard, mnist or text instead of speech)"
             ) from None
         except (OSError, ValueError) as error:
-            raise StoreError(f"{path}: unreadable ({error}); remove {root} and run jobs.prepare again") from None
+            raise StoreError(f"{path}: unreadable ({error}); remove {root} and run zfdist prepare again") from None
         if isinstance(tree, dict) and tree.get("format") != FORMAT:
             raise StoreError(
-                f"{path}: format is {tree.get('format')!r}, this version reads {FORMAT}; run jobs.prepare again"
+                f"{path}: format is {tree.get('format')!r}, this version reads {FORMAT}; run zfdist prepare again"
             )
         manifest = build(StoreManifest, tree, str(path))
         manifest._check(path)
@@ -200,7 +200,7 @@ class StoreManifest:
 
     def _check(self, path: Path) -> None:
         """Raise StoreError unless the derived fields follow from the others."""
-        remedy = "it was edited or damaged; remove the folder and run jobs.prepare again"
+        remedy = "it was edited or damaged; remove the folder and run zfdist prepare again"
         if outside := [name for name in self._file_names() if not atomic_io.is_inside(name)]:
             raise StoreError(f"{path}: lists {outside[0]!r}, which is in no data set; {remedy}")
         if self.kind not in KINDS:
@@ -254,7 +254,7 @@ def build(kind: type[T], tree: Any, path: str) -> T:
         found = set(tree) if isinstance(tree, dict) else set()
         if not isinstance(tree, dict) or found - set(hints) or set(hints) - optional - found:
             wrong = sorted((set(hints) - optional) ^ (found - optional)) if found else type(tree).__name__
-            raise StoreError(f"{path}: missing or unknown fields {wrong}; run jobs.prepare again")
+            raise StoreError(f"{path}: missing or unknown fields {wrong}; run zfdist prepare again")
         return kind(**{name: build(hints[name], tree[name], f"{path}: {name}") for name in hints if name in tree})
     if kind is Any:
         return typing.cast(T, tree)
@@ -266,4 +266,4 @@ def build(kind: type[T], tree: Any, path: str) -> T:
         return typing.cast(T, {name: build(arguments[1], item, f"{path}.{name}") for name, item in tree.items()})
     if origin is None and isinstance(tree, kind) and not isinstance(tree, bool):
         return tree
-    raise StoreError(f"{path}: must be {kind}, got {tree!r}; run jobs.prepare again")
+    raise StoreError(f"{path}: must be {kind}, got {tree!r}; run zfdist prepare again")

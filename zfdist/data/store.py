@@ -26,7 +26,7 @@ from zfdist.object_store import CACHE, is_remote
 
 __all__ = ["ShardCorrupt", "Store", "StoreError"]
 
-REMEDY = "copy it again from an intact store, or remove the folder and run jobs.prepare again"
+REMEDY = "copy it again from an intact store, or remove the folder and run zfdist prepare again"
 
 
 class _Shard(NamedTuple):
