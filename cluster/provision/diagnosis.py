@@ -76,8 +76,8 @@ def judge(
     if room < (workers or 1):
         kind = "GPUs" if asked.gpus else "CPUs"
         found.append(
-            Finding("cluster", f"room for {room} workers, {workers or 1} asked: wait for nodes to join (`zfdist cluster "
-                               f"status`), or raise max_workers; a worker takes one of the {kind}")
+            Finding("cluster", f"room for {room} workers, {workers or 1} asked: wait for nodes to join ("
+                               f"`zfdist cluster status`), or raise max_workers; a worker takes one of the {kind}")
         )  # fmt: skip
     return found
 

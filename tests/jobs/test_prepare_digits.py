@@ -1,4 +1,4 @@
-"""`zfdist prepare mnist` on the layouts of torchvision, Keras, Kaggle and EMNIST, and on packed or odd files of text."""
+"""`zfdist prepare mnist` on the layouts of torchvision, Keras, Kaggle and EMNIST, packed and odd files."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""`zfdist prepare text` on tables (CSV, TSV, Parquet) of which columns are named, and labels however they are written."""
+"""`zfdist prepare text` on tables (CSV, TSV, Parquet) of which columns are named, and labels as they are."""
 
 import csv
 import io
