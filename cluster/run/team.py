@@ -13,7 +13,7 @@ from cluster.run.worker import POLL_S
 
 WAIT_FOR_NODES_S = 600.0
 """After a loss, where no machine is known to come."""
-_PLACED_S = 1.0  # what can be placed is by then
+_PLACED_S = 2.0  # what can be placed is by then
 _YIELD_S = 180.0  # with room for some of the fewest only, held against others who wait in the same way
 
 
