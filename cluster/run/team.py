@@ -69,7 +69,7 @@ class Team(NamedTuple):
                 return size
             is_stuck = is_stuck or (0 < reserved < low and waited_s > _YIELD_S)
             if reserved < low and waited_s > _PLACED_S:
-                waiting.look(low - reserved, self._missing(there, reserved))
+                waiting.look(high - reserved, self._missing(there, reserved))
             if self.stop.exists():
                 return 0
             self.run_log.follow()
