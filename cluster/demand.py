@@ -127,12 +127,12 @@ class Supply:
             time.sleep(1)
 
     def asked(self, resources: WorkerResources, missing: int) -> str:
-        """Return what is asked for and how far it is, e.g. "asked for 2 x gpu, 1 starting"."""
+        """Return what is asked for and how far it is, e.g. "asked for 2 x gpu, 1 starting"; empty if nobody answers."""
         types = [] if self._autoscaler is None else self._autoscaler.types
         rooms = {kind.name: nodes.room_for([kind.node], resources) for kind in types if kind.node is not None}
         fitting = {name: room for name, room in rooms.items() if room}
         if not fitting:
-            return f"asked for room for {missing}"
+            return ""
         machines = -(-missing // max(fitting.values()))
         starting, refused = ray_internals.starting_machines(ray.get_runtime_context().gcs_address, within_s=_ANSWER_S)
         count = sum(starting.get(name, 0) for name in fitting)
@@ -171,14 +171,13 @@ class Waiting:
         waited_s = now_s - self._since_s
         if waited_s > self._patience_s:
             asked = self._supply.asked(self._resources, missing)
-            raise ClusterError(
-                f"{why}: {asked}, after {waited_s:.0f} s; the same command goes on once there are more machines"
-            )
+            so_far = f"{asked}, after {waited_s:.0f} s" if asked else f"waited {waited_s:.0f} s"
+            raise ClusterError(f"{why}: {so_far}; the same command goes on once there are more machines")
         if now_s < self._next_look_s:
             return
         self._next_look_s = now_s + 1
         asked = self._supply.asked(self._resources, missing)
-        if asked != self._told or now_s > self._next_word_s:
+        if asked and (asked != self._told or now_s > self._next_word_s):
             self._say(f"{asked}, {waited_s:.0f} s")
             self._told, self._next_word_s = asked, now_s + _SAY_EVERY_S
 

@@ -13,7 +13,7 @@ from zfdist.worker import POLL_S
 
 WAIT_FOR_NODES_S = 600.0
 """After a loss, where no machine is known to come."""
-_PLACED_S = 1.0  # what can be placed is by then
+_PLACED_S = 2.0  # what can be placed is by then
 _YIELD_S = 180.0  # with room for some of the fewest only, held against others who wait in the same way
 
 
@@ -69,7 +69,7 @@ class Team(NamedTuple):
                 return size
             is_stuck = is_stuck or (0 < reserved < low and waited_s > _YIELD_S)
             if reserved < low and waited_s > _PLACED_S:
-                waiting.look(low - reserved, self._missing(there, reserved))
+                waiting.look(high - reserved, self._missing(there, reserved))
             if self.stop.exists():
                 return 0
             self.run_log.follow()
