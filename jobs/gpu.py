@@ -172,7 +172,7 @@ def _machine(cpu: bool) -> dict[str, str]:
     found = {"python": sys.version.split()[0]}
     for package in ("zfdist", "torch", "triton", "deepspeed", "ray"):
         try:
-            found[package] = metadata.version(package)
+            found[package] = metadata.version(package)  # type: ignore[no-untyped-call]
         except metadata.PackageNotFoundError:
             found[package] = "none"
     if not cpu:
