@@ -1,4 +1,4 @@
-# make demo | make test | make lint | make unit | make drills | make setup
+# make demo | make test | make lint | make unit | make drills | make gpu | make setup
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test unit lint drills setup clean
+.PHONY: demo test unit lint drills gpu setup clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -34,6 +34,9 @@ drills: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster -m drill
 	@$(TEST_ENV) $(BIN)/python -u tests/cluster/all_drills.py
 	@$(TEST_ENV) $(BIN)/python -u tests/cluster/drill_demand.py
+
+gpu: $(READY)
+	@$(BIN)/python -m jobs.gpu
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
