@@ -172,11 +172,12 @@ def _machine(cpu: bool) -> dict[str, str]:
     found = {"python": sys.version.split()[0]}
     for package in ("zfdist", "torch", "triton", "deepspeed", "ray"):
         try:
-            found[package] = metadata.version(package)  # type: ignore[no-untyped-call]
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "none"
     if not cpu:
-        found |= {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        found |= {"CUDA": str(torch.version.cuda), "cuDNN": str(cudnn)}
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         found["GPU"] = subprocess.run(query, capture_output=True, text=True).stdout.strip().replace("\n", "; ")
     return found
