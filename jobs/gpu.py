@@ -176,7 +176,8 @@ def _machine(cpu: bool) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "none"
     if not cpu:
-        found |= {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        found |= {"CUDA": str(torch.version.cuda), "cuDNN": str(cudnn)}
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         found["GPU"] = subprocess.run(query, capture_output=True, text=True).stdout.strip().replace("\n", "; ")
     return found
