@@ -143,10 +143,9 @@ def _bound(loaded: "Loaded") -> list[tuple[str, str]]:
 def _shown(loaded: "Loaded", out: Path, folder: str) -> str:
     """Write what a network generates; return what the page says of it."""
     from jobs.reporting import show
-    from zfdist.data.store import Store
+    from zfdist.evaluation.evaluate import data_of
 
-    data = loaded.config.data
-    store = Store.open(data.root, verify=data.verify, cache=data.cache)
+    store = data_of(loaded)
     return "\n\n".join(show.section(out, folder, loaded, store, loaded.config.train.seed))
 
 

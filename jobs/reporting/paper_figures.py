@@ -98,11 +98,10 @@ def _latents(past: Sequence[History], chosen: History) -> str:
 
 def _between(run: Path, seed: int) -> dict[str, str]:
     """Return the two sentences and those between them by the names of their pieces."""
-    from zfdist.data.store import Store
-    from zfdist.evaluation.evaluate import load_model
+    from zfdist.evaluation.evaluate import data_of, load_model
 
     loaded = load_model(run)
-    store = Store.open(loaded.config.data.root, verify=loaded.config.data.verify, cache=loaded.config.data.cache)
+    store = data_of(loaded)
     request = draw_samples.Request(
         what="interpolation",
         split="test",

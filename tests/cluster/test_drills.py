@@ -79,9 +79,11 @@ def test_stranger_is_refused(real: RealCluster) -> None:
     assert drill_strangers.stranger_refused(real).outcome == "refused"
 
 
+@pytest.mark.drill
 def test_hanging_worker_is_named_and_the_run_ends_bit_equal(real: RealCluster) -> None:
     assert drill_hosts.hanging_rank(real).outcome == "bit-equal"
 
 
+@pytest.mark.drill
 def test_machine_taken_away_with_notice_costs_no_step(real: RealCluster) -> None:
     assert drill_hosts.drained(real)[2:] == (0, "bit-equal")

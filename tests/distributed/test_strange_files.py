@@ -17,6 +17,7 @@ from zfdist.checkpoint.folder import CheckpointError
 from zfdist.data.manifest import StoreError
 from zfdist.data.store import Store
 from zfdist.evaluation.evaluate import load_model
+from zfdist.run_protocol import Weights
 
 HERE = world.World(0, 1, 0, torch.device("cpu"), None)
 
@@ -88,7 +89,8 @@ def test_weights_are_taken_from_a_run_whose_every_shard_is_a_trap(store: Path, t
     }
     export.write(newest(run), tmp_path / "export")
     config = harness.tiny_config(store, train__steps=1)
-    assert train.train(config, tmp_path / "new", HERE, harness.Recorder(), start_from=str(run)) == ("finished", 1)
+    ended = train.train(config, tmp_path / "new", HERE, harness.Recorder(), start_from=Weights(str(run)))
+    assert ended == ("finished", 1)
     assert not mark.exists()
 
 
@@ -109,7 +111,7 @@ def test_weights_that_are_a_pickle_are_refused(pickled: str, store: Path, traine
         load_model(run)
     config = harness.tiny_config(store, train__steps=1)
     with pytest.raises(CheckpointError, match=r"model\.safetensors: no safetensors"):
-        train.train(config, tmp_path / "new", HERE, harness.Recorder(), start_from=str(run))
+        train.train(config, tmp_path / "new", HERE, harness.Recorder(), start_from=Weights(str(run)))
     assert not mark.exists()
 
 
