@@ -23,7 +23,7 @@ demo: $(READY)
 	@$(BIN)/python -m jobs.demo
 
 test: $(READY) lint
-	$(TEST_ENV) $(BIN)/python -m pytest tests/unit tests/jobs tests/distributed -n auto --maxprocesses 4 --dist loadfile --durations=10
+	$(TEST_ENV) $(BIN)/python -m pytest tests/gpu tests/unit tests/jobs tests/distributed -n auto --maxprocesses 4 --dist loadfile --durations=10
 	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster --ignore tests/cluster/test_drills.py --ignore tests/cluster/test_demand.py -m 'not drill' -n 2 --dist loadfile --durations=10
 	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster/test_drills.py tests/cluster/test_demand.py -m 'not drill' --durations=5
 

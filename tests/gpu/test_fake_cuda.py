@@ -31,7 +31,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(library: Path, part: str) -> list[dict[str, Any]]:
     if torch.version.cuda is not None:
         pytest.skip("this torch has the real guard")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), *sys.path])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent / "unit"), *sys.path])
+    }
     environment.pop("TRITON_INTERPRET", None)
     command = [sys.executable, "-W", "ignore", str(HERE / "fake_cuda.py"), str(library), part]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
