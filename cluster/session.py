@@ -4,7 +4,7 @@ A local Ray obeys only this program and what it starts, keeps its dashboard (Tun
 their actors are dead, to free what those held), and dies with this process, also by kill -9.
 
 Ray reads parts of its environment when it is imported, so this module imports it only once that is set; who connects
-imports the rest of this room afterwards.
+imports the rest of this package afterwards.
 """
 
 import contextlib

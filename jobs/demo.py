@@ -43,20 +43,20 @@ def main(argv: Sequence[str]) -> None:
 
     started_s = time.monotonic()
     source = SAMPLE.relative_to(Path.cwd()) if SAMPLE.is_relative_to(Path.cwd()) else SAMPLE
-    _act(1, "speech to Arrow shards", prepare.main, ["speech", "--source", str(source), "--out", str(DATA)])
+    _phase(1, "speech to Arrow shards", prepare.main, ["speech", "--source", str(source), "--out", str(DATA)])
     swept = ["demo", "--name", SWEEP.name, "--data.root", str(DATA), "--samples", "0", *SPACE, *ASHA]
-    _act(2, "a sweep: with and without auxiliary costs and KL annealing", sweep.main, [*swept, *arguments.overrides])
+    _phase(2, "a sweep: with and without auxiliary costs and KL annealing", sweep.main, [*swept, *arguments.overrides])
     results = json.loads((SWEEP / "results.json").read_text())
     if not results or any(result["state"] == "unfinished" for result in results):  # it was asked to stop
         print("\nnot all trials are over; `make demo` goes on from here")
         raise SystemExit(command.REFUSED)
     best = results[0]["folder"]
-    _act(3, "the best trial on the test split", evaluate.main, [best, "--json", str(SWEEP / "test.json")])
-    _act(4, "figures, tables and sound", report.main, [str(SWEEP), "--out", str(REPORT)])
+    _phase(3, "the best trial on the test split", evaluate.main, [best, "--json", str(SWEEP / "test.json")])
+    _phase(4, "figures, tables and sound", report.main, [str(SWEEP), "--out", str(REPORT)])
     print(_next(best, time.monotonic() - started_s))
 
 
-def _act(number: int, title: str, job: Callable[[list[str]], int], argv: Sequence[str]) -> None:
+def _phase(number: int, title: str, job: Callable[[list[str]], int], argv: Sequence[str]) -> None:
     """Say what is done and with which command, do it, and end the demo with its exit code if it fails."""
     verb = job.__module__.rpartition(".")[2]
     print(f"\n[{number}/4] {title}\n$ zfdist {verb} {shlex.join(argv)}", flush=True)

@@ -168,7 +168,7 @@ def _code() -> str:
     """Return a short hash of the project's code as this process would import it."""
     digest = hashlib.sha256()
     root = Path(__file__).resolve().parents[2]
-    for path in sorted(p for room in ("zfdist", "cluster") for p in (root / room).rglob("*.py")):
+    for path in sorted(p for package in ("zfdist", "cluster") for p in (root / package).rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:8]
 

@@ -1,4 +1,4 @@
-"""The demo from start to end with a tiny network: the four acts, their files, and the same command again."""
+"""The demo from start to end with a tiny network: the four phases, their files, and the same command again."""
 
 import json
 import os
@@ -19,8 +19,8 @@ def demo(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_the_demo_and_the_same_again(tmp_path: Path) -> None:
     first = demo(tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
-    for act in ("[1/4] speech to Arrow shards", "[2/4] a sweep", "[3/4] the best trial", "[4/4] figures"):
-        assert act in first.stdout
+    for phase in ("[1/4] speech to Arrow shards", "[2/4] a sweep", "[3/4] the best trial", "[4/4] figures"):
+        assert phase in first.stdout
     assert "Three commands to try next:" in first.stdout
     results = json.loads((tmp_path / "runs/demo/results.json").read_text())
     assert len(results) == 8 and all(result["state"] in ("finished", "stopped") for result in results)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(p for room in ("zfdist", "cluster", "jobs", "tests") for p in (ROOT / room).rglob("*.py"))
+SOURCES = sorted(p for package in ("zfdist", "cluster", "jobs", "tests") for p in (ROOT / package).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
