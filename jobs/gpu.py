@@ -1,4 +1,4 @@
-"""What a GPU does with all this, in ten minutes and two files: `make gpu`, or `python -m jobs.gpu`, in a checkout.
+"""What a GPU does with all this, in ten minutes and two files: `make gpu`, or `zfdist gpu`, in a checkout.
 
 Versions; the tests that need a GPU; short runs by every implementation of the loop over time in every precision,
 repeated from one seed and resumed, and compared by bytes; `jobs.bench core`. Each part is a process of its own: what
@@ -20,6 +20,7 @@ import tyro
 
 from jobs.cli import command
 from jobs.recipes import RECIPES
+from zfdist.errors import ZfdistError
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("test_noise_kernel", "test_triton_recurrence", "test_cuda_graphs", "test_cudnn_persistent")
@@ -63,15 +64,16 @@ class Ended(NamedTuple):
     printed: str
 
 
+@command.program
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code: 1 if any part failed."""
-    arguments = tyro.cli(Arguments, prog="python -m jobs.gpu", args=argv)
+    arguments = tyro.cli(Arguments, prog="zfdist gpu", args=argv)
     if arguments.steps < 2 or arguments.steps % 2:
         command.refuse(f"--steps {arguments.steps}: must be an even number, 2 or more")
     import torch
 
     if not arguments.cpu and not torch.cuda.is_available():
-        command.refuse("no GPU that torch can use, so nothing was tried; --cpu tries the logic of this command without")
+        raise ZfdistError("no GPU that torch can use, so nothing was tried; --cpu tries the logic of this command")
     arguments.out.mkdir(parents=True, exist_ok=True)
     deadline_s = time.monotonic() + 60 * arguments.minutes
     found: dict[str, Any] = {"machine": _machine(arguments.cpu)}

@@ -1,5 +1,6 @@
 """What many tests start from: a small store, a small config, and real process groups on this machine."""
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -97,15 +98,24 @@ def run_ranks(world_size: int, work: Callable[..., Any], *args: Any) -> list[Any
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     multiprocessing.set_forkserver_preload(["zfdist.train", "deepspeed", "harness"])
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
-        mp.start_processes(_rank, (world_size, folder, work, args), nprocs=world_size, start_method="forkserver")
+        arguments = (world_size, folder, dict(os.environ), work, args)
+        try:
+            mp.start_processes(_rank, arguments, nprocs=world_size, start_method="forkserver")
+        finally:
+            for path in sorted(Path(folder).glob("*.out")):
+                print(path.read_text(), end="")
         return [pickle.loads(Path(folder, f"{rank}.pickle").read_bytes()) for rank in range(world_size)]
 
 
-def _rank(rank: int, world_size: int, folder: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _rank(
+    rank: int, world_size: int, folder: str, environ: dict[str, str], work: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    os.environ.clear()
+    os.environ.update(environ | {"OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
-    result = work(*args)
+    with Path(folder, f"{rank}.out").open("w", buffering=1) as out, contextlib.redirect_stdout(out):
+        result = work(*args)
     Path(folder, f"{rank}.pickle").write_bytes(pickle.dumps(result))
     dist.destroy_process_group()
 

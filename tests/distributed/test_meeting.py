@@ -14,8 +14,10 @@ from zfdist import world
 IP, OTHER = "127.0.0.2", "127.0.0.1"
 
 
-def _meet(rank: int, folder: str, port: int, descriptor: int) -> None:
-    listening = socket.socket(fileno=os.dup(descriptor)) if rank == 0 else None
+def _meet(rank: int, folder: str, port: int, listening: socket.socket | None) -> None:
+    if listening is not None and rank:
+        listening.close()
+        listening = None
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
     world.join(world.meeting(IP, port, 2, listening))
     here = world.connect()
@@ -33,10 +35,7 @@ def _meet(rank: int, folder: str, port: int, descriptor: int) -> None:
 
 def test_workers_meet_on_one_address_alone(tmp_path: Path) -> None:
     with world.listener(IP) as listening:
-        os.set_inheritable(listening.fileno(), True)
-        mp.start_processes(
-            _meet, (str(tmp_path), listening.getsockname()[1], listening.fileno()), nprocs=2, start_method="fork"
-        )
+        mp.spawn(_meet, (str(tmp_path), listening.getsockname()[1], listening), nprocs=2)
     assert (tmp_path / "met").exists()
 
 

@@ -17,6 +17,7 @@ from zfdist import train, world
 from zfdist.config import ConfigError
 from zfdist.data import kinds, sources
 from zfdist.data.kinds import KINDS, Kind
+from zfdist.data.order import OrderError
 from zfdist.data.store import Store
 
 HERE = world.World(0, 1, 0, torch.device("cpu"), None)
@@ -126,7 +127,7 @@ def test_what_does_not_go_with_it_is_refused(store: Path, tmp_path: Path) -> Non
     world.connect()
     with pytest.raises(ConfigError, match="holds spikes, which take bernoulli"):
         train.train(harness.tiny_config(store), tmp_path / "run", HERE, harness.Recorder())
-    with pytest.raises(ValueError, match="frame_samples = 20: must be 4"):
+    with pytest.raises(OrderError, match="frame_samples = 20: must be 4"):
         train.train(harness.tiny_config(store, model__density="bernoulli"), tmp_path / "run", HERE, harness.Recorder())
 
 

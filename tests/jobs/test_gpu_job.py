@@ -18,7 +18,7 @@ def run(*argv: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif("__import__('torch').cuda.is_available()")
 def test_without_a_gpu_it_is_one_sentence(tmp_path: Path) -> None:
     done = run("--out", str(tmp_path / "out"))
-    assert done.returncode == 2 and done.stderr.startswith("error: no GPU") and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and done.stderr.startswith("error: no GPU") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
