@@ -143,7 +143,7 @@ def test_the_doctor_asks_every_node(head: Head) -> None:
 def test_a_job_that_fails_says_so(head: Head) -> None:
     out = head.run("submit", "--storage", str(head.runs), "train", "dmeo", "--name", "bad", code=2)
     assert "perhaps you meant 'demo'" in out
-    out = head.run("resume", "--storage", str(head.runs), "never-was", code=2)
+    out = head.run("resume", "--storage", str(head.runs), "never-was", code=1)
     assert "no such run was submitted" in out
     assert "knows no job 'nobody'" in head.run("logs", "nobody", code=1)
 
