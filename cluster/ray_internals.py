@@ -7,9 +7,12 @@ as it stands on machines beside `cluster.provision.preemption` alone.
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+_FREED_WITHIN_S = 5.0
 
 
 def draining_nodes() -> dict[str, float]:
@@ -111,6 +114,31 @@ def remove_placement_groups(*, of_actor: str | None = None, of_dead_actors: bool
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
+def free_placement_groups(groups: Sequence[Any]) -> None:
+    """Remove placement groups, and wait until the control service counts what they held as free.
+
+    What asked for the same before that would have to wait, and the autoscaler would start one more machine for it.
+    """
+    from ray.util.placement_group import placement_group_table, remove_placement_group
+
+    free = free_resources()
+    expected: dict[tuple[str, str], float] = {}
+    for group in groups:
+        told = placement_group_table(group)
+        for index, node in told.get("bundles_to_node_id", {}).items():
+            for name, amount in told["bundles"][index].items():
+                key = (node, name)
+                expected[key] = expected.get(key, free.get(node, {}).get(name, 0.0)) + amount
+        remove_placement_group(group)
+    deadline_s = time.monotonic() + _FREED_WITHIN_S
+    while expected and time.monotonic() < deadline_s:  # somebody else may take it first
+        free = free_resources()
+        expected = {
+            key: least for key, least in expected.items() if free.get(key[0], {}).get(key[1], 0.0) < least - 1e-6
+        }
+        time.sleep(0.02)
+
+
 def _is_nil(identifier: str) -> bool:
     return not identifier.strip("f")
 
@@ -152,7 +180,6 @@ def launch_trainer() -> Any:
 def launch_policy() -> Any:
     """Return the class that tells Ray Train how many workers to start: as many as it was given, and see above."""
     from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-    from ray.util.placement_group import remove_placement_group
 
     class LaunchPolicy(FixedScalingPolicy):  # type: ignore[misc]
         def __init__(self, scaling_config: Any, reserved: Sequence[Any]) -> None:
@@ -160,8 +187,7 @@ def launch_policy() -> Any:
             self._reserved = reserved
 
         def make_decision_for_non_running_worker_group(self) -> Any:
-            for group in self._reserved:
-                remove_placement_group(group)
+            free_placement_groups(self._reserved)
             return super().make_decision_for_non_running_worker_group()
 
         def after_controller_start(self, train_run_context: Any) -> None:
