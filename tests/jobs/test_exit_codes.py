@@ -170,8 +170,10 @@ ctrl_c = _CtrlC()
 
 @pytest.fixture
 def armed() -> Iterator[_CtrlC]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts tests in the background ignores it
     yield ctrl_c
     ctrl_c.part = ""
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
