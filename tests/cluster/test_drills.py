@@ -75,6 +75,7 @@ def test_doctor_names_a_machine_without_token_on_which_nothing_starts(real: Real
     assert "Traceback" not in said and real.hosts["three"].address not in said, said
 
 
+@pytest.mark.drill
 def test_stranger_is_refused(real: RealCluster) -> None:
     assert drill_strangers.stranger_refused(real).outcome == "refused"
 

@@ -25,7 +25,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.drill), 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.drill)])
 def test_one_launch_one_sentence_and_nothing_lost(cluster: str, store: Path, disk: Path, workers: int) -> None:
     from cluster.run.fit import fit
 
