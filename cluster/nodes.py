@@ -42,6 +42,11 @@ class WorkerResources(NamedTuple):
         """The same in Ray's words."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
+    @property
+    def device(self) -> str:
+        """What it computes on: "cpu" or "cuda"."""
+        return "cuda" if self.gpus else "cpu"
+
 
 class NodeType(NamedTuple):
     """One kind of machine that an autoscaler starts."""

@@ -56,10 +56,8 @@ def autoscaler_settings_here(gcs_address: str) -> dict[str, Any] | None:
 
 def _kuberay_settings() -> dict[str, Any] | None:
     """Return the same of a cluster that KubeRay made, whose autoscaler runs in a container beside the head's."""
-    name, namespace = (
-        os.environ.get("RAY_CLUSTER_NAME"),
-        Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace"),
-    )
+    name = os.environ.get("RAY_CLUSTER_NAME")
+    namespace = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
     if name is None or not namespace.exists():
         return None
     from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
@@ -110,7 +108,7 @@ def remove_placement_groups(*, of_actor: str | None = None, of_dead_actors: bool
         if group.state == gcs_pb2.PlacementGroupTableData.REMOVED or group.creator_job_id.hex() != job:
             continue
         maker = group.creator_actor_id.hex()
-        if maker == of_actor or (of_dead_actors and group.creator_actor_dead and not _is_nil(maker)):
+        if maker == of_actor or (of_dead_actors and group.creator_actor_dead and maker.strip("f")):
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
@@ -137,10 +135,6 @@ def free_placement_groups(groups: Sequence[Any]) -> None:
             key: least for key, least in expected.items() if free.get(key[0], {}).get(key[1], 0.0) < least - 1e-6
         }
         time.sleep(0.02)
-
-
-def _is_nil(identifier: str) -> bool:
-    return not identifier.strip("f")
 
 
 def launch_trainer() -> Any:

@@ -143,7 +143,7 @@ def _train_here(arguments: Arguments, place: str, on_accepted: Callable[[], None
     command.check_place(place)
     command.check_data(arguments.config)
 
-    from zfdist import standalone
+    from zfdist import launcher, standalone
     from zfdist.worker import RunLocation
 
     say = functools.partial(print, file=sys.stdout, flush=True)  # this one, though the run's prints go to its log
@@ -159,7 +159,7 @@ def _train_here(arguments: Arguments, place: str, on_accepted: Callable[[], None
         on_report=Console(arguments.config.train.steps, say).report,
         say=say,
     )
-    if standalone.place(os.environ).rank == 0:
+    if launcher.place(os.environ).rank == 0:
         _say_outcome(outcome, place, say)
     return command.INTERRUPTED if is_interrupted else command.DONE
 
@@ -172,9 +172,9 @@ def _weights(arguments: Arguments) -> "Weights | None":
 
 def _refuse_what_ray_does(machines: Machines) -> None:
     """Refuse, of a run without Ray, what only Ray does; and one with Ray in every process of another launcher."""
-    from zfdist import standalone
+    from zfdist import launcher
 
-    size = standalone.place(os.environ).size
+    size = launcher.place(os.environ).size
     if machines.ray:
         if size > 1:
             command.refuse(f"this is one of {size} processes of torchrun or srun: add --no-ray, or start one only")

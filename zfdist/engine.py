@@ -8,7 +8,6 @@ number of workers and micro-batches.
 import argparse
 import contextlib
 import functools
-import inspect
 import io
 import logging
 import os
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zfdist import malloc
+from zfdist import malloc, optimizer
 from zfdist.config import EngineConfig, OptimConfig
 from zfdist.errors import ZfdistError
 from zfdist.loss_scale import LossScale
@@ -58,7 +57,7 @@ class Engine:
         self._world, self.device = world, world.device
         self._scale = float(world.size * config.accumulation_steps)
         self._clip_norm = optim.clip_norm
-        self._adam = adam_settings(optim)
+        self._adam = optimizer.adam_settings(optim)
         self.zero_stage = config.zero_stage
         self._config = config
         self.precision = config.precision_on(world.device.type)
@@ -70,11 +69,11 @@ class Engine:
             self._settings.callback(module.__dict__.pop, "forward")
         weights = sum(parameter.numel() for parameter in module.parameters())
         deepspeed = _import_deepspeed(world.device)
-        with _quiet(), _without_compiler():
+        with _quiet(), optimizer.without_compiler():
             self._engine, *_ = deepspeed.initialize(
                 model=module,
                 model_parameters=list(module.parameters()),
-                optimizer=functools.partial(_adam, self._adam),
+                optimizer=functools.partial(optimizer.adam, self._adam),
                 config=_deepspeed_config(config, optim, world, weights),
                 dist_init_required=False,
             )
@@ -197,10 +196,10 @@ class Engine:
 
     def _optimize_as_configured(self) -> None:
         """Give Adam this run's settings: what was loaded brings along those of the run, and the program, that saved."""
-        optimizer = self._engine.basic_optimizer
-        for group in optimizer.param_groups:
+        adam = self._engine.basic_optimizer
+        for group in adam.param_groups:
             group.update(self._adam)
-        for parameter, state in optimizer.state.items():  # a universal checkpoint leaves the counts on the CPU
+        for parameter, state in adam.state.items():  # a universal checkpoint leaves the counts on the CPU
             state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device)
 
     def _to_universal(self, state: Path, scratch: Path, converts: bool) -> Path:
@@ -224,18 +223,6 @@ class Engine:
         """Free DeepSpeed's hooks and buffers, and put settings of the process back."""
         self._settings.close()
         self._engine.destroy()
-
-
-def adam_settings(optim: OptimConfig) -> dict[str, Any]:
-    """Return the arguments of torch.optim.Adam: the paper's, without weight decay; fused, one pass over the weights."""
-    return {
-        "lr": optim.learning_rate,
-        "betas": (optim.beta1, optim.beta2),
-        "eps": optim.adam_eps,
-        "weight_decay": 0.0,
-        "decoupled_weight_decay": False,
-        "fused": True,
-    }
 
 
 def _deepspeed_config(config: EngineConfig, optim: OptimConfig, world: World, weights: int) -> dict[str, Any]:
@@ -274,36 +261,6 @@ def _without_wildcards(folder: Path) -> Iterator[Path]:
         link = Path(place, folder.name.replace("[", "_"))
         link.symlink_to(folder.absolute())
         yield link
-
-
-@contextlib.contextmanager
-def _without_compiler() -> Iterator[None]:
-    """Let torch.compile do nothing: it imports for 2 s, and DeepSpeed calls it for an optimizer that is not ours."""
-    before = torch.compile
-
-    def compile(function: Any = None, **_: Any) -> Any:
-        return function if function is not None else lambda decorated: decorated
-
-    torch.compile = compile  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.compile = before
-
-
-def _adam(settings: dict[str, Any], parameters: Any) -> torch.optim.Adam:
-    """Make torch's Adam, whose methods import torch.compile at their first call, for 2 s, so as to be spared by it.
-
-    Not here: most look for a mark first (`torch._disable_dynamo`); a step does not, so it is taken from below its
-    wrappers, which also turn off gradients.
-    """
-    for method in vars(torch.optim.Optimizer).values():
-        plain = getattr(method, "__wrapped__", None)
-        if plain is not None:
-            vars(plain).setdefault("__dynamo_disable", plain)
-    adam = torch.optim.Adam(parameters, **settings)
-    adam.step = torch.no_grad()(functools.partial(inspect.unwrap(torch.optim.Adam.step), adam))  # type: ignore[method-assign]
-    return adam
 
 
 @contextlib.contextmanager

@@ -34,8 +34,8 @@ from zfdist.engine import OPTIMIZER, Update
 from zfdist.evaluation.evaluate import evaluate
 from zfdist.model.objective import Loss, objective
 from zfdist.profile import profiled, span, spanned
-from zfdist.run_protocol import RESULT, GpuMemoryError, NonFiniteError, Outcome, Reporter, Weights, records
-from zfdist.world import World
+from zfdist.run_protocol import RESULT, NonFiniteError, Outcome, Reporter, Weights, records
+from zfdist.world import World, gpu_memory_explained
 
 
 def train(
@@ -69,15 +69,8 @@ def train(
     if config.engine.threads_per_worker:
         torch.set_num_threads(config.engine.threads_per_worker)
     try:
-        with room.explained(run_folder):
+        with room.explained(run_folder), gpu_memory_explained():
             return _train(build(config, run_folder, world, start_from, copy), reporter, profile)
-    except torch.OutOfMemoryError as error:
-        share = torch.cuda.get_per_process_memory_fraction()
-        raise GpuMemoryError(
-            f"the run does not fit into {'its GPU' if share == 1 else f'its share ({share:g}) of a GPU'}: "
-            f"{str(error).splitlines()[0]} Take more --engine.accumulation-steps, which changes no result but by "
-            "rounding, or a smaller network" + ("" if share == 1 else ", or a larger --gpus-per-trial")
-        ) from error
     finally:
         torch.set_num_threads(threads)  # a small network takes fewer, and the next one in this process may be large
 

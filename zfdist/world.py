@@ -4,15 +4,19 @@ Control decisions (stop, save, who failed) travel over gloo on the CPU, so that 
 """
 
 import array
+import contextlib
 import fcntl
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+
+from zfdist.run_protocol import GpuMemoryError
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -129,3 +133,17 @@ def interface_of(ip: str) -> str | None:
             if socket.inet_ntoa(request.tobytes()[20:24]) == ip:
                 return name
     return None
+
+
+@contextlib.contextmanager
+def gpu_memory_explained() -> Iterator[None]:
+    """Say what to do about a GPU whose memory is too small, within the block; raises GpuMemoryError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        share = torch.cuda.get_per_process_memory_fraction()
+        raise GpuMemoryError(
+            f"the run does not fit into {'its GPU' if share == 1 else f'its share ({share:g}) of a GPU'}: "
+            f"{str(error).splitlines()[0]} Take more --engine.accumulation-steps, which changes no result but by "
+            "rounding, or a smaller network" + ("" if share == 1 else ", or a larger --gpus-per-trial")
+        ) from error

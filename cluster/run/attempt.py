@@ -123,12 +123,8 @@ def launch(
             next_look_s = time.monotonic() + _LOOK_S
             alive = nodes.alive()
             seen = _worker_statuses(coordinator) or seen
-            why = trouble(
-                seen,
-                {n.id for n in alive},
-                hang_timeout_s=job.hang_timeout_s,
-                lease_s=lease_s(job.hang_timeout_s),
-            )
+            there, timeout_s = {node.id for node in alive}, job.hang_timeout_s
+            why = trouble(seen, there, hang_timeout_s=timeout_s, lease_s=lease_s(timeout_s))
             if why:
                 _destroy(seen)
                 given_up_s = time.monotonic() + _DYING_S

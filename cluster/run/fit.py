@@ -74,8 +74,7 @@ def fit(
 
     Raises:
         ClusterError: if the workers do not fit, or too few machines came back. BusyError: another process trains it.
-        ZfdistError: what the run itself refuses (config, data, checkpoint); nothing is changed then.
-        NoRoomError: if a disk is full; nothing is lost then.
+        ZfdistError: what the run itself refuses (config, data, checkpoint). NoRoomError: if a disk is full.
         FitError: if it failed in another way.
     """
     workers = _range(workers, config)
@@ -84,14 +83,8 @@ def fit(
         return Outcome("finished", config.train.steps)
     supply = Supply(wait_for_nodes_s, say)
     resources = supply.plan(lambda there, coming: _resources(workers, cpus_per_worker, use_gpu, there, coming))
-    refuse(
-        config,
-        run_folder,
-        device="cuda" if resources.gpus else "cpu",
-        workers=range(workers.low, workers.high + 1),
-        start_from=start_from,
-        store=store,
-    )
+    sizes, device = range(workers.low, workers.high + 1), resources.device
+    refuse(config, run_folder, device=device, workers=sizes, start_from=start_from, store=store)
     _clear(config, run_folder, store, say)
     on_accepted()
     job = Job(config, run_folder, start_from, resources, hang_timeout_s, profile, store)

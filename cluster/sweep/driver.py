@@ -141,7 +141,7 @@ def _rows(
             refuse(
                 base.with_values(row.trial.values),
                 row.folder,
-                device="cuda" if resources.gpus else "cpu",
+                device=resources.device,
                 workers=[plan.workers],
             )
     return rows

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from zfdist import run_protocol, seeding, train, world
-from zfdist.checkpoint import export
+from zfdist.checkpoint import export, retention
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError
 from zfdist.config import CheckpointConfig, Config
@@ -183,9 +183,9 @@ def test_start_from_takes_the_weights_along(run: Path, store: Path, tmp_path: Pa
 
 def test_retention(run: Path) -> None:
     config = CheckpointConfig(keep_last=1, keep_best=0, keep_every_steps=4)
-    checkpoint.prune(run, config)
+    retention.prune(run, config)
     assert checkpoint.steps(run) == [4, 8]
-    checkpoint.prune(run, CheckpointConfig(keep_last=1, keep_best=0))
+    retention.prune(run, CheckpointConfig(keep_last=1, keep_best=0))
     assert checkpoint.steps(run) == [8]
 
 
@@ -194,7 +194,7 @@ def test_retention_keeps_the_best(run: Path) -> None:
     tree = json.loads(manifest.read_text())
     tree["validation"]["valid/elbo_nats"] = 1e9
     manifest.write_text(json.dumps(tree))
-    checkpoint.prune(run, CheckpointConfig(keep_last=1, keep_best=1))
+    retention.prune(run, CheckpointConfig(keep_last=1, keep_best=1))
     assert checkpoint.steps(run) == [4, 8]
     assert checkpoint.resolve(run).name == "step-00000004"
 

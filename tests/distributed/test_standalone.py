@@ -13,7 +13,7 @@ import pytest
 from jobs import train as train_job
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.config import Config
-from zfdist.standalone import Place, place
+from zfdist.launcher import Place, place
 
 STEPS = 8
 
@@ -82,6 +82,7 @@ def test_under_torchrun_two_workers_share_the_run_and_a_signal_saves_it(store: P
         (["--no-ray", "--max-failures", "1"], {}, "only Ray does that"),
         ([], {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "--no-ray"),
         (["--no-ray"], {"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR is not set"),
+        (["--no-ray"], {"WORLD_SIZE": "two"}, "are damaged"),
     ],
 )  # fmt: skip
 def test_what_only_ray_does_is_refused(

@@ -15,11 +15,11 @@ SOURCES = sorted(p for package in ("zfdist", "cluster", "jobs", "tests") for p i
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_sizes(path: Path) -> None:
     text = path.read_text()
-    assert text.count("\n") <= 400, f"{path}: more than 400 lines; it may be two files"
+    assert text.count("\n") <= 300, f"{path}: more than 300 lines; it may be two files"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= 80, f"{path}:{node.lineno} {node.name}: {length} lines"
+            assert length <= 60, f"{path}:{node.lineno} {node.name}: {length} lines"
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.name == "__init__.py"], ids=str)

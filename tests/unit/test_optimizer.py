@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zfdist.config import OptimConfig
-from zfdist.engine import adam_settings
+from zfdist.optimizer import adam_settings
 
 AS_ON_A_GPU = """
 from deepspeed.ops.adam import fused_adam

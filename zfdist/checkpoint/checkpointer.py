@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint import retention
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.checkpoint.room import NoRoomError, no_room
 from zfdist.checkpoint.run_folder import newest_manifest
@@ -94,7 +95,7 @@ class Checkpointer:
         manifest = checkpoint.complete(manifest, files)
         if self.leads:
             checkpoint.commit(partial, manifest)
-            checkpoint.prune(self.folder, self._config)
+            retention.prune(self.folder, self._config)
             self._last_bytes = _bytes_of(own)
         self._world.barrier()
         final = partial.with_suffix("")

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from zfdist import atomic_io
-from zfdist.config import CheckpointConfig, Config, ConfigError
+from zfdist.config import Config, ConfigError
 from zfdist.errors import ZfdistError
 
 FORMAT = 1
@@ -240,7 +240,7 @@ def none_intact(run_folder: Path, problems: Sequence[str]) -> CheckpointError:
 
 def best(run_folder: Path) -> Path | None:
     """Return the checkpoint with the highest validation ELBO, or None if none was validated."""
-    scored = [(elbo, step) for step, elbo in _scores(run_folder).items() if elbo is not None]
+    scored = [(elbo, step) for step, elbo in scores(run_folder).items() if elbo is not None]
     return folder_of(run_folder, max(scored)[1]) if scored else None
 
 
@@ -260,25 +260,6 @@ def resolve(path: Path) -> Path:
     return best(path) or folder_of(path, available[-1])
 
 
-def prune(run_folder: Path, config: CheckpointConfig) -> None:
-    """Delete checkpoints that the config does not keep: last, best, and every n-th stay; on one worker only."""
-    scores = _scores(run_folder)
-    for step in scores.keys() - kept(scores, config):
-        doomed = folder_of(run_folder, step)
-        aside = doomed.with_suffix(".partial")  # a crash in mid-deletion leaves no half checkpoint under a final name
-        doomed.rename(aside)
-        shutil.rmtree(aside)
-
-
-def kept(scores: Mapping[int, float | None], config: CheckpointConfig) -> set[int]:
-    """Return the steps whose checkpoints stay, from all of them with their validation ELBO."""
-    ranked = sorted((s for s in scores if scores[s] is not None), key=lambda s: (scores[s], s))
-    keep = set(sorted(scores)[-config.keep_last :]) | set(ranked[len(ranked) - config.keep_best :])
-    if config.keep_every_steps:
-        keep |= {step for step in scores if step % config.keep_every_steps == 0}
-    return keep
-
-
 def _names(run_folder: Path) -> list[str]:
     """Return what is in a run's folder of checkpoints; raises OSError where that is there and may not be read."""
     try:
@@ -287,15 +268,15 @@ def _names(run_folder: Path) -> list[str]:
         return []
 
 
-def _scores(run_folder: Path) -> dict[int, float | None]:
-    """Validation ELBO by step; a folder whose manifest cannot be read has none and is left to `newest_valid`."""
-    scores: dict[int, float | None] = {}
+def scores(run_folder: Path) -> dict[int, float | None]:
+    """Return the validation ELBO by step; without folders whose manifest cannot be read, see `newest_valid`."""
+    found: dict[int, float | None] = {}
     for step in steps(run_folder):
         try:
-            scores[step] = read_manifest(folder_of(run_folder, step)).valid_elbo_nats
+            found[step] = read_manifest(folder_of(run_folder, step)).valid_elbo_nats
         except CheckpointError:
             continue
-    return scores
+    return found
 
 
 def _versions() -> dict[str, str]:

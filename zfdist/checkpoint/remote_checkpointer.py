@@ -21,6 +21,7 @@ from pathlib import Path
 
 from zfdist import atomic_io
 from zfdist.checkpoint import folder as checkpoint
+from zfdist.checkpoint import retention
 from zfdist.checkpoint.checkpointer import Checkpointer, agreed
 from zfdist.checkpoint.folder import MANIFEST, CheckpointError, CheckpointManifest, OtherVersionError
 from zfdist.checkpoint.run_sync import WorkingCopy
@@ -158,7 +159,7 @@ class RemoteCheckpointer(Checkpointer):
     def _prune(self) -> None:
         """Delete in the store what the config does not keep: manifests first, so that nothing half is left."""
         scores = {manifest.step: manifest.valid_elbo_nats for manifest in self._stored.values()}
-        keep = checkpoint.kept(scores, self._config)
+        keep = retention.kept(scores, self._config)
         newest = {manifest.step: name for name, manifest in self._stored.items()}  # of those of one step
         for name in [n for n, m in self._stored.items() if m.step not in keep or newest[m.step] != n]:
             self._copy.place.delete([f"{name}/{MANIFEST}"])

@@ -137,14 +137,14 @@ def opened(
     place, folder = ObjectFolder(uri, tries=tries), folder_of(uri, cache)
     if rank != 0:
         copy = WorkingCopy(place, folder)
-        with _errors_sent(place, folder, rank), _repeated(copy.push, SEND_S):
+        with _errors_sent(place, folder, rank), repeated(copy.push, SEND_S):
             yield copy
         return
     with lease.held(place, owner, launch, wait_s=wait_s) as claim:
         copy = WorkingCopy(place, folder, claim)
         copy.replace()
         try:
-            with _repeated(copy.push, SEND_S):
+            with repeated(copy.push, SEND_S):
                 yield copy
         except Exception:
             with contextlib.suppress(StorageError, OSError):
@@ -164,14 +164,14 @@ def followed(uri: str, *, cache: Path = CACHE) -> Iterator[WorkingCopy]:
     copy = WorkingCopy(ObjectFolder(uri), folder)
     try:
         copy.pull()
-        with _repeated(copy.pull, FOLLOW_S):
+        with repeated(copy.pull, FOLLOW_S):
             yield copy
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _repeated(act: Callable[[], None], every_s: float) -> Iterator[None]:
+def repeated(act: Callable[[], None], every_s: float) -> Iterator[None]:
     """Repeat an act in a thread within the block; what fails is done the next time."""
     ended = threading.Event()
 

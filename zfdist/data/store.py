@@ -43,8 +43,7 @@ class _Split:
         table = _read_index(root, entry.index)
         self.lengths: NDArray[np.int64] = _numbers(table["samples"].chunks)
         self.names: list[str] = table["name"].to_pylist()
-        has_labels = "label" in table.column_names
-        self.labels: NDArray[np.int64] | None = _numbers(table["label"].chunks) if has_labels else None
+        self.labels = _numbers(table["label"].chunks) if "label" in table.column_names else None
         self.entries = entry.shards
         self.first_rows = np.cumsum([0, *(shard.rows for shard in entry.shards)])
         if len(self.lengths) != entry.recordings or self.first_rows[-1] != entry.recordings:
