@@ -164,8 +164,8 @@ class Text:
 
     A source is a file (a sentence a line; .jsonl: an object a line; .csv, .tsv, .parquet: a table of which
     --text-column names a column; .pos, .neg: with that label), a zip or tar archive, or a folder of such files; all may
-    be packed by gzip, bzip2 or xz, which is told by their first bytes. In folders and archives a .txt file is a
-    review, labelled if its folder is pos or neg.
+    be packed by gzip, bzip2 or xz, which is told by their first bytes. Of several texts in a folder
+    or archive a .txt file is a review, labelled if its folder is pos or neg.
 
     The split: u = sha256 of the review's name or id, or of the sentence's words where there is none, as a fraction of
     1; test if 100 u is below --test-percent, valid if it is below the sum of both percentages, else train.

@@ -257,7 +257,7 @@ def test_binary_images_in_other_files(tmp_path: Path, suffix: str, content: Call
 @pytest.mark.parametrize(
     ("suffix", "content", "message"),
     [
-        (".amat", lambda bits: text(bits.astype("f8")), "train.amat, line 1: number 1 is '1.0', not 0 or 1"),
+        (".amat", lambda bits: text(bits / 2), "train.amat, line 1: number 1 is '0.5', not 0 or 1; grey images"),
         (
             ".amat",
             lambda bits: text(np.c_[bits, bits[:, 0]]),

@@ -71,6 +71,17 @@ def test_text_files(texts: Path, tmp_path: Path, images: dict[str, Bytes], capsy
     assert tree(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize(("number", "between"), [("%.18e", " "), ("%.4f", "\t"), ("%d", ","), ("%.1f", "; ")])
+def test_other_ways_to_write_0_and_1(
+    tmp_path: Path, images: dict[str, Bytes], texts: Path, number: str, between: str
+) -> None:
+    for split, rows in images.items():
+        np.savetxt(texts / TEXT.format(split), rows, number, delimiter=between)
+    prepared("mnist", "--source", texts, "--out", tmp_path / "out")
+    store = Store.open(tmp_path / "out", "always")
+    assert all(np.array_equal(stored(store, split), rows) for split, rows in images.items())
+
+
 @pytest.mark.parametrize("suffix", [".mat", ".amat", ".amat.mat"])
 def test_matlab_files_hold_the_same(texts: Path, tmp_path: Path, images: dict[str, Bytes], suffix: str) -> None:
     folder = tmp_path / "matlab"
@@ -113,6 +124,7 @@ def test_bad_text_is_named_by_line(texts: Path, tmp_path: Path, damage, message:
     [
         ({"X": np.full((3, 784), 2)}, "row 1: column 1 is 2, not 0 or 1"),
         ({"X": np.eye(3, 784) / 2}, "row 1: column 1 is 0.5, not 0 or 1"),
+        ({"X": np.full((3, 784), np.nan)}, "row 1: column 1 is nan, not 0 or 1; grey images are read from"),
         ({"X": np.eye(3, 784) - 1}, "row 1: column 2 is -1.0, not 0 or 1"),
         ({"X": np.zeros((3, 783))}, "must hold one matrix of 784 columns, holds X (3, 783)"),
         ({"X": np.zeros((3, 784)), "Y": np.zeros((1, 784))}, "must hold one matrix of 784 columns"),

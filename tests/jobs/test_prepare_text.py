@@ -193,6 +193,17 @@ def test_what_is_no_text_says_so(plain: Path, tmp_path: Path) -> None:
     assert "--source names no file" in refusal("text", *out, "--source")
 
 
+def test_the_one_text_of_a_folder_is_lines_and_of_several_each_is_a_review(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("\n".join(some_sentences(300)))
+    prepared("text", "--source", folder, "--out", tmp_path / "out")
+    assert all(len(Store.open(tmp_path / "out").lengths(split)) for split in ("train", "valid", "test"))
+    (folder / "b.txt").write_text("\n".join(some_sentences(50)))
+    said = refusal("text", "--source", folder, "--out", tmp_path / "out2")
+    assert "(each of the 2 .txt files is a review, which stays whole)" in said
+
+
 def killed_at(source: Path, out: Path, fsync: int) -> None:
     real, calls = os.fsync, []
 

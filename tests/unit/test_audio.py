@@ -110,6 +110,14 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0f\nsize 9\n")
+
+
+def page(path: Path) -> None:
+    path.write_text("\n<!DOCTYPE html><html>404</html>")
+
+
 def text(path: Path) -> None:
     path.write_bytes(b"once upon a time" * 9)
 
@@ -176,6 +184,8 @@ def unknown_codec(path: Path) -> None:
     [
         (empty, "empty file"),
         (text, "neither WAV, FLAC, NIST SPHERE nor MP3"),
+        (pointer, "a pointer of Git LFS in place of the sound; run git lfs pull"),
+        (page, "a page of HTML, perhaps of a failed download"),
         (header_only, "no data chunk: cut short"),
         (cut_wav, r"cut short: 5,999 of 6,000 bytes"),
         (no_samples, "holds no samples"),

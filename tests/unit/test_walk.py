@@ -159,6 +159,8 @@ def test_what_is_no_folder(tmp_path: Path) -> None:
         walk(tmp_path / "none")
     with pytest.raises(SourceError, match="is a file; give the folder that it lies in"):
         walk(write(tmp_path / "a.wav"))
+    with pytest.raises(SourceError, match="is a file; unpack it and give that folder"):
+        walk(write(tmp_path / "a.tar.gz"))
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(SourceError, match=r"loop: cannot be read: |loop: no such folder"):
         walk(tmp_path / "loop")

@@ -1,6 +1,7 @@
 """Images that are binary in their files: rows of 784 numbers 0 or 1 as text, or in a matrix of MATLAB or NumPy."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from zfdist.data.sources.inputs import SourceError
 
 HDF5 = b"\x89HDF"
 """How a file of HDF5 begins, which MATLAB 7.3 writes."""
+_BIT = re.compile(rb"[01](\.0*)?(e[+-]?0+)?", re.IGNORECASE)
+_SEPARATORS = bytes.maketrans(b",;", b"  ")
+_GREY = "; grey images are read from IDX files, mnist.npz or train.csv"
 
 
 def text_images(path: Path) -> Iterator[Image]:
-    """Read lines of 784 numbers 0 or 1 parted by blanks, a line at a time; rows are counted from 1."""
+    """Read lines of 784 numbers 0 or 1 (or 0.0, 1e0) parted by blanks, commas or semicolons; rows count from 1."""
     number, empty = 0, 0
     with opened(path) as file:
         # Latin-1 takes all bytes; a line may end at CR alone.
@@ -38,16 +42,22 @@ def text_images(path: Path) -> Iterator[Image]:
 
 
 def _bits(line: bytes, where: str) -> idx.Bytes:
-    words = line.split()
+    words = line.translate(_SEPARATORS).split()
     if len(words) != PIXELS:
         more = "; the last may be a label, which must be taken away" if len(words) == PIXELS + 1 else ""
         raise SourceError(f"{where}: {len(words)} numbers, there must be {PIXELS}; it is cut short or not MNIST{more}")
     digits = b"".join(words)
     pixels = np.frombuffer(digits, np.uint8) - ord("0")
-    if len(digits) != PIXELS or pixels.max() > 1:
-        column, word = next((i, word) for i, word in enumerate(words, start=1) if word not in (b"0", b"1"))
-        raise SourceError(f"{where}: number {column} is {word.decode('ascii', 'replace')[:20]!r}, not 0 or 1")
-    return pixels
+    if len(digits) == PIXELS and pixels.max() <= 1:
+        return pixels
+    return np.array([_bit(word, f"{where}: number {column}") for column, word in enumerate(words, start=1)], np.uint8)
+
+
+def _bit(word: bytes, where: str) -> int:
+    """Return 0 or 1, which programs also write as 0.0000 and 1.0e+00."""
+    if not _BIT.fullmatch(word):
+        raise SourceError(f"{where} is {word.decode('ascii', 'replace')[:20]!r}, not 0 or 1{_GREY}")
+    return word[0] - ord("0")
 
 
 def matlab_images(path: Path) -> Iterator[Image]:
@@ -91,11 +101,12 @@ def npy_images(path: Path) -> Iterator[Image]:
 
 def _matrix_images(path: Path, matrix: NDArray[Any]) -> Iterator[Image]:
     for row, values in enumerate(matrix, start=1):
-        pixels = values.astype(np.uint8)
-        if (pixels != values).any() or pixels.max() > 1:
-            column = int(np.flatnonzero((values != 0) & (values != 1))[0])
-            raise SourceError(f"{path}, row {row}: column {column + 1} is {values[column]}, not 0 or 1")
-        yield Image(pixels, row, NO_LABEL)
+        pixels = values == 1
+        others = np.flatnonzero((values != 0) & ~pixels)
+        if others.size:
+            found = f"column {others[0] + 1} is {values[others[0]]}, not 0 or 1"
+            raise SourceError(f"{path}, row {row}: {found}{_GREY}")
+        yield Image(pixels.astype(np.uint8), row, NO_LABEL)
 
 
 FORMS = {"text": text_images, "matlab": matlab_images, "npy": npy_images}

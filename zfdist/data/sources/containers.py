@@ -98,6 +98,10 @@ def other_kind(head: bytes) -> str:
         found = OTHERS.get(head[:4], "")
     if found:
         return f"{found} file, which is not read; convert it, e.g. with ffmpeg -i FILE FILE.wav"
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS in place of the sound; run git lfs pull"
+    if head.lstrip()[:9].lower() in (b"<!doctype", b"<html>"):
+        return "a page of HTML, perhaps of a failed download"
     return "neither WAV, FLAC, NIST SPHERE nor MP3 by its first bytes"
 
 

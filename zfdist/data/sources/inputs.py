@@ -22,6 +22,7 @@ HINTS = {
     ),
     "packed; unpack them first": "zip tar gz tgz bz2 xz zst 7z rar lzma",
 }
+HINTS_OF = {ending: hint for hint, endings in HINTS.items() for ending in endings.split()}
 
 
 class SourceError(ZfdistError):
@@ -53,7 +54,9 @@ def walk(source: Path) -> Tree:
     try:
         where = Path(os.path.realpath(source, strict=True))
         if not where.is_dir():
-            raise SourceError(f"{source}: is a file; give the folder that it lies in")
+            packed = HINTS_OF.get(source.suffix.lower()[1:], "").startswith("packed")
+            remedy = "unpack it and give that folder" if packed else "give the folder that it lies in"
+            raise SourceError(f"{source}: is a file; {remedy}")
         entered = {_identity(folder) for folder in where.parents}
     except OSError as error:
         what = "no such folder" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
@@ -126,7 +129,7 @@ def kind_of_name(name: str) -> str:
     if suffix is None:
         return "of no known suffix"
     ending = suffix[1].lower()
-    hint = next((hint for hint, endings in HINTS.items() if ending in endings.split()), "")
+    hint = HINTS_OF.get(ending, "")
     return f"of .{ending}" + (f" ({hint})" if hint else "")
 
 

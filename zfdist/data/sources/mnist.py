@@ -221,11 +221,11 @@ def _form(path: Path) -> str | None:
         return "matlab"
     if head[:4] in (IMAGES_MAGIC.to_bytes(4, "big"), LABELS_MAGIC.to_bytes(4, "big")):
         return "idx"
-    if grey.is_csv(head):
+    is_amat = packed.stem(name).endswith(".amat")
+    if not is_amat and grey.is_csv(head):
         return "csv"
     first = head.replace(b"\r", b"\n").split(b"\n", 1)[0]
-    is_text = packed.stem(name).endswith(".amat") or len(first.split()) >= PIXELS
-    return "text" if is_text else None
+    return "text" if is_amat or len(first.split()) >= PIXELS else None
 
 
 def _rows(part: _Part) -> int:

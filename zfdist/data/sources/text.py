@@ -194,10 +194,12 @@ def count(options: Text, files: list[File], notes: Notes, progress: Progress = s
         raise SourceError(f"--label-field {fields.label}: no row of the sources has a label of that name")
     empty = [split for split in SPLITS if not census.sentences[split]]
     if empty:
+        reviews = sum(file.form == "review" for file in files)
+        whole = f" (each of the {reviews} .txt files is a review, which stays whole)" if reviews else ""
         raise SourceError(
             f"split {empty[0]!r} would be empty: {census.sentences.total():,} sentences of {options.min_tokens} to "
-            f"{options.max_tokens} tokens in {len(files)} files; change --min-tokens, --max-tokens, --sentences or the "
-            "percentages, or give more text"
+            f"{options.max_tokens} tokens in {len(files)} files{whole}; change --min-tokens, --max-tokens, --sentences "
+            "or the percentages, or give more text"
         )
     return census
 

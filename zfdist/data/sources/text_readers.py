@@ -77,8 +77,8 @@ def find(sources: tuple[Path, ...], notes: Notes) -> list[File]:
     Of a folder or an archive: .txt (a review each; where there are folders pos and neg, only those in them or in
     unsup), .pos and .neg and .tok.* (a sentence a line), .jsonl, .ndjson and .json (an object a line), .csv and .tsv
     (a table with a header), .parquet; each may be packed; and the archives in a folder, last. A file that is named
-    itself, or lies alone in an archive that is, is taken as lines of sentences whatever it is called, but for tables
-    and JSON. Raises SourceError if there is none, or a text is there packed and unpacked.
+    itself, or lies alone in a source, is taken as lines of sentences whatever it is called, but for tables and JSON.
+    Raises SourceError if there is none, or a text is there packed and unpacked.
     """
     if not sources:
         raise SourceError("--source names no file or folder")
@@ -113,11 +113,15 @@ def _of_folder(source: Path, notes: Notes) -> list[File]:
             plain += found
     kept = _reviews_only(plain, notes)
     _check_packed_twice(source, kept, archived)
-    return kept + archived
+    return _alone_is_sentences(kept + archived)
 
 
 def _of_file(source: Path, notes: Notes) -> list[File]:
-    found = _reviews_only(_listed(source, source.name, notes, is_named=True), notes)
+    return _alone_is_sentences(_reviews_only(_listed(source, source.name, notes, is_named=True), notes))
+
+
+def _alone_is_sentences(found: list[File]) -> list[File]:
+    """Take the one text there is as lines of sentences: a single review could not be split."""
     return [found[0]._replace(form="sentences")] if len(found) == 1 and found[0].form == "review" else found
 
 
