@@ -116,10 +116,12 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> int | None:
     from jobs.cli.sweep_table import Board
 
     with session.connect(arguments.address, say=command.say), Board(list(points[0]), base.train.steps) as board:
-        from cluster.sweep.driver import SweepPlan, sweep
+        from cluster.sweep.driver import sweep
+        from cluster.sweep.plan import Stopping, SweepPlan, TrialMachines
         from zfdist.signals import was_interrupted
 
-        plan = SweepPlan(asha=False, workers=arguments.workers_per_trial, max_concurrent=arguments.max_concurrent)
+        machines = TrialMachines(arguments.workers_per_trial, max_concurrent=arguments.max_concurrent)
+        plan = SweepPlan(Stopping(asha=False), machines)
         results = sweep(folder, base, record, plan, show=board.show, say=board.say)
     unfinished = len(record.trials) - sum(result["state"] != "unfinished" for result in results)
     if not unfinished:

@@ -6,17 +6,17 @@ stops all trials; a second one aborts.
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from cluster.sweep.plan import Stopping, SweepPlan, TrialMachines
 from jobs.cli import command
 from zfdist.config import Config, ConfigError, parse_value
 
 if TYPE_CHECKING:
-    from cluster.sweep.driver import SweepPlan
     from cluster.sweep.search_space import Space
     from zfdist.checkpoint.run_sync import WorkingCopy
 
@@ -39,40 +39,6 @@ class SpaceFlags:
     """Of the random trials' values. (The seed of the runs themselves is --train.seed.)"""
 
 
-@dataclass(frozen=True)
-class Stopping:
-    """What trials are compared by, and which of them are stopped early."""
-
-    metric: str = "valid/elbo_nats"
-    """The objective, a name of metrics.jsonl that validations write."""
-    mode: Literal["max", "min"] = "max"
-    """Whether more or less of it is better."""
-    asha: bool = True
-    """Stop early (ASHA) what lags behind the other trials at the same step."""
-    grace_steps: int | None = None
-    """Optimizer steps before which no trial is stopped; None for a quarter of the run."""
-    reduction_factor: float = 3.0
-    """One in so many trials goes on from each rung; rungs are this factor apart in steps."""
-
-
-@dataclass(frozen=True)
-class Machines:
-    """Where it runs."""
-
-    workers_per_trial: int = 1
-    """Processes that share each trial's global batch."""
-    cpus_per_worker: int = 1
-    """CPUs of each worker."""
-    gpu: bool | None = None
-    """A GPU for each worker; None if there are any."""
-    gpus_per_trial: float | None = None
-    """Part of one GPU that each trial takes, e.g. 0.25 for four trials on a GPU; for trials of one worker."""
-    max_concurrent: int | None = None
-    """Trials at a time; None for as many as fit."""
-    address: str | None = None
-    """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Sweep over a search space of a recipe's dotted names; the same command again goes on with it."""
@@ -84,8 +50,10 @@ class Arguments:
     profile: bool = False
     """Write where the time goes to each trial's folder profile/."""
     space: tyro.conf.OmitArgPrefixes[SpaceFlags] = SpaceFlags()
-    stopping: tyro.conf.OmitArgPrefixes[Stopping] = Stopping()
-    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
+    address: str | None = None
+    """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
+    stopping: tyro.conf.OmitArgPrefixes[Stopping] = field(default_factory=Stopping)
+    machines: tyro.conf.OmitArgPrefixes[TrialMachines] = field(default_factory=TrialMachines)
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 
 
@@ -124,11 +92,11 @@ def _sweep(
     from jobs.cli.sweep_table import Board
 
     names, steps = space.names(), arguments.config.train.steps
-    with session.connect(arguments.machines.address, say=command.say), Board(names, steps) as board:
+    with session.connect(arguments.address, say=command.say), Board(names, steps) as board:
         from cluster.sweep.driver import sweep
         from cluster.sweep.remote_sweep import SweepStore
+        from zfdist.run_options import RunLocation
         from zfdist.signals import was_interrupted
-        from zfdist.worker import RunLocation
 
         here = RunLocation(place, command.owner(), Path(arguments.config.data.cache))
         store = None if copy is None else SweepStore(copy, here)
@@ -136,7 +104,7 @@ def _sweep(
             folder,
             arguments.config,
             record,
-            _plan(arguments),
+            SweepPlan(arguments.stopping, arguments.machines, arguments.profile),
             show=board.show,
             on_accepted=on_accepted,
             say=board.say,
@@ -149,24 +117,6 @@ def _sweep(
     if results:
         command.say(f"best trial: {results[0]['folder']}")
     return command.INTERRUPTED if unfinished and was_interrupted(folder) else command.DONE
-
-
-def _plan(arguments: Arguments) -> "SweepPlan":
-    from cluster.sweep.driver import SweepPlan
-
-    return SweepPlan(
-        metric=arguments.stopping.metric,
-        mode=arguments.stopping.mode,
-        asha=arguments.stopping.asha,
-        grace_steps=arguments.stopping.grace_steps,
-        reduction_factor=arguments.stopping.reduction_factor,
-        workers=arguments.machines.workers_per_trial,
-        cpus_per_worker=arguments.machines.cpus_per_worker,
-        use_gpu=arguments.machines.gpu,
-        gpus_per_trial=arguments.machines.gpus_per_trial,
-        profile=arguments.profile,
-        max_concurrent=arguments.machines.max_concurrent,
-    )
 
 
 def _space(arguments: Arguments) -> "Space":

@@ -8,41 +8,16 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
 from jobs.cli import command
-from zfdist.config import Config
-
-if TYPE_CHECKING:
-    from zfdist.run_protocol import Outcome, Weights
-
-
-@dataclass(frozen=True)
-class Machines:
-    """Where it runs, and what is done when some of that is lost."""
-
-    workers: str = "1"
-    """Processes that share each global batch: a number, or MIN:MAX to shrink and grow with the machines."""
-    cpus_per_worker: int | None = None
-    """CPUs of each worker; None for an even part of what there is, or may come."""
-    gpu: bool | None = None
-    """A GPU for each worker; None if there are any, or may come."""
-    ray: bool = True
-    """Let Ray start the workers, again after a fault and on more or fewer machines; --no-ray: this process is one."""
-    address: str | None = None
-    """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
-    max_failures: int = 3
-    """Deaths of workers that are answered by going on from the newest checkpoint."""
-    hang_timeout: float = 600.0
-    """A worker without progress for so many seconds counts as dead; more than the longest start or checkpoint."""
-    wait_for_nodes: float | None = None
-    """Seconds to wait for missing machines; None for 900 where any may come; else 0 at the start, 600 after a loss."""
-    grow_every: float = 120.0
-    """Seconds for which a launch is left alone before it is ended for the sake of more workers."""
+from zfdist.config import Config, ConfigError
+from zfdist.run_options import Machines, Range, RunLocation, RunOptions
+from zfdist.run_protocol import Outcome, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +34,11 @@ class Arguments:
     """With --from: read sound under the mean and std that those weights were trained with, as of another voice."""
     profile: bool = False
     """Write where the time goes to the run's folder profile/: a trace of a few steps and a table."""
-    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
+    ray: bool = True
+    """Let Ray start the workers, again after a fault and on more or fewer machines; --no-ray: this process is one."""
+    address: str | None = None
+    """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
+    machines: tyro.conf.OmitArgPrefixes[Machines] = field(default_factory=Machines)
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 
 
@@ -68,32 +47,26 @@ def main(argv: Sequence[str], on_accepted: Callable[[], None] = lambda: None) ->
     """Run the command line `argv`; return the exit code. `on_accepted` is called once nothing of it was refused."""
     arguments = command.parse(Arguments, "train", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
     place = command.run_place(arguments.runs, arguments.name)
-    workers = _range(arguments.machines.workers)
+    _refuse_bad_range(arguments.machines.workers)
     if arguments.as_trained and arguments.start_from is None:
         command.refuse("--as-trained: needs --from, whose mean and std the run then takes over")
     command.refuse_below(
         arguments.machines, cpus_per_worker=1, max_failures=0, hang_timeout=1, wait_for_nodes=0, grow_every=0
     )
-    _refuse_what_ray_does(arguments.machines)
-    if not arguments.machines.ray:
+    _refuse_what_ray_does(arguments)
+    if not arguments.ray:
         return _train_here(arguments, place, on_accepted)
-    return _train(arguments, place, workers, on_accepted)
+    return _train(arguments, place, on_accepted)
 
 
-def _range(text: str) -> tuple[int, int]:
-    """Return fewest and most workers of "N" or "MIN:MAX"."""
-    parts = text.split(":")
-    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-        command.refuse(f"--workers {text}: must be a number or MIN:MAX, e.g. 2 or 1:4")
-    low, high = int(parts[0]), int(parts[-1])
-    if low < 1:
-        command.refuse(f"--workers {text}: must be 1 or more")
-    if high < low:
-        command.refuse(f"--workers {text}: the second number must not be below the first")
-    return low, high
+def _refuse_bad_range(workers: str) -> None:
+    try:
+        Range.parsed(workers)
+    except ConfigError as error:
+        command.refuse(str(error))
 
 
-def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accepted: Callable[[], None]) -> int:
+def _train(arguments: Arguments, place: str, on_accepted: Callable[[], None]) -> int:
     command.check_place(place)
     command.check_data(arguments.config)
 
@@ -101,37 +74,18 @@ def _train(arguments: Arguments, place: str, workers: tuple[int, int], on_accept
 
     console = Console(arguments.config.train.steps, command.say)
     follows = command.followed(place, arguments.config.data.cache)
-    with session.connect(arguments.machines.address, say=command.say), follows as (folder, copy):
+    with session.connect(arguments.address, say=command.say), follows as (folder, _):
         from cluster.run.fit import fit
-        from cluster.run.policy import Range
         from zfdist.signals import was_interrupted
-        from zfdist.worker import RunLocation
 
-        cache = Path(arguments.config.data.cache)
-        store = None if copy is None else RunLocation(place, command.owner(), cache)
-        outcome = fit(
-            arguments.config,
-            folder,
-            workers=Range(*workers),
-            cpus_per_worker=arguments.machines.cpus_per_worker,
-            use_gpu=arguments.machines.gpu,
-            max_failures=arguments.machines.max_failures,
-            start_from=_weights(arguments),
-            profile=arguments.profile,
-            store=store,
-            hang_timeout_s=arguments.machines.hang_timeout,
-            wait_for_nodes_s=arguments.machines.wait_for_nodes,
-            grow_every_s=arguments.machines.grow_every,
-            on_accepted=on_accepted,
-            on_report=console.report,
-            say=command.say,
-        )
+        run = _options(arguments, place, folder)
+        outcome = fit(run, on_accepted=on_accepted, on_report=console.report, say=command.say)
         is_interrupted = outcome.state == "stopped" and was_interrupted(folder)
     _say_outcome(outcome, place, command.say)
     return command.INTERRUPTED if is_interrupted else command.DONE
 
 
-def _say_outcome(outcome: "Outcome", place: str, say: Callable[[str], None]) -> None:
+def _say_outcome(outcome: Outcome, place: str, say: Callable[[str], None]) -> None:
     if outcome.state == "stopped":
         say(f"stopped at step {outcome.step}; the same command goes on from there")
     else:
@@ -144,17 +98,10 @@ def _train_here(arguments: Arguments, place: str, on_accepted: Callable[[], None
     command.check_data(arguments.config)
 
     from zfdist import launcher, standalone
-    from zfdist.worker import RunLocation
 
     say = functools.partial(print, file=sys.stdout, flush=True)  # this one, though the run's prints go to its log
-    outcome, is_interrupted = standalone.run(
-        arguments.config,
-        Path(place),
-        use_gpu=arguments.machines.gpu,
-        start_from=_weights(arguments),
-        profile=arguments.profile,
-        hang_timeout_s=arguments.machines.hang_timeout,
-        store=RunLocation(place, command.owner(), Path(arguments.config.data.cache)) if "://" in place else None,
+    outcome, is_interrupted = standalone.fit(
+        _options(arguments, place, Path(place)),
         on_accepted=on_accepted,
         on_report=Console(arguments.config.train.steps, say).report,
         say=say,
@@ -164,24 +111,26 @@ def _train_here(arguments: Arguments, place: str, on_accepted: Callable[[], None
     return command.INTERRUPTED if is_interrupted else command.DONE
 
 
-def _weights(arguments: Arguments) -> "Weights | None":
-    from zfdist.run_protocol import Weights
+def _options(arguments: Arguments, place: str, folder: Path) -> RunOptions:
+    weights = None if arguments.start_from is None else Weights(arguments.start_from, arguments.as_trained)
+    location = RunLocation(place, command.owner(), Path(arguments.config.data.cache)) if "://" in place else None
+    return RunOptions(arguments.config, folder, weights, arguments.profile, location, arguments.machines)
 
-    return None if arguments.start_from is None else Weights(arguments.start_from, arguments.as_trained)
 
-
-def _refuse_what_ray_does(machines: Machines) -> None:
+def _refuse_what_ray_does(arguments: Arguments) -> None:
     """Refuse, of a run without Ray, what only Ray does; and one with Ray in every process of another launcher."""
     from zfdist import launcher
 
-    size = launcher.place(os.environ).size
-    if machines.ray:
+    size, machines = launcher.place(os.environ).size, arguments.machines
+    if arguments.ray:
         if size > 1:
             command.refuse(f"this is one of {size} processes of torchrun or srun: add --no-ray, or start one only")
         return
-    for name in ("cpus_per_worker", "address", "max_failures", "wait_for_nodes", "grow_every"):
-        if getattr(machines, name) != getattr(Machines, name):
-            command.refuse(f"--{name.replace('_', '-')} with --no-ray: only Ray does that; leave one of them out")
+    only_ray = ("cpus_per_worker", "max_failures", "wait_for_nodes", "grow_every")
+    given = [name for name in only_ray if getattr(machines, name) != getattr(Machines, name)]
+    given += ["address"] if arguments.address is not None else []
+    if given:
+        command.refuse(f"{command.flag(given[0])} with --no-ray: only Ray does that; leave one of them out")
     if machines.workers not in ("1", str(size)):
         command.refuse(
             f"--workers {machines.workers} with --no-ray: this is one process of {size}; start a fixed number of them "

@@ -16,21 +16,16 @@ from zfdist.checkpoint.run_folder import changes, is_finished
 from zfdist.checkpoint.run_sync import repeated
 from zfdist.config import Config
 from zfdist.refusals import refuse
-from zfdist.run_protocol import STOP, Outcome, Weights
+from zfdist.run_options import RunOptions
+from zfdist.run_protocol import STOP, Outcome
 from zfdist.signals import stop_on_signals, was_interrupted
 from zfdist.tail import follower
-from zfdist.worker import HANG_TIMEOUT_S, POLL_S, RunLocation, StopFileReporter, claim, logged, opened
+from zfdist.worker import POLL_S, StopFileReporter, claim, logged, opened
 
 
-def run(
-    config: Config,
-    run_folder: Path,
+def fit(
+    run: RunOptions,
     *,
-    use_gpu: bool | None = None,
-    start_from: Weights | None = None,
-    profile: bool = False,
-    hang_timeout_s: float = HANG_TIMEOUT_S,
-    store: RunLocation | None = None,
     on_accepted: Callable[[], None] = lambda: None,
     on_report: Callable[[dict[str, Any]], None] | None = None,
     say: Callable[[str], None] = print,
@@ -40,13 +35,7 @@ def run(
     Returns how the run ended, and whether that was for SIGINT.
 
     Args:
-        config: the whole run; every worker passes the same.
-        run_folder: shared by all workers.
-        use_gpu: None for one if there are any.
-        start_from: see `zfdist.train`.
-        profile: see `zfdist.train`.
-        hang_timeout_s: without progress the process ends, and leaves its stacks in hangs/.
-        store: of a run in an object store; `run_folder` is not used then.
+        run: its options; every worker passes the same. Without progress the process ends, and leaves its stacks.
         on_accepted: called once nothing of it was refused.
         on_report: called in rank 0 with each new record of metrics.jsonl; a thread of its own calls it.
         say: told what happens, in rank 0.
@@ -57,19 +46,20 @@ def run(
     """
     here = launcher.place(os.environ)
     is_first = here.rank == 0
-    if store is None and is_finished(config, run_folder):
+    config = run.config
+    if run.store is None and is_finished(config, run.folder):
         if is_first:
-            say(f"{run_folder} is finished ({config.train.steps} steps); raise --train.steps to go on")
+            say(f"{run.folder} is finished ({config.train.steps} steps); raise --train.steps to go on")
         return Outcome("finished", config.train.steps), False
-    device = _prepare_process(config, here, use_gpu)
-    refuse(config, run_folder, device=device, workers=[here.size], start_from=start_from, store=store)
+    device = _prepare_process(config, here, run.machines.gpu)
+    refuse(run, device=device, workers=[here.size])
     on_accepted()
 
     from zfdist import world
     from zfdist.train import train
 
-    with room.explained(run_folder), opened(store, 0, here.rank, config) as copy:
-        folder = run_folder if copy is None else copy.folder
+    with room.explained(run.folder), opened(run, 0, here.rank) as copy:
+        folder = run.folder if copy is None else copy.folder
         with contextlib.ExitStack() as stack:
             if is_first:
                 stack.enter_context(_held(config, folder, say, on_report))
@@ -77,8 +67,8 @@ def run(
             joined = world.connect()
             joined.barrier()  # the claim is held: a signal before it ends this process, and touches nothing
             stack.enter_context(stop_on_signals(folder, say if is_first else _nothing))
-            reporter = stack.enter_context(StopFileReporter(folder, hang_timeout_s))
-            outcome = train(config, folder, joined, reporter, start_from, copy=copy, profile=profile)
+            reporter = stack.enter_context(StopFileReporter(folder, run.machines.hang_timeout))
+            outcome = train(config, folder, joined, reporter, run.start_from, copy=copy, profile=run.profile)
             return outcome, outcome.state == "stopped" and was_interrupted(folder)
 
 

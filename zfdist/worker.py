@@ -8,17 +8,14 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from zfdist.checkpoint import run_sync
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.claim import TakenError, held
-from zfdist.config import Config
 from zfdist.lease import BusyError
-from zfdist.object_store import CACHE
+from zfdist.run_options import HANG_TIMEOUT_S, RunOptions
 from zfdist.run_protocol import ERRORS, LOG, STOP
 
-HANG_TIMEOUT_S = 600.0
 START_S = 600.0
 """The first step may take so long, if no more is given: imports, the data's check and the restore come before it."""
 LEASE_S = 30.0
@@ -29,23 +26,13 @@ POLL_S = 0.25
 """How often files are looked at."""
 
 
-class RunLocation(NamedTuple):
-    """Where a run lives that is no folder, and for whom it is trained."""
-
-    uri: str
-    owner: str
-    """The same for all launches of one command, see `zfdist.lease`."""
-    cache: Path = CACHE
-    """Where every node keeps its working copies."""
-
-
 @contextlib.contextmanager
-def opened(store: RunLocation | None, launch: int, rank: int, config: Config) -> Iterator[WorkingCopy | None]:
+def opened(run: RunOptions, launch: int, rank: int) -> Iterator[WorkingCopy | None]:
     """Have a working copy of a run in an object store within the block; None for a run in a shared folder."""
+    store, tries = run.store, run.config.checkpoint.max_failures
     if store is None:
         yield None
         return
-    tries = config.checkpoint.max_failures
     with run_sync.opened(
         store.uri, rank, owner=store.owner, launch=launch, cache=store.cache, tries=tries, wait_s=2 * LEASE_S
     ) as copy:

@@ -6,6 +6,7 @@ machine that can be reached, and those on the others end themselves (see `cluste
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import shutil
@@ -14,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 import ray.exceptions
@@ -28,10 +29,10 @@ from cluster.run.process_group import Group
 from cluster.run.watchdog import lease_s
 from cluster.run.worker import work, worker_env
 from zfdist.checkpoint.room import no_room
-from zfdist.config import Config
 from zfdist.errors import ZfdistError
-from zfdist.run_protocol import ERRORS, STOP, Weights
-from zfdist.worker import POLL_S, RunLocation, remove_if_unused
+from zfdist.run_options import RunOptions
+from zfdist.run_protocol import ERRORS, STOP
+from zfdist.worker import POLL_S, remove_if_unused
 
 SCRATCH = ".ray"
 _LOOK_S = 1.0  # how often the workers and machines are looked at
@@ -44,19 +45,6 @@ _BROKEN = ("gloo", "NCCL", "Connection")  # what a worker says whose peer died
 
 class FitError(ZfdistError):
     """A run that ended without being finished or stopped; one sentence, and where to read more."""
-
-
-class Job(NamedTuple):
-    """What every launch of a run has in common."""
-
-    config: Config
-    run_folder: Path
-    start_from: Weights | None
-    resources: WorkerResources
-    hang_timeout_s: float
-    profile: bool = False
-    store: RunLocation | None = None
-    """Where the run lives if not in `run_folder`, which then is this process's own and follows it."""
 
 
 class Background:
@@ -89,8 +77,9 @@ class Background:
 
 
 def launch(
-    job: Job,
+    run: RunOptions,
     workers: int,
+    resources: WorkerResources,
     reserved: Sequence[Any],
     *,
     follow: Callable[[], None],
@@ -99,39 +88,40 @@ def launch(
     """Train on `workers` processes until they end, or must be ended; nothing of them is left behind.
 
     Args:
-        job: the run.
+        run: its options.
         workers: how many.
+        resources: what each of them holds.
         reserved: placement groups with room for them, which are freed once the workers are asked for.
         follow: called a few times a second.
         resize_reason: called about once a second with all workers, once they train, and the machines; gives the reason
             why the launch should save and end, if any.
     """
-    scratch = job.run_folder / SCRATCH / f"{time.time_ns():x}-{os.getpid()}"
+    scratch = run.folder / SCRATCH / f"{time.time_ns():x}-{os.getpid()}"
     coordinator, before = start_coordinator(), nodes.alive()
-    trainer = _trainer(job, workers, reserved, scratch, coordinator)
+    trainer = _trainer(run, workers, resources, reserved, scratch, coordinator)
     # In a thread: in the main one Ray takes over SIGINT.
-    run = Background(trainer.fit)
+    training = Background(trainer.fit)
     seen: list[WorkerStatus] = []
     why: str | None = None
     planned: str | None = None
     try:
         asked, next_look_s, given_up_s = False, 0.0, float("inf")
-        while not run.ended(within_s=POLL_S) and time.monotonic() < given_up_s:
+        while not training.ended(within_s=POLL_S) and time.monotonic() < given_up_s:
             follow()
             if time.monotonic() < next_look_s or why:
                 continue
             next_look_s = time.monotonic() + _LOOK_S
             alive = nodes.alive()
             seen = _worker_statuses(coordinator) or seen
-            there, timeout_s = {node.id for node in alive}, job.hang_timeout_s
+            there, timeout_s = {node.id for node in alive}, run.machines.hang_timeout
             why = trouble(seen, there, hang_timeout_s=timeout_s, lease_s=lease_s(timeout_s))
             if why:
                 _destroy(seen)
                 given_up_s = time.monotonic() + _DYING_S
             elif not asked:
-                stop = (job.run_folder / STOP).exists()
-                training = len(seen) == workers and all(s.heartbeat.step for s in seen)
-                planned = resize_reason(seen, alive) if training and not stop else None
+                stop = (run.folder / STOP).exists()
+                all_train = len(seen) == workers and all(s.heartbeat.step for s in seen)
+                planned = resize_reason(seen, alive) if all_train and not stop else None
                 if stop or planned:
                     coordinator.end.remote()
                     asked = True
@@ -141,32 +131,33 @@ def launch(
         _destroy(seen)
         _free(coordinator, trainer.controller, reserved)
         shutil.rmtree(scratch, ignore_errors=True)
-        remove_if_unused(job.run_folder)
+        remove_if_unused(run.folder)
     step = max((s.heartbeat.step for s in seen), default=0)
     lost = End("lost", step, planned or why or "", planned is not None)
-    return _ended(run, job.run_folder, seen, lost, bool(why), before)
+    return _ended(training, run.folder, seen, lost, bool(why), before)
 
 
-def _trainer(job: Job, workers: int, reserved: Sequence[Any], scratch: Path, coordinator: Any) -> Any:
-    per_worker = job.resources
+def _trainer(
+    run: RunOptions,
+    workers: int,
+    resources: WorkerResources,
+    reserved: Sequence[Any],
+    scratch: Path,
+    coordinator: Any,
+) -> Any:
     scratch.mkdir(parents=True)
     return ray_internals.launch_trainer()(
         work,
         reserved=reserved,
         train_loop_config={
-            "config": job.config,
-            "run_folder": job.run_folder.absolute(),
-            "start_from": job.start_from,
+            "run": dataclasses.replace(run, folder=run.folder.absolute()),
             "directory": Path.cwd(),
             "coordinator": coordinator,
-            "hang_timeout_s": job.hang_timeout_s,
-            "profile": job.profile,
-            "store": job.store,
             "launch": time.time_ns(),
         },
         backend_config=Group(),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=bool(per_worker.gpus), resources_per_worker=per_worker.bundle
+            num_workers=workers, use_gpu=bool(resources.gpus), resources_per_worker=resources.bundle
         ),
         run_config=ray.train.RunConfig(
             name=scratch.name,
@@ -174,7 +165,7 @@ def _trainer(job: Job, workers: int, reserved: Sequence[Any], scratch: Path, coo
             failure_config=ray.train.FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),
-            worker_runtime_env={"env_vars": worker_env(per_worker, job.config)},
+            worker_runtime_env={"env_vars": worker_env(resources, run.config)},
         ),
     )
 
@@ -205,7 +196,7 @@ def _free(coordinator: Any, controller: Any | None, reserved: Sequence[Any]) -> 
 
 
 def _ended(
-    run: Background,
+    training: Background,
     run_folder: Path,
     seen: list[WorkerStatus],
     end: End,
@@ -213,10 +204,10 @@ def _ended(
     before: Sequence[Node],
 ) -> End:
     """Return how it ended; `end` is that of a launch that was lost, `before` the machines that there were."""
-    if not run.ended(within_s=0):
+    if not training.ended(within_s=0):
         return end
     try:
-        outcome = run.result().return_value
+        outcome = training.result().return_value
     except Exception as error:
         if ended_by_us:
             return end

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 from cluster.run.heartbeat import WorkerStatus
+from zfdist.run_options import Range
 
 FALSE_STARTS = 3
 """Launches in a row whose workers never came, while other programs hold what the cluster has (two minutes each)."""
@@ -27,17 +28,6 @@ class End(NamedTuple):
     planned: bool = False
     """Whether it was asked to end for the sake of another number of workers, or of other machines."""
     error: Exception | None = None
-
-
-class Range(NamedTuple):
-    """How many workers a run may have."""
-
-    low: int
-    high: int
-
-    def __str__(self) -> str:
-        """Return what --workers takes."""
-        return str(self.low) if self.low == self.high else f"{self.low}:{self.high}"
 
 
 def what_next(

@@ -7,7 +7,7 @@ from cluster import nodes
 from cluster.demand import Demand
 from cluster.nodes import Node
 from cluster.run.heartbeat import WorkerStatus
-from cluster.run.policy import Range
+from zfdist.run_options import Range
 
 _STABLE_S = 5.0  # a machine that comes and goes is no reason to grow
 

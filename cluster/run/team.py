@@ -8,7 +8,8 @@ from typing import NamedTuple
 from cluster import nodes
 from cluster.demand import Demand, Say, Supply, Waiting
 from cluster.nodes import Coming, Node, WorkerResources
-from cluster.run.policy import GATHER_S, SETTLE_S, Range, team_size
+from cluster.run.policy import GATHER_S, SETTLE_S, team_size
+from zfdist.run_options import Range
 from zfdist.worker import POLL_S
 
 WAIT_FOR_NODES_S = 600.0

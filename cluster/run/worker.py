@@ -10,27 +10,28 @@ from cluster.nodes import WorkerResources
 from cluster.run.watchdog import Watchdog
 from zfdist.checkpoint import room
 from zfdist.config import Config
+from zfdist.run_options import RunOptions
 from zfdist.run_protocol import Outcome
 from zfdist.worker import LEASE_S, claim, logged, opened
 
 
 def work(job: dict[str, Any]) -> Outcome:
-    """What each worker does."""
+    """What each worker does; `job` holds its `run` and what belongs to this launch of it."""
     from zfdist.train import train  # here, since the command imports this module too, and needs no torch
     from zfdist.world import connect
 
     if job["directory"].is_dir():
         os.chdir(job["directory"])  # relative paths mean what they mean to the command
+    run: RunOptions = job["run"]
     rank = ray.train.get_context().get_world_rank()
-    with room.explained(job["run_folder"]), opened(job["store"], job["launch"], rank, job["config"]) as copy:
-        folder = job["run_folder"] if copy is None else copy.folder
-        with logged(folder, rank), Watchdog(job["coordinator"], rank, folder, job["hang_timeout_s"]) as watchdog:
+    with room.explained(run.folder), opened(run, job["launch"], rank) as copy:
+        folder = run.folder if copy is None else copy.folder
+        timeout_s = run.machines.hang_timeout
+        with logged(folder, rank), Watchdog(job["coordinator"], rank, folder, timeout_s) as watchdog:
             world = connect()
             # An earlier rank 0 that was cut off holds it until its lease has run out.
             with claim(folder, wait_s=2 * LEASE_S) if rank == 0 else contextlib.nullcontext():
-                return train(
-                    job["config"], folder, world, watchdog, job["start_from"], copy=copy, profile=job["profile"]
-                )
+                return train(run.config, folder, world, watchdog, run.start_from, copy=copy, profile=run.profile)
 
 
 def worker_env(resources: WorkerResources, config: Config) -> dict[str, str]:

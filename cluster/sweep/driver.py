@@ -15,9 +15,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -28,12 +27,14 @@ from cluster.demand import Say, Shortage, Supply
 from cluster.nodes import WorkerResources
 from cluster.run.attempt import Background, FitError
 from cluster.sweep import results
+from cluster.sweep.plan import SweepPlan
 from cluster.sweep.remote_sweep import SweepStore
 from cluster.sweep.search_space import SweepRecord, Trial
 from cluster.sweep.trial import TrialActor, state
 from cluster.sweep.watch import Crowd, Row, Watch
 from zfdist.config import Config
 from zfdist.refusals import refuse
+from zfdist.run_options import RunOptions
 from zfdist.run_protocol import OVER, STOP
 from zfdist.signals import stop_on_signals
 from zfdist.worker import claim
@@ -41,27 +42,6 @@ from zfdist.worker import claim
 _SCRATCH = ".tune"
 _HEAD = "node:__internal_head__"  # what waits for workers elsewhere sits on the head, and takes no CPU
 _SHOW_EVERY_S = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepPlan:
-    """How a sweep is run; none of this changes what a trial is."""
-
-    metric: str = "valid/elbo_nats"
-    mode: Literal["max", "min"] = "max"
-    asha: bool = True
-    grace_steps: int | None = None
-    """No trial is stopped before; None for a quarter of the run, and at least one validation."""
-    reduction_factor: float = 3.0
-    """Of the trials that reach a rung, one in so many goes on; rungs are this factor apart."""
-    workers: int = 1
-    cpus_per_worker: int = 1
-    use_gpu: bool | None = None
-    gpus_per_trial: float | None = None
-    """A part of one GPU for each trial, which has one worker then; None for a GPU a worker, see `use_gpu`."""
-    profile: bool = False
-    max_concurrent: int | None = None
-    max_failures: int = 2
 
 
 def sweep(
@@ -99,7 +79,7 @@ def sweep(
     resources = _resources(plan, supply)
     rows = _rows(folder, base, record, plan, resources, store)
     over = sum(row.state in OVER for row in rows.values())
-    crowd = Crowd(plan.workers, plan.max_concurrent, resources, supply)
+    crowd = Crowd(plan.workers, plan.machines.max_concurrent, resources, supply)
     say(f"{len(rows)} trials, {over} of them over, {crowd.limit()} at a time of {plan.workers} worker(s)")
     with claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
         record.write(folder)
@@ -138,12 +118,8 @@ def _rows(
     for row in rows.values():
         row.state = state(row.folder) or row.state
         if row.state not in OVER:
-            refuse(
-                base.with_values(row.trial.values),
-                row.folder,
-                device=resources.device,
-                workers=[plan.workers],
-            )
+            trial = RunOptions(base.with_values(row.trial.values), row.folder)
+            refuse(trial, device=resources.device, workers=[plan.workers])
     return rows
 
 
@@ -153,9 +129,9 @@ def _resources(plan: SweepPlan, supply: Supply) -> WorkerResources:
         lambda there, coming: nodes.resources_per_worker(
             there,
             workers=plan.workers,
-            cpus_per_worker=plan.cpus_per_worker,
-            use_gpu=plan.use_gpu,
-            gpu_part=plan.gpus_per_trial,
+            cpus_per_worker=plan.machines.cpus_per_worker,
+            use_gpu=plan.machines.gpu,
+            gpu_part=plan.machines.gpus_per_trial,
             coming=coming,
         )
     )
@@ -194,7 +170,7 @@ def _collected(
     """Return what the trials came to, and write it down."""
     if store is not None:
         store.fetch(t.id for t in trials)
-    found = results.collect(folder, trials, metric=plan.metric, mode=plan.mode)
+    found = results.collect(folder, trials, metric=plan.stopping.metric, mode=plan.stopping.mode)
     if store is not None:
         found = [result | {"folder": f"{store.shown}/trials/{result['id']}"} for result in found]
     results.write(folder, found)
@@ -238,8 +214,8 @@ def _tuner(
         tune.with_resources(TrialActor, tune.PlacementGroupFactory([own])),
         param_space={"job": tune.grid_search(jobs)},
         tune_config=tune.TuneConfig(
-            metric=plan.metric,
-            mode=plan.mode,
+            metric=plan.stopping.metric,
+            mode=plan.stopping.mode,
             search_alg=search,
             scheduler=_scheduler(base, plan),
             reuse_actors=True,
@@ -256,13 +232,13 @@ def _tuner(
 
 
 def _scheduler(base: Config, plan: SweepPlan) -> TrialScheduler:
-    if not plan.asha:
+    if not plan.stopping.asha:
         return FIFOScheduler()
     every, steps = base.train.validate_every, base.train.steps
-    grace = plan.grace_steps or max(every, math.ceil(steps / 4 / every) * every)
+    grace = plan.stopping.grace_steps or max(every, math.ceil(steps / 4 / every) * every)
     return ASHAScheduler(
         time_attr="step",
         grace_period=min(grace, steps),
         max_t=steps + 1,  # the last validation ends a trial by itself
-        reduction_factor=plan.reduction_factor,
+        reduction_factor=plan.stopping.reduction_factor,
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 from zfdist import lease
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.object_store import join
+from zfdist.run_options import RunLocation
 from zfdist.run_protocol import RESULT, STOP
-from zfdist.worker import RunLocation
 
 RESULTS = ("sweep.json", "results.json", "results.csv")
 

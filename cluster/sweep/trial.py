@@ -29,9 +29,10 @@ from zfdist.checkpoint import room, run_sync
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.object_store import ObjectFolder, StorageError
+from zfdist.run_options import Machines, RunLocation, RunOptions
 from zfdist.run_protocol import METRICS, OVER, RESULT, STOP, NonFiniteError, Outcome
 from zfdist.tail import Records
-from zfdist.worker import POLL_S, RunLocation, StopFileReporter, claim, logged, opened
+from zfdist.worker import POLL_S, StopFileReporter, claim, logged, opened
 
 _GRACE_S = 30.0  # a cloud may be late
 
@@ -155,42 +156,36 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
     def _train(self) -> Outcome:
         resources, workers = WorkerResources(*self._job["resources"]), self._job["workers"]
-        if workers == 1:
-            return _train_here(self._config, self._folder, resources, self._job["profile"], self._store)
-        return fit(
-            self._config,
-            self._folder,
-            workers=workers,
+        machines = Machines(
+            workers=str(workers),
             cpus_per_worker=resources.cpus,
-            use_gpu=bool(resources.gpus),
-            wait_for_nodes_s=math.inf,  # for those of other trials too: what never comes, the sweep notices
-            profile=self._job["profile"],
-            store=self._store,
-            say=lambda line: None,
+            gpu=bool(resources.gpus),
+            wait_for_nodes=math.inf,  # for those of other trials too: what never comes, the sweep notices
         )
+        run = RunOptions(self._config, self._folder, profile=self._job["profile"], store=self._store, machines=machines)
+        return _train_here(run, resources) if workers == 1 else fit(run, say=lambda line: None)
 
 
-def _train_here(
-    config: Config, folder: Path, resources: WorkerResources, profile: bool, store: RunLocation | None
-) -> Outcome:
+def _train_here(run: RunOptions, resources: WorkerResources) -> Outcome:
     """Train in this process, as the only worker."""
     import torch  # here, since the command imports this module too, and needs no torch
 
     from zfdist.train import train
     from zfdist.world import connect
 
-    environment = worker_env(resources, config)
+    environment = worker_env(resources, run.config)
     torch.set_num_threads(int(environment.pop("OMP_NUM_THREADS")))  # the next trial may take more
     os.environ.update(environment)
     use_ray_interface()
+    folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
     # A process on a machine that was cut off holds it until Ray there has given up, after a minute.
     with (
         room.explained(folder),
-        opened(store, time.time_ns(), 0, config) as copy,
+        opened(run, time.time_ns(), 0) as copy,
         logged(folder, rank=0),
         claim(folder, wait_s=120),
         StopFileReporter(folder) as reporter,
     ):
         world = connect(gpu_share=resources.gpus or 1.0)  # trials may share a GPU
-        return train(config, folder, world, reporter, copy=copy, profile=profile)
+        return train(run.config, folder, world, reporter, copy=copy, profile=run.profile)

@@ -23,6 +23,7 @@ import harness
 from zfdist import train
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.config import Config
+from zfdist.run_options import Machines, RunOptions
 
 
 def config(store: Path, steps: int, save_every: int) -> Config:
@@ -63,7 +64,7 @@ def hanging_work(job: dict[str, Any]) -> Any:
 
     def before(run: Any) -> None:
         for (kind, rank, step), hang in stand_still.items():
-            mark = Path(job["run_folder"]).parent / f"{kind}.done"
+            mark = job["run"].folder.parent / f"{kind}.done"
             if (run.world.rank, run.step) == (rank, step) and not mark.exists():
                 mark.touch()
                 hang()
@@ -77,7 +78,7 @@ def fitted(
     config: Config,
     work: Callable[[dict[str, Any]], Any],
     disturb: Callable[[int, list[str]], None] = lambda step, said: None,
-    **options: Any,
+    **machines: Any,
 ) -> dict[str, Any]:
     """Run `fit`, with `disturb` called at each record of its metrics; return what came of it."""
     from cluster.run import attempt
@@ -91,14 +92,13 @@ def fitted(
         said.append(line)
         print(f"{time.monotonic() - started:6.1f} {line}", file=sys.stderr, flush=True)
 
-    outcome = fit(config, run, on_report=lambda record: disturb(record["step"], said), say=say, **options)
+    options = RunOptions(config, run, machines=Machines(**machines))
+    outcome = fit(options, on_report=lambda record: disturb(record["step"], said), say=say)
     return {"outcome": list(outcome), "said": said}
 
 
 def drill_elastic(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
     """A machine dies, another comes, and is taken away again with notice: 2 -> 1 -> 2 -> 1 workers."""
-    from cluster.run.policy import Range
-
     nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
     run = folder / "elastic"
     daemon: list[subprocess.Popen[str]] = []
@@ -119,9 +119,7 @@ def drill_elastic(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
         elif teams == [2, 1, 2, 1] and step > saved:
             (run / "stop").touch()
 
-    result = fitted(
-        run, config(store, 100_000, 20), slow_work, disturb, workers=Range(1, 2), max_failures=1, grow_every_s=1
-    )
+    result = fitted(run, config(store, 100_000, 20), slow_work, disturb, workers="1:2", max_failures=1, grow_every=1)
     result["daemon"], _ = daemon[0].communicate(timeout=30)
     for node in nodes:
         cluster.remove_node(node)
@@ -140,7 +138,7 @@ def _spot(cluster: Any, node_id: str, folder: Path) -> "subprocess.Popen[str]":
 def drill_hangs(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
     """Three ways of standing still."""
     nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
-    result = fitted(folder / "hangs", config(store, 70, 10), hanging_work, workers=2, max_failures=3, hang_timeout_s=10)
+    result = fitted(folder / "hangs", config(store, 70, 10), hanging_work, workers="2", max_failures=3, hang_timeout=10)
     for node in nodes:
         cluster.remove_node(node)
     return result
@@ -148,7 +146,8 @@ def drill_hangs(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
 
 def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
     """Two trials; the machine of one dies, and the next one that it gets is taken away with notice."""
-    from cluster.sweep.driver import SweepPlan, sweep
+    from cluster.sweep.driver import sweep
+    from cluster.sweep.plan import Stopping, SweepPlan
     from cluster.sweep.search_space import Space, prepare
 
     nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
@@ -176,7 +175,9 @@ def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
             nodes.append(cluster.add_node(num_cpus=1))
             done.append("taken")
 
-    results = sweep(folder / "sweep", base, record, SweepPlan(asha=False, max_failures=1), show=disturb, say=print)
+    results = sweep(
+        folder / "sweep", base, record, SweepPlan(Stopping(asha=False), max_failures=1), show=disturb, say=print
+    )
     for node in nodes:
         cluster.remove_node(node)
     return {"states": [r["state"] for r in results], "done": done}

@@ -7,6 +7,7 @@ import commands
 import pytest
 
 from zfdist.config import Config
+from zfdist.run_options import RunOptions
 
 
 def test_room_is_held_until_it_is_taken_and_what_does_not_fit_is_asked_for(cluster: str) -> None:
@@ -52,15 +53,15 @@ def test_a_launch_that_ends_before_a_worker_has_joined_frees_what_it_held(
     cluster: str, slow_config: Config, tmp_path: Path
 ) -> None:
     from cluster.nodes import WorkerResources
-    from cluster.run.attempt import Job, launch
+    from cluster.run.attempt import launch
 
     def interrupt() -> None:
         if _groups("CREATED"):
             raise KeyboardInterrupt
 
-    job = Job(slow_config, tmp_path / "run", None, WorkerResources(1, 0), 600.0)
+    run = RunOptions(slow_config, tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
-        launch(job, 2, [], follow=interrupt, resize_reason=lambda seen, alive: None)
+        launch(run, 2, WorkerResources(1, 0), [], follow=interrupt, resize_reason=lambda seen, alive: None)
     commands.wait_for(commands.nothing_held, "all CPUs free and no placement group left", within_s=20)
     from ray._private.state import actors
 

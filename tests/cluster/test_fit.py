@@ -11,7 +11,9 @@ import pytest
 
 from zfdist import run_protocol
 from zfdist.config import Config
+from zfdist.run_options import Machines, RunOptions
 
+TWO = Machines(workers="2")
 WEIGHTS = "checkpoints/step-00000600/model.safetensors"
 
 
@@ -22,7 +24,7 @@ def undisturbed(cluster: str, slow_config: Config, tmp_path_factory: pytest.Temp
 
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
     records: list[dict[str, Any]] = []
-    end = fit(slow_config, folder, workers=2, on_report=records.append, say=lambda line: None)
+    end = fit(RunOptions(slow_config, folder, machines=TWO), on_report=records.append, say=lambda line: None)
     assert end == ("finished", 600)
     assert [r["step"] for r in records if "valid/elbo_nats" in r] == [100, 200, 300, 400, 500, 600]
     assert records == list(run_protocol.records(folder)), "each record is told once, in order"
@@ -40,12 +42,12 @@ def test_stopped_run_goes_on_bit_equal_and_without_rays_own_state(
         if record["step"] == 200:
             (tmp_path / "stop").touch()
 
-    stopped = fit(slow_config, tmp_path, workers=2, on_report=stop_after_200, say=lambda line: None)
+    stopped = fit(RunOptions(slow_config, tmp_path, machines=TWO), on_report=stop_after_200, say=lambda line: None)
     assert stopped.state == "stopped" and 200 <= stopped.step < 600
     torn = tmp_path / ".ray" / "launch" / "checkpoint_manager_snapshot.json"
     torn.parent.mkdir(parents=True)
     torn.write_text('{"checkpoint_results": [{"checkp')
-    assert fit(slow_config, tmp_path, workers=2, say=lambda line: None) == ("finished", 600)
+    assert fit(RunOptions(slow_config, tmp_path, machines=TWO), say=lambda line: None) == ("finished", 600)
     assert (tmp_path / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
 
 
@@ -66,7 +68,7 @@ def test_killed_worker_is_replaced_and_the_run_ends_bit_equal(
             killed.append(max(actor.pid for actor in alive))
             os.kill(killed[0], signal.SIGKILL)
 
-    end = fit(slow_config, tmp_path, workers=2, on_report=kill_a_worker, say=said.append)
+    end = fit(RunOptions(slow_config, tmp_path, machines=TWO), on_report=kill_a_worker, say=said.append)
     assert end == ("finished", 600)
     assert killed and any(line.startswith("lost worker ") and "starting again from step" in line for line in said)
     assert (tmp_path / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
@@ -80,7 +82,7 @@ def test_what_the_run_refuses_is_one_sentence_without_a_second_try(undisturbed: 
     other = dataclasses.replace(slow_config, model=dataclasses.replace(slow_config.model, z_dim=5))
     said: list[str] = []
     with pytest.raises(CheckpointError, match=r"model\.z_dim = 4, and now it is 5") as refused:
-        fit(other, undisturbed, workers=1, say=said.append)
+        fit(RunOptions(other, undisturbed), say=said.append)
     assert "\n" not in str(refused.value)
     assert not any("again" in line for line in said)
 
@@ -90,7 +92,7 @@ def test_too_many_workers_are_refused_at_once(cluster: str, slow_config: Config,
     from cluster.run.fit import fit
 
     with pytest.raises(ClusterError, match=r"--workers 1000 of 1 CPU each do not fit: the cluster has 1 machine with"):
-        fit(slow_config, tmp_path, workers=1000)
+        fit(RunOptions(slow_config, tmp_path, machines=Machines(workers="1000")))
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(cluster: str, slow_config: Config, tmp_path: Path) -> None:

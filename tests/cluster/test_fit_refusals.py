@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import commands
 import harness
@@ -11,16 +10,18 @@ import pytest
 from zfdist import claim
 from zfdist.config import Config
 from zfdist.errors import ZfdistError
+from zfdist.run_options import Machines, RunOptions
 from zfdist.run_protocol import Weights
 
 
-def refused(config: Config, run: Path, message: str, **how: Any) -> None:
+def refused(config: Config, run: Path, message: str, workers: int = 1, start_from: Weights | None = None) -> None:
     """Assert that `fit` refuses with a message and changes nothing in the folder of the run."""
     from cluster.run.fit import fit
 
     before = harness.tree(run.parent)
     with pytest.raises(ZfdistError) as caught:
-        fit(config, run, say=lambda line: None, use_gpu=False, **how)
+        machines = Machines(workers=str(workers), gpu=False)
+        fit(RunOptions(config, run, start_from, machines=machines), say=lambda line: None)
     assert message in str(caught.value), caught.value
     assert harness.tree(run.parent) == before
 
@@ -79,7 +80,8 @@ def test_a_new_run_that_is_refused_leaves_no_folder(cluster: str, store: Path, t
 
 
 def test_a_sweep_whose_data_are_others_stays_as_it_is(cluster: str, store: Path, trained: Path, tmp_path: Path) -> None:
-    from cluster.sweep.driver import SweepPlan, sweep
+    from cluster.sweep.driver import sweep
+    from cluster.sweep.plan import SweepPlan, TrialMachines
     from cluster.sweep.search_space import Space, prepare
 
     other = harness.make_store(tmp_path / "other", seed=1)
@@ -89,7 +91,14 @@ def test_a_sweep_whose_data_are_others_stays_as_it_is(cluster: str, store: Path,
     before = harness.tree(folder)
     record = prepare(tmp_path / "nothing", base, Space(grid={"train.seed": (1234, 2)}), samples=0, seed=0)
     with pytest.raises(ZfdistError, match="the fingerprint of the data"):
-        sweep(folder, base, record, SweepPlan(use_gpu=False), show=lambda rows: None, say=lambda line: None)
+        sweep(
+            folder,
+            base,
+            record,
+            SweepPlan(machines=TrialMachines(gpu=False)),
+            show=lambda rows: None,
+            say=lambda line: None,
+        )
     assert harness.tree(folder) == before
 
 

@@ -10,6 +10,7 @@ import harness
 import pytest
 
 from zfdist.checkpoint.room import NoRoomError
+from zfdist.run_options import Machines, RunOptions
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def test_one_launch_one_sentence_and_nothing_lost(cluster: str, store: Path, dis
     run, said = disk / "run", list[str]()
     config = harness.tiny_config(store, train__steps=400, checkpoint__every_steps=10)
     config = config.with_values({"train.log_every": 1, "train.validate_every": 400})
+    options = RunOptions(config, run, machines=Machines(workers=str(workers), gpu=False))
 
     def fill(record: dict[str, Any]) -> None:
         """Take all that is left once there is a checkpoint."""
@@ -39,16 +41,14 @@ def test_one_launch_one_sentence_and_nothing_lost(cluster: str, store: Path, dis
             subprocess.run(["sh", "-c", f"cat /dev/zero >{disk}/rubbish"], stderr=subprocess.DEVNULL)
 
     with pytest.raises(NoRoomError, match=f"{run}.* (could not be written|left)") as caught:
-        fit(config, run, workers=workers, use_gpu=False, on_report=fill, say=said.append)
+        fit(options, on_report=fill, say=said.append)
     assert "free some space" in str(caught.value) and "\n" not in str(caught.value), caught.value
     assert sum(line.startswith("starting") for line in said) == 1, said
     with pytest.raises(NoRoomError, match=f"{disk}"):  # and again, while there is none
-        fit(config, run, workers=workers, use_gpu=False, say=said.append)
+        fit(options, say=said.append)
 
     (disk / "rubbish").unlink()
     first = min(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*[0-9]"))
     steps: list[int] = []
-    outcome = fit(
-        config, run, workers=workers, use_gpu=False, on_report=lambda r: steps.append(r["step"]), say=said.append
-    )
+    outcome = fit(options, on_report=lambda r: steps.append(r["step"]), say=said.append)
     assert outcome == ("finished", 400) and min(steps) > first > 0

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import commands
 import harness
 import pytest
 
+from cluster.sweep.plan import Stopping, SweepPlan, TrialMachines
 from cluster.sweep.search_space import Space, prepare
 from zfdist import run_protocol
 from zfdist.config import Config
 
 # One learning rate that learns, and one that cannot: the scheduler has something to stop.
 SPACE = Space(grid={"optim.learning_rate": (1e-2, 1e-7), "loss.alpha": (0.0, 0.01)})
+HALVING = SweepPlan(Stopping(grace_steps=20, reduction_factor=2))
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +28,15 @@ def config(store: Path) -> Config:
     )
 
 
-def swept(folder: Path, config: Config, space: Space = SPACE, **plan: Any) -> tuple[list[dict[str, Any]], list[str]]:
+def swept(
+    folder: Path, config: Config, space: Space = SPACE, plan: SweepPlan = HALVING
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Run or go on with a sweep in this process; return its results and what it said."""
-    from cluster.sweep.driver import SweepPlan, sweep
+    from cluster.sweep.driver import sweep
 
     trials = prepare(folder, config, space, samples=0, seed=0)
     said: list[str] = []
-    results = sweep(folder, config, trials, SweepPlan(**plan), show=lambda rows: None, say=said.append)
+    results = sweep(folder, config, trials, plan, show=lambda rows: None, say=said.append)
     return results, said
 
 
@@ -43,7 +48,7 @@ def lines_of(folder: Path) -> dict[str, int]:
 def test_sweep_stops_laggards_frees_everything_and_is_not_repeated(
     cluster: str, config: Config, tmp_path: Path
 ) -> None:
-    results, _ = swept(tmp_path, config, grace_steps=20, reduction_factor=2, profile=True)
+    results, _ = swept(tmp_path, config, plan=replace(HALVING, profile=True))
     assert [r["state"] for r in results].count("stopped") >= 1
     assert all((tmp_path / f"trials/{r['id']}/profile/rank-0-breakdown.json").is_file() for r in results)
     assert results[0]["state"] == "finished" and results[0]["step"] == 400
@@ -55,14 +60,14 @@ def test_sweep_stops_laggards_frees_everything_and_is_not_repeated(
     commands.wait_for(commands.nothing_held, "all CPUs free and no placement group left", within_s=10)
 
     before = lines_of(tmp_path)
-    again, said = swept(tmp_path, config, grace_steps=20, reduction_factor=2)
+    again, said = swept(tmp_path, config)
     assert again == results and lines_of(tmp_path) == before
     assert any("4 of them over" in line for line in said)
 
 
 def test_stopped_trials_of_two_workers_free_them(cluster: str, config: Config, tmp_path: Path) -> None:
     space = Space(grid={"optim.learning_rate": (1e-2, 1e-7)})
-    results, _ = swept(tmp_path, config, space, workers=2, grace_steps=20, reduction_factor=2)
+    results, _ = swept(tmp_path, config, space, replace(HALVING, machines=TrialMachines(workers_per_trial=2)))
     assert [r["id"] for r in results] == ["000", "001"]
     assert [r["state"] for r in results] == ["finished", "stopped"]
     commands.wait_for(commands.nothing_held, "all CPUs free and no placement group left", within_s=10)
@@ -98,7 +103,7 @@ def test_killed_driver_repeats_and_loses_no_finished_trial(
 def test_diverged_trial_ends_with_its_reason_and_the_others_go_on(cluster: str, config: Config, tmp_path: Path) -> None:
     space = Space(grid={"optim.adam_eps": (1e-5,), "optim.learning_rate": (1e-2, 10.0)})
     wild = config.with_values({"engine.max_nonfinite_steps": 1, "optim.clip_norm": 0.0, "model.latent_clamp": 0.0})
-    results, _ = swept(tmp_path, wild, space, asha=False)
+    results, _ = swept(tmp_path, wild, space, SweepPlan(Stopping(asha=False)))
     states = {run.name: json.loads((run / "result.json").read_text()) for run in (tmp_path / "trials").iterdir()}
     assert states["000"]["state"] == "finished"
     if states["001"]["state"] != "finished":  # whether this learning rate overflows depends on the machine's rounding

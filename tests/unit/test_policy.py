@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 pytest.importorskip("ray")
 
 from cluster.run.heartbeat import Heartbeat, Member, WorkerStatus
-from cluster.run.policy import FALSE_STARTS, End, Range, counts, team_size, trouble, what_next
+from cluster.run.policy import FALSE_STARTS, End, counts, team_size, trouble, what_next
+from zfdist.run_options import Range
 
 FINISHED = End("finished", 10)
 STOPPED = End("stopped", 5)
@@ -79,6 +80,7 @@ def test_a_team_keeps_within_its_range_and_within_what_is_reserved(
 
 
 def test_a_range_reads_as_it_is_typed() -> None:
+    assert [Range.parsed("2"), Range.parsed("1:3")] == [(2, 2), (1, 3)]
     assert [str(Range(2, 2)), str(Range(1, 3))] == ["2", "1:3"]
 
 
