@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import tyro
 
 from jobs.cli import command
-from jobs.recipes import RECIPES
 from zfdist.errors import ZfdistError
+from zfdist.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("test_noise_kernel", "test_triton_recurrence", "test_cuda_graphs", "test_cudnn_persistent")

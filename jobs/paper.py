@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from jobs.cli import command
-from jobs.recipes import RECIPES
 from jobs.reporting import paper_rows
 from zfdist.config import Config, ConfigError
 from zfdist.data.kinds import TOKENS, with_density
+from zfdist.recipes import RECIPES
 
 if TYPE_CHECKING:
     from zfdist.data.store import Store

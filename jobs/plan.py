@@ -15,7 +15,7 @@ from zfdist.data.kinds import with_density
 from zfdist.errors import ZfdistError
 
 if TYPE_CHECKING:
-    from cluster.estimate import Memory
+    from zfdist.estimate import Memory
 
 _GIB = 2**30
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _lines(arguments: Arguments) -> Iterator[str]:
-    from cluster import estimate
+    from zfdist import estimate
     from zfdist.model import systems
 
     config, workers = arguments.config, arguments.workers
@@ -101,7 +101,7 @@ def _memory_line(stage: int, need: "Memory", arguments: Arguments, chosen: bool)
 
 
 def _time_lines(arguments: Arguments, count: int) -> Iterator[str]:
-    from cluster import estimate
+    from zfdist import estimate
 
     measured = _measured(arguments)
     if measured is None:

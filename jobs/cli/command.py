@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import tyro
 
-from jobs.recipes import RECIPES
 from zfdist import container
 from zfdist.config import Config, ConfigError
 from zfdist.errors import ZfdistError
+from zfdist.recipes import RECIPES
 
 if TYPE_CHECKING:
     from zfdist.checkpoint.run_sync import WorkingCopy

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jobs.cli import command, sample
 from jobs.cli.cluster_options import Doctor, Submit
-from jobs.recipes import RECIPES
+from zfdist.recipes import RECIPES
 
 
 def storage_of(options: Submit | Doctor) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zfdist.data.as_trained import unknown_words
 from zfdist.data.kinds import KINDS, SPECIALS, Kind
 from zfdist.data.manifest import StoreManifest
-from zfdist.data.sources import text, timit
+from zfdist.data.sources import timit
 from zfdist.data.store import Store
 
 MOST_LABELS = 20
@@ -63,7 +64,7 @@ def _sentences(store: Store) -> Iterator[str]:
     manifest, known = store.manifest, len(store.vocabulary())
     yield f"{'split':<8}{'sentences':>11}{'tokens':>12}{'covered':>10}{'<unk>':>9}{'labels':>9}"
     for name, split in manifest.splits.items():
-        unknown = 100 * text.unknown_words(store, name) / split.samples
+        unknown = 100 * unknown_words(store, name) / split.samples
         labels = store.labels(name)
         labelled = 0 if labels is None else int((labels >= 0).sum())
         counts = f"{name:<8}{split.recordings:>11,}{split.samples:>12,}"

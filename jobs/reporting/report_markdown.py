@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from jobs.recipes import RECIPES
 from jobs.reporting.run_history import DataSet, History, short, systems_of, varied
 from zfdist.checkpoint.folder import CheckpointManifest
 from zfdist.config import Config
 from zfdist.evaluation.results import perplexity
+from zfdist.recipes import RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)

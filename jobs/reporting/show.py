@@ -16,8 +16,8 @@ from jobs.reporting import audio, draw_samples, figures
 from jobs.reporting.draw_samples import Piece, Request, What
 from jobs.reporting.report_markdown import table
 from zfdist import atomic_io
+from zfdist.data.as_trained import unknown_words
 from zfdist.data.kinds import BITS, END, PCM16, TOKENS
-from zfdist.data.sources.text import unknown_words
 from zfdist.data.store import Store
 from zfdist.data.views import sequences_of
 from zfdist.evaluation import generate

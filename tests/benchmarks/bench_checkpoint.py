@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from measure import Options, Table, interleaved
 
-from jobs.recipes import RECIPES
 from zfdist import train, world
 from zfdist.build import build
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import run_sync
 from zfdist.config import Config
 from zfdist.data.store_writer import Recording, publish, write_shard
+from zfdist.recipes import RECIPES
 
 SIZES = {"timit": RECIPES["timit"], "demo": RECIPES["demo"], "blizzard": RECIPES["blizzard"]}
 DEFAULT = ("timit", "demo")

@@ -10,11 +10,11 @@ from measure import Options, Table, Timing, interleaved
 from peak import Peak
 from torch import Tensor
 
-from jobs.recipes import RECIPES
 from zfdist.config import Config
 from zfdist.data.loader import Batch
 from zfdist.evaluation.bounds import Importance, importance_weighted
 from zfdist.model.systems import build
+from zfdist.recipes import RECIPES
 
 FRAMES = 40  # half a second of sound
 ROWS = 8

@@ -13,11 +13,11 @@ import torch
 from measure import Options, Table, Timing, interleaved
 from torch import Tensor
 
-from jobs.recipes import RECIPES
 from zfdist.config import Config
 from zfdist.model.kernels import cpp_lstm_step
 from zfdist.model.kernels.matmul_backend import through_onednn
 from zfdist.model.systems import build
+from zfdist.recipes import RECIPES
 
 STEPS = 80  # a second of sound
 BATCHES = (1, 32)

@@ -29,7 +29,7 @@ _WARM = 10  # steps before those that are counted
 _PLAIN = """
 import json, sys
 from pathlib import Path
-from jobs.recipes import RECIPES
+from zfdist.recipes import RECIPES
 from zfdist import train, world
 
 class Silent:

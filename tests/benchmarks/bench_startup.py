@@ -25,7 +25,7 @@ _OVERRIDES = ["--train.steps", str(_STEPS), "--train.log-every", "1", "--checkpo
 _PLAIN = """
 import sys
 from pathlib import Path
-from jobs.recipes import RECIPES
+from zfdist.recipes import RECIPES
 from zfdist import train, world
 
 class Silent:

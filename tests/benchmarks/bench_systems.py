@@ -12,11 +12,11 @@ import torch
 from measure import Options, Table, Timing, interleaved
 from peak import Peak
 
-from jobs.recipes import RECIPES
 from zfdist.config import Config, LossConfig, ModelConfig
 from zfdist.model.kernels.matmul_backend import float32
 from zfdist.model.objective import objective
 from zfdist.model.systems import build, parameter_counts, sized
+from zfdist.recipes import RECIPES
 from zfdist.schedule import Weights
 
 WEIGHTS = Weights(kl=0.5, alpha=0.005, beta=0.005, free_nats_per_frame=0.0)

@@ -12,13 +12,13 @@ import torch
 from published_loop import published_terms
 from torch import Tensor
 
-from jobs.recipes import RECIPES
 from zfdist import seeding
 from zfdist.config import Config
 from zfdist.model.kernels.matmul_backend import float32, through_onednn
 from zfdist.model.objective import objective
 from zfdist.model.systems import build
 from zfdist.model.terms import Terms
+from zfdist.recipes import RECIPES
 from zfdist.schedule import Weights
 
 WEIGHTS = Weights(kl=0.5, alpha=0.005, beta=0.005, free_nats_per_frame=0.0)

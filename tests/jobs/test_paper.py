@@ -11,12 +11,12 @@ import pytest
 from matplotlib import image
 
 from jobs import paper
-from jobs.recipes import RECIPES
 from jobs.reporting import paper_published, paper_rows
 from zfdist.config import Config
 from zfdist.data.kinds import BITS, TOKENS
 from zfdist.evaluation.bounds import Importance
 from zfdist.model import systems
+from zfdist.recipes import RECIPES
 
 AUX = {"loss__alpha": 0.015, "loss__beta": 0.015}
 PLAIN = {"loss__kl__kind": "constant"}

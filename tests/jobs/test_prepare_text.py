@@ -12,9 +12,10 @@ from folders import tree
 from raw import prepared, refusal
 from words_of import some_sentences
 
+from zfdist.data.as_trained import unknown_words
 from zfdist.data.kinds import SPECIALS, UNKNOWN
 from zfdist.data.sources import text
-from zfdist.data.sources.text import Text, unknown_words
+from zfdist.data.sources.text import Text
 from zfdist.data.store import Store
 
 

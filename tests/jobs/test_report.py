@@ -103,8 +103,8 @@ def test_sounds(written: Path, store: Path) -> None:
 
 
 def test_how_to_do_it_again(runs: Path, written: Path, store: Path) -> None:
-    from jobs.recipes import RECIPES
     from zfdist.config import Config, parse_value
+    from zfdist.recipes import RECIPES
 
     page = (written / "report.md").read_text()
     best = table_after(page, "All runs")[0][0]

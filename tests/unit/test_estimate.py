@@ -9,11 +9,11 @@ import small_systems
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import estimate
 from jobs import plan as job
-from jobs.recipes import RECIPES
+from zfdist import estimate
 from zfdist.config import CheckpointConfig, EngineConfig, ModelConfig, OptimConfig
 from zfdist.model import systems
+from zfdist.recipes import RECIPES
 
 COUNTS = st.integers(1, 10**9)
 WORKERS = st.integers(1, 512)

@@ -57,3 +57,15 @@ class AsTrained(Store):
         """As `Store.gather`, in these words."""
         windows = super().gather(split, recordings, starts, width)
         return windows if self._ids is None else self._ids.take(windows, mode="clip")
+
+
+def unknown_words(store: Store, split: str, block: int = 1 << 16) -> int:
+    """Return how many words of a split of a store of sentences are <unk>."""
+    lengths = store.lengths(split)
+    total = 0
+    for first in range(0, len(lengths), block):
+        part = lengths[first : first + block]
+        recordings = np.arange(first, first + len(part))
+        ids = store.gather(split, recordings, np.zeros(len(part), np.int64), int(part.max()))
+        total += int(((ids == UNKNOWN) & (np.arange(ids.shape[1]) < part[:, None])).sum())
+    return total

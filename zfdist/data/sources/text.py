@@ -6,9 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from zfdist.data.kinds import TOKENS, UNKNOWN
+from zfdist.data.kinds import TOKENS
 from zfdist.data.manifest import SPLITS
 from zfdist.data.sources import text_readers
 from zfdist.data.sources.convert import (
@@ -28,7 +26,6 @@ from zfdist.data.sources.inputs import SourceError, content_sha256, split_of_key
 from zfdist.data.sources.rows import Fields
 from zfdist.data.sources.text_readers import File, Notes
 from zfdist.data.sources.words import MOST_WORDS, SENTENCES, TOKENIZERS, Vocabulary, sentences, tokenised
-from zfdist.data.store import Store
 from zfdist.data.store_writer import Recording
 
 VERSION = 2
@@ -216,15 +213,3 @@ def kept(options: Text, files: list[File], notes: Notes) -> Iterator[Sentence]:
                 split = split_of_key(key, options.valid_percent, options.test_percent)
                 name = line.name if len(parts) == 1 else f"{line.name}:{number}"
                 yield Sentence(name, split, line.label, words)
-
-
-def unknown_words(store: Store, split: str, block: int = 1 << 16) -> int:
-    """Return how many words of a split of a store of sentences are <unk>."""
-    lengths = store.lengths(split)
-    total = 0
-    for first in range(0, len(lengths), block):
-        part = lengths[first : first + block]
-        recordings = np.arange(first, first + len(part))
-        ids = store.gather(split, recordings, np.zeros(len(part), np.int64), int(part.max()))
-        total += int(((ids == UNKNOWN) & (np.arange(ids.shape[1]) < part[:, None])).sum())
-    return total
