@@ -3,12 +3,16 @@
 It imports the one that is asked for and nothing else, so that --help and a mistyped verb are answered at once.
 """
 
+import contextlib
 import difflib
 import importlib
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-_NO_VERBS = ("recipes", "plan")  # what is called by other modules
+_NO_VERBS = ("plan",)  # what another command calls
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,8 +27,28 @@ def main(argv: list[str] | None = None) -> int:
         meant = f"perhaps you meant {near[0]!r}" if near else f"there are {', '.join(verbs())}"
         print(f"error: {verb!r} is no command of zfdist; {meant}", file=sys.stderr)
         return 2
-    code: int = importlib.import_module(f"jobs.{verb}").main(words[1:])
+    with _quiet_ctrl_c():
+        command = importlib.import_module(f"jobs.{verb}").main
+    code: int = command(words[1:])
     return code
+
+
+@contextlib.contextmanager
+def _quiet_ctrl_c() -> Iterator[None]:
+    """End the process at Ctrl-C within the block, which imports: raised there, it would become all sorts of errors."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # whoever started this has it ignored
+        yield
+        return
+    signal.signal(signal.SIGINT, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: object) -> None:
+    os.write(2, b"interrupted; nothing was begun\n")
+    os._exit(130)
 
 
 def verbs() -> list[str]:

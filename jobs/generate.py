@@ -22,6 +22,48 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How many sequences, and how long."""
+
+    num: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Sequences; default: 8 (an interpolation has two)."""
+    frames: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Length of what is new, in frames, pixels or words; default: 3 s, the rest of the image, 20 words."""
+    seconds: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """The same in seconds, for sound."""
+    prefix_frames: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """What a continuation begins with, in frames, pixels or words; default: 1 s, half an image, 3 words."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How what is drawn varies."""
+
+    temperature_z: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Scale of the latents' standard deviation, of samples and continuations; default 1; 0 takes means."""
+    temperature_x: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """The same of the observations given the latents, of all but reconstructions; default 1; 0 takes the likeliest."""
+    unknown: bool = True
+    """Sentences: whether <unk> may be written; --no-unknown leaves it out, as Table 3 does."""
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Of all noise; default 0. Reconstructions have none."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """The data that sequences to go on from, rebuild or mix are taken from."""
+
+    split: str | None = None
+    """Which part of the data; default: test."""
+    between: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="INT INT")] = None
+    """Interpolation: numbers of the two sequences in the split; default: its first two."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder that zfdist prepare wrote, or its URI in a store; default: where the run had it."""
+    as_trained: bool = False
+    """Read other data under the model's own mean, std and vocabulary: another voice, or another corpus."""
+
+
+@dataclass(frozen=True)
 class Arguments:
     """Let a trained network speak, draw or write; the same command gives the same files."""
 
@@ -31,30 +73,9 @@ class Arguments:
     """From the prior; going on from a prefix; rebuilt from their latents; between two sequences (Table 3)."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the files, and for generated.json, which says what they are."""
-    num: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Sequences; default: 8 (an interpolation has two)."""
-    frames: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Length of what is new, in frames, pixels or words; default: 3 s, the rest of the image, 20 words."""
-    seconds: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """The same in seconds, for sound."""
-    prefix_frames: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """What a continuation begins with, in frames, pixels or words; default: 1 s, half an image, 3 words."""
-    between: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="INT INT")] = None
-    """Interpolation: numbers of the two sequences in the split; default: its first two."""
-    temperature_z: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """Scale of the latents' standard deviation, of samples and continuations; default 1; 0 takes means."""
-    temperature_x: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """The same of the observations given the latents, of all but reconstructions; default 1; 0 takes the likeliest."""
-    unknown: bool = True
-    """Sentences: whether <unk> may be written; --no-unknown leaves it out, as Table 3 does."""
-    split: str | None = None
-    """Where sequences to go on from, rebuild or mix are taken from; default: test."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder that zfdist prepare wrote, or its URI in a store; default: where the run had it."""
-    as_trained: bool = False
-    """Read other data under the model's own mean, std and vocabulary: another voice, or another corpus."""
-    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Of all noise; default 0. Reconstructions have none."""
+    size: tyro.conf.OmitArgPrefixes[Size] = Size()
+    noise: tyro.conf.OmitArgPrefixes[Noise] = Noise()
+    given: tyro.conf.OmitArgPrefixes[Given] = Given()
 
 
 _FOR = {
@@ -78,19 +99,20 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _refuse_mistakes(arguments: Arguments) -> None:
-    command.refuse_below(arguments, num=1, frames=1, prefix_frames=1, temperature_z=0, temperature_x=0, seed=0)
-    if arguments.seconds is not None and not arguments.seconds > 0:
-        command.refuse(f"--seconds {arguments.seconds}: must be more than 0")
-    if arguments.seconds is not None and arguments.frames is not None:
+    size, noise, given = arguments.size, arguments.noise, arguments.given
+    command.refuse_below(size, num=1, frames=1, prefix_frames=1)
+    command.refuse_below(noise, temperature_z=0, temperature_x=0, seed=0)
+    if size.seconds is not None and not size.seconds > 0:
+        command.refuse(f"--seconds {size.seconds}: must be more than 0")
+    if size.seconds is not None and size.frames is not None:
         command.refuse("--seconds and --frames: give one of them")
-    if arguments.between is not None and min(arguments.between) < 0:
+    if given.between is not None and min(given.between) < 0:
         command.refuse("--between: must be two sequences of the split, counted from 0")
-    for flag, whats in _FOR.items():
-        if getattr(arguments, flag) is not None and arguments.what not in whats:
-            command.refuse(
-                f"--{flag.replace('_', '-')}: changes nothing of {arguments.what}; it is for {', '.join(whats)}"
-            )
-    if arguments.what == "interpolation" and arguments.temperature_x == 0:
+    values = vars(size) | vars(noise) | vars(given)
+    for name, whats in _FOR.items():
+        if values[name] is not None and arguments.what not in whats:
+            command.refuse(f"{command.flag(name)}: changes nothing of {arguments.what}; it is for {', '.join(whats)}")
+    if arguments.what == "interpolation" and noise.temperature_x == 0:
         command.refuse("--temperature-x 0: is the greedy half of an interpolation, which is always made; leave it out")
 
 
@@ -104,9 +126,9 @@ def _generate(arguments: Arguments) -> list[Path]:
     command.check_place(str(arguments.out))
     folder = checkpoint.resolve(with_weights(local(arguments.model)))
     loaded = load_model(folder)
-    moved = {} if arguments.data is None else {"data.root": arguments.data}
+    moved = {} if arguments.given.data is None else {"data.root": arguments.given.data}
     loaded = loaded._replace(config=loaded.config.with_values(moved))
-    store = data_of(loaded, arguments.as_trained)
+    store = data_of(loaded, arguments.given.as_trained)
     request = _request(arguments, loaded, store)
     refuse_other_data(loaded, store, request.split)
     made = draw_samples.pieces(loaded, store, request)
@@ -123,26 +145,27 @@ def _request(arguments: Arguments, loaded: "Loaded", store: "Store") -> "Request
     from jobs.reporting.draw_samples import Request, usual_frames
 
     data, model = loaded.config.data, loaded.config.model
-    if arguments.seconds is not None and not store.sample_rate:
+    size, noise, given = arguments.size, arguments.noise, arguments.given
+    if size.seconds is not None and not store.sample_rate:
         command.refuse(f"--seconds: {data.root} holds {store.kind.name}, no sound; use --frames")
-    if not arguments.unknown and not store.kind.has_vocabulary:
+    if not noise.unknown and not store.kind.has_vocabulary:
         command.refuse(f"--no-unknown: {data.root} holds {store.kind.name}, which have no words")
-    if arguments.temperature_z is not None and not loaded.model.has_latents:
+    if noise.temperature_z is not None and not loaded.model.has_latents:
         command.refuse(f"--temperature-z: an {model.system} has no latents")
-    prefix, new = usual_frames(store, data, arguments.what, arguments.prefix_frames)
-    if arguments.seconds is not None:
-        new = max(1, round(arguments.seconds * store.sample_rate / data.frame_samples))
+    prefix, new = usual_frames(store, data, arguments.what, size.prefix_frames)
+    if size.seconds is not None:
+        new = max(1, round(size.seconds * store.sample_rate / data.frame_samples))
     return Request(
         what=arguments.what,
-        split=arguments.split or "test",
-        num=arguments.num or (2 if arguments.what == "interpolation" else 8),
-        frames=arguments.frames or new,
+        split=given.split or "test",
+        num=size.num or (2 if arguments.what == "interpolation" else 8),
+        frames=size.frames or new,
         prefix_frames=prefix,
-        between=arguments.between,
-        temperature_z=1.0 if arguments.temperature_z is None else arguments.temperature_z,
-        temperature_x=1.0 if arguments.temperature_x is None else arguments.temperature_x,
-        with_unknown=arguments.unknown,
-        seed=arguments.seed or 0,
+        between=given.between,
+        temperature_z=1.0 if noise.temperature_z is None else noise.temperature_z,
+        temperature_x=1.0 if noise.temperature_x is None else noise.temperature_x,
+        with_unknown=noise.unknown,
+        seed=noise.seed or 0,
     )
 
 

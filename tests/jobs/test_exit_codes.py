@@ -188,6 +188,18 @@ def test_ctrl_c_interrupts(name: str, places: Places, armed: _CtrlC, capsys: pyt
     assert "Traceback" not in error
 
 
+def test_ctrl_c_before_a_command_is_imported_is_no_traceback() -> None:
+    code = (
+        "import signal, sys; from jobs import __main__ as door\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.addaudithook(lambda event, given: event == 'import' and given[0] == 'tyro'"
+        " and signal.raise_signal(signal.SIGINT))\n"
+        "door.main(['train', 'demo', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted; nothing was begun\n")
+
+
 PIPED = {
     "help": (["prepare", "text", "--help"], 0),
     "overview": (["train", "--help"], 0),
