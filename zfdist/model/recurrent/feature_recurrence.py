@@ -11,13 +11,11 @@ Shapes: T time, B batch, H hidden, Z latent, M features and hidden units of the 
 o, i, f, u.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
-from zfdist.model.kernels.lstm_cell import GATES, State, cell, clamp_latent, clipped_leaky_relu, no_autocast
+from zfdist.model.kernels.lstm_cell import GATES, State, cell, clipped_leaky_relu, no_autocast
 from zfdist.model.kernels.mixed_precision import WideLinear, widen
-from zfdist.model.recurrent.recurrence import Unrolled, by_steps
+from zfdist.model.recurrent.stepwise import StepwiseRecurrence
 
 
 class Features(nn.Module):
@@ -32,8 +30,8 @@ class Features(nn.Module):
         return clipped_leaky_relu(self.layer(value))
 
 
-class FeatureRecurrence(nn.Module):
-    """The weights inside the loop, and the loop; called like zfdist.model.recurrent.recurrence.Recurrence."""
+class FeatureRecurrence(StepwiseRecurrence):
+    """The weights inside the loop, and its step."""
 
     def __init__(self, hidden: int, z_dim: int, mlp_dim: int, latent_clamp: float) -> None:
         super().__init__()
@@ -46,21 +44,8 @@ class FeatureRecurrence(nn.Module):
         for gate_HH in self.recurrent.weight.detach().chunk(GATES):
             nn.init.orthogonal_(gate_HH)
 
-    def forward(self, gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor, state: State) -> Unrolled:
-        """Run all steps with z from the posterior."""
-        return by_steps(self._posterior, self.step, gx_TBG, qb_TBM, eps_TBZ, state)
-
     def step(self, gx_BG: Tensor, z_BZ: Tensor, state: State) -> State:
         """Run the cell once with a given z."""
         product_BG = self.recurrent(state.h_BH) + self.input_z(self.features(z_BZ))
         with no_autocast(product_BG):
             return cell(widen(gx_BG) + product_BG, state.c_BH)
-
-    def stepping(self, steps: int) -> Callable[[Tensor, Tensor, State], State]:
-        """Return `step`, which serves loops of any length."""
-        return self.step
-
-    def _posterior(self, h_BH: Tensor, qb_BM: Tensor) -> Tensor:
-        a_BM = clipped_leaky_relu(self.posterior_h(h_BH) + widen(qb_BM))
-        with no_autocast(a_BM):
-            return clamp_latent(self.posterior(a_BM), self.latent_clamp)

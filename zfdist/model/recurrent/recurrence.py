@@ -120,27 +120,6 @@ def _unroll(name: Implementation) -> Unroll:
             return reference
 
 
-def by_steps(
-    posterior: Callable[[Tensor, Tensor], Tensor], step: Callable[[Tensor, Tensor, State], State],
-    gx_TBG: Tensor, qb_TBM: Tensor, eps_TBZ: Tensor, state: State,
-) -> Unrolled:  # fmt: skip
-    """Run a loop of another cell by autograd: that of a switch which the implementations by hand do not know.
-
-    `posterior(h, qb)` gives mean and log-variance, clamped, as [B, 2 Z]; `step(gx, z, state)` the next state.
-    """
-    h_TBH, z_TBZ, q_TBQ = [], [], []
-    for gx_BG, qb_BM, eps_BZ in zip(gx_TBG, qb_TBM, eps_TBZ, strict=True):
-        q_BQ = posterior(state.h_BH, qb_BM)
-        mu_BZ, logvar_BZ = q_BQ.chunk(2, dim=-1)
-        z_BZ = mu_BZ + torch.exp(0.5 * logvar_BZ) * eps_BZ
-        state = step(gx_BG, z_BZ, state)
-        h_TBH.append(state.h_BH)
-        z_TBZ.append(z_BZ)
-        q_TBQ.append(q_BQ)
-    mu_TBZ, logvar_TBZ = torch.stack(q_TBQ).chunk(2, dim=-1)
-    return Unrolled(torch.stack(h_TBH), torch.stack(z_TBZ), mu_TBZ, logvar_TBZ, state)
-
-
 class Recurrence(nn.Module):
     """The weights inside the loop, and the loop; one module, so that ZeRO-3 gathers it once per call."""
 
