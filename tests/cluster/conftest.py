@@ -8,6 +8,13 @@ import pytest
 
 from zfdist.config import Config
 
+LONGEST = ("test_sweep.py", "test_fit.py", "test_commands.py", "test_submit.py", "test_full_disk.py")
+"""What begins first where files are dealt to two processes, so that neither is left alone with one of these."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:

@@ -17,24 +17,6 @@ def test_b_reads_from_the_end_down_to_the_next_frame(t):
     assert steps_that_changed(before, after) == set(range(1, t))
 
 
-@pytest.mark.parametrize("t", range(1, T + 1))
-def test_the_posterior_sees_the_frame_it_explains(t):
-    model, (frames, lengths, eps) = make(), data()
-    before, after = (all_parts(model, f, lengths, eps) for f in (frames, changed(frames, t + 1)))
-    assert t in steps_that_changed(before["mu"], after["mu"])
-    assert t in steps_that_changed(before["logvar"], after["logvar"])
-
-
-@pytest.mark.parametrize("t", range(1, T + 1))
-def test_given_z_the_output_at_t_knows_nothing_after_x_t_and_the_prior_nothing_from_x_t_on(t):
-    model, (frames, lengths, eps) = make(), data()
-    z_TBZ = all_parts(model, frames, lengths, eps)["z"]
-    before, after = (run_with_z(model, f, z_TBZ) for f in (frames, changed(frames, t)))
-    prior_steps, output_steps = (steps_that_changed(b, a) for b, a in zip(before, after, strict=True))
-    assert output_steps == set(range(t, T + 1))
-    assert prior_steps == set(range(t + 1, T + 1))
-
-
 def test_the_unrolled_network_is_the_stepwise_one():
     model, (frames, lengths, eps) = make(), data()
     parts = all_parts(model, frames, lengths, eps)
@@ -61,22 +43,6 @@ def test_generating_with_the_posteriors_latents_is_reconstruction_fed_back():
     drawn = model.generate(eps_z, zero, x_BX=frames[0])
     torch.testing.assert_close(drawn.x_TBX[0], parts["output"][0])
     torch.testing.assert_close(drawn.state.h_BH, parts["h"][0])
-
-
-def test_generation_goes_on_where_it_stopped():
-    model, (_, _, eps) = make(), data()
-    noise = torch.randn(T, B, X, dtype=torch.float64)
-    whole = model.generate(eps, noise)
-    first = model.generate(eps[:4], noise[:4])
-    second = model.generate(eps[4:], noise[4:], state=first.state, x_BX=first.x_TBX[-1])
-    torch.testing.assert_close(torch.cat([first.x_TBX, second.x_TBX]), whole.x_TBX)
-
-
-def test_reconstruction_is_what_log_px_scores():
-    model, (frames, lengths, eps) = make(), data()
-    density = model.reconstruct(frames[:-1], frames[1:], lengths, eps)
-    terms = model(frames[:-1], frames[1:], lengths, eps)
-    torch.testing.assert_close(density.log_prob(frames[1:]), terms.log_px_TB)
 
 
 def test_the_elbo_lies_below_the_exact_likelihood_and_its_weights_average_to_it():

@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from small_zforcing import SIZES, B, T, X, all_parts, data, make
+from small_zforcing import SIZES, B, T, all_parts, data, make
 from torch.distributions import Normal, kl_divergence
 
-from zfdist.config import ModelConfig
 from zfdist.model.kernels.lstm_cell import clipped_leaky_relu
 from zfdist.model.objective import objective
-from zfdist.model.systems import build
 from zfdist.schedule import EVALUATION, Weights
 
 
@@ -45,19 +43,9 @@ def test_terms_are_their_definitions():
         "log_px_backward_TB": normal(net(model.backward_output, parts["b"]), floor).log_prob(x),
         "log_ratio_TB": prior.log_prob(parts["z"]) - posterior.log_prob(parts["z"]),
     }
+    assert not terms.log_ratio_TB.requires_grad
     for name, value in expected.items():
         torch.testing.assert_close(getattr(terms, name), value.sum(-1), rtol=1e-11, atol=1e-11, msg=name)
-
-
-def test_the_mean_of_the_log_ratio_is_minus_the_kl():
-    model, (frames, lengths, _) = make(), data(batch=1)
-    many = 20_000
-    eps = torch.randn(1, many, SIZES["z_dim"], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    x, y = (frame.expand(1, many, X) for frame in (frames[:1], frames[1:2]))
-    terms = model(x, y, lengths.clamp(max=1).expand(many), eps)
-    assert not terms.log_ratio_TB.requires_grad
-    error = terms.log_ratio_TB.mean() + terms.kl_TB.mean()
-    assert abs(error) < 4 * terms.log_ratio_TB.std() / many**0.5
 
 
 def test_aux_tanh_and_clamp_are_options():
@@ -70,21 +58,6 @@ def test_aux_tanh_and_clamp_are_options():
     assert torch.equal(results[0].kl_TB, results[1].kl_TB)
     assert not torch.equal(results[0].kl_TB, results[3].kl_TB)
     assert torch.equal(results[0].kl_TB, results[2].kl_TB)  # small nets stay within 8 by themselves
-
-
-@pytest.mark.parametrize("implementation", ["reference", "bptt"])
-def test_a_padded_batch_gives_the_terms_of_its_sequences_alone(implementation):
-    model, (frames, _, eps) = make(recurrence=implementation), data(batch=4)
-    lengths = torch.tensor([T, 4, 1, 0])
-    x, y = frames[:-1].clone(), frames[1:].clone()
-    for row, length in enumerate(lengths.tolist()):
-        x[length:, row], y[length:, row] = 7.0, -7.0  # whatever the padding holds
-    padded = model(x, y, lengths, eps)
-    for row, n in enumerate(lengths.tolist()[:3]):
-        one = slice(row, row + 1)
-        alone = model(x[:n, one], y[:n, one], lengths[one], eps[:n, one])
-        for whole, single in zip(padded[:5], alone[:5], strict=True):
-            torch.testing.assert_close(whole[:n, one], single, rtol=1e-12, atol=1e-12)
 
 
 def test_the_backward_net_is_an_lstm_over_each_rows_own_reversal():
@@ -179,18 +152,6 @@ def test_no_graph_through_padding_is_needed_for_a_batch_of_dummies():
     assert all((p.grad == 0).all() for p in model.parameters())
 
 
-def test_autocast_keeps_terms_wide_and_near():
-    model, (frames, lengths, eps) = make(torch.float32), data(dtype=torch.float32)
-    exact = model(frames[:-1], frames[1:], lengths, eps)
-    with torch.autocast("cpu", torch.bfloat16):
-        narrow = model(frames[:-1], frames[1:], lengths, eps)
-    for a, b in zip(exact[:5], narrow[:5], strict=True):
-        assert b.dtype == torch.float32
-        assert not torch.equal(a, b)
-        assert (a - b).norm() < 0.02 * a.norm()
-    narrow.log_px_TB.sum().backward()
-
-
 def test_the_last_product_of_every_net_is_wide_under_autocast():
     model, (_, _, eps) = make(torch.float32), data(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
@@ -198,17 +159,6 @@ def test_the_last_product_of_every_net_is_wide_under_autocast():
         given = model.aux(eps)
     assert narrow.dtype == torch.bfloat16
     assert torch.equal(given, model.aux.out(narrow.float()))
-
-
-def test_build_is_a_function_of_the_seed_alone():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    one = build(ModelConfig(**SIZES), X, seed=5).state_dict()
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(99)
-    same, other = (build(ModelConfig(**SIZES), X, seed=s).state_dict() for s in (5, 6))
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["input.weight"], other["input.weight"])
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
