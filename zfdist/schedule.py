@@ -3,7 +3,7 @@
 Nothing here has state, so a resumed run needs no more than its step to go on with the same schedule.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from zfdist.config import KLConfig, LossConfig, OptimConfig
 
@@ -34,11 +34,18 @@ def weights(loss: LossConfig, step: int) -> Weights:
 
 
 def kl_weight(kl: KLConfig, step: int) -> float:
-    """Return the weight of the KL term, in [0, 1]; the paper's annealing is linear from 0.2 by 5e-5."""
-    if kl.kind == "constant":
-        return 1.0
-    since = step % kl.period_steps if kl.kind == "cyclical" else step
-    return min(1.0, kl.start + kl.increment * since)
+    """Return the weight of the KL term, in [0, 1]; the paper's annealing is linear from 0.2 by 5e-5.
+
+    A further schedule is one more case here, and its name in `KLConfig.kind`.
+    """
+    match kl.kind:
+        case "constant":
+            return 1.0
+        case "linear":
+            return min(1.0, kl.start + kl.increment * step)
+        case "cyclical":
+            return min(1.0, kl.start + kl.increment * (step % kl.period_steps))
+    assert_never(kl.kind)
 
 
 def learning_rate(optim: OptimConfig, step: int) -> float:
