@@ -81,7 +81,7 @@ def test_killed_driver_repeats_and_loses_no_finished_trial(
     folder = tmp_path / "runs" / "s"
     driver = commands.start("sweep", *words, folder=tmp_path)
     finished = lambda: [p.parent for p in folder.glob("trials/*/result.json")]  # noqa: E731
-    commands.wait_for(lambda: len(finished()) >= 2, "two finished trials", within_s=120)
+    commands.wait_for(lambda: len(finished()) >= 2, "two finished trials", within_s=240)
     commands.kill(driver)
     done = {run: (run / "metrics.jsonl").read_bytes() for run in finished()}
     assert 2 <= len(done) < 4
