@@ -1,8 +1,9 @@
 """One process at a time: a claim on what a folder holds, which ends with the process that has it.
 
 A lock of the kernel (flock) where the file system has such; a killed holder gives it free by dying. Where it has none
-(Lustre mounted without `-o flock`, some NFS), a file beside it that its holder renews, see `zfdist.lease`: what a
-killed one left is taken over once it was not renewed for `lease.STALE_S`.
+(Lustre mounted without `-o flock`, some NFS), or one that other machines do not see (FUSE, NFS with `-o nolock`), a
+file beside it that its holder renews, see `zfdist.lease`: what a killed one left is taken over once it was not renewed
+for `lease.STALE_S`.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import errno
 import fcntl
 import math
 import os
+import re
 import socket
 import sys
 import time
@@ -22,6 +24,14 @@ from zfdist.errors import ZfdistError
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _POLL_S = 0.2
+_MOUNTS = Path("/proc/self/mountinfo")
+_LOCAL_OPTIONS = {
+    "nfs": ("nolock", "local_lock=all", "local_lock=flock"),
+    "nfs4": ("local_lock=all", "local_lock=flock"),
+    "lustre": ("localflock",),
+    "cifs": ("nobrl", "nolock"),
+}
+"""With which of its options a file system keeps locks to the machine that asks for them, and tells nobody."""
 
 
 class TakenError(ZfdistError):
@@ -47,7 +57,8 @@ def held(path: Path, *, wait_s: float = math.inf) -> Iterator[None]:
     """
     deadline = time.monotonic() + wait_s
     with path.open("a+") as file:
-        while (found := _try_lock(file.fileno())) == "taken":
+        lock = _try_lock if _is_seen_by_others(path) else lambda descriptor: "no locks"
+        while (found := lock(file.fileno())) == "taken":
             if time.monotonic() > deadline:
                 file.seek(0)
                 raise TakenError(file.read())
@@ -57,6 +68,31 @@ def held(path: Path, *, wait_s: float = math.inf) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
             yield
+
+
+def _is_seen_by_others(path: Path) -> bool:
+    try:
+        return locks_are_shared(_MOUNTS.read_text(), path.resolve())
+    except OSError:
+        return True  # no Linux
+
+
+def locks_are_shared(mounts: str, path: Path) -> bool:
+    """Return whether a kernel's locks under an absolute path reach whoever else sees the folder; /proc/self/mountinfo.
+
+    On FUSE they do not, unless its program asks for them, which is not to be seen from outside.
+    """
+    best: tuple[int, str, list[str]] = -1, "", []
+    for line in mounts.splitlines():
+        of_mount, _, of_system = line.partition(" - ")
+        words, (kind, _, options) = of_mount.split(), of_system.split(" ", 2)
+        point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), words[4]))
+        if path.is_relative_to(point) and len(point.parts) >= best[0]:  # of two at one place the later one is seen
+            best = len(point.parts), kind, f"{words[5]},{options}".split(",")
+    _, kind, options_of_it = best
+    if kind == "fuse" or (kind.startswith("fuse.") and kind != "fuse.fuse-overlayfs"):
+        return False
+    return not set(_LOCAL_OPTIONS.get(kind, ())) & set(options_of_it)
 
 
 def _try_lock(descriptor: int) -> str:

@@ -23,7 +23,9 @@ NO_LOCKS = """
 int flock(int descriptor, int operation) { errno = atoi(getenv("FLOCK_ERRNO")); return -1; }
 """
 HOLD = """
-import sys, time
+import os, sys, time
+clock, clock_ns, off_s = time.time, time.time_ns, int(os.environ.get("CLOCK_OFF_S", "0"))
+time.time, time.time_ns = lambda: clock() + off_s, lambda: clock_ns() + 10**9 * off_s
 from zfdist import claim
 from zfdist import lease
 lease.STALE_S, lease.RENEW_S = 2.0, 0.3
@@ -164,3 +166,68 @@ def test_an_older_launch_that_renews_in_the_same_moment_gives_way_and_not_the_ne
         older.check(now=True)
     with pytest.raises(lease.BusyError, match="is being trained by another process"):
         lease.Lease(lease.Folder(tmp_path), "one", 1).acquire(wait_s=0)
+
+
+MOUNTS = """\
+22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 22 0:41 / /mnt/ssh rw,nosuid,nodev,relatime - fuse.sshfs me@there:/data rw,user_id=0,group_id=0
+31 22 0:42 / /mnt/nfs rw,relatime - nfs4 server:/x rw,vers=4.2,hard,local_lock=none,addr=10.0.0.1
+32 22 0:43 / /mnt/old rw,relatime - nfs server:/x rw,vers=3,nolock,local_lock=all,addr=10.0.0.1
+33 22 0:44 / /mnt/lustre rw,relatime - lustre 10.0.0.1@tcp:/fs rw,localflock
+34 22 0:45 / /mnt/with\\040space rw,relatime - fuse /src rw
+35 30 254:2 / /mnt/ssh/local rw,relatime - ext4 /dev/vdb rw
+36 22 254:3 / /mnt/twice rw,relatime - ext4 /dev/vdc rw
+37 22 0:46 / /mnt/twice rw,relatime - fuse.rclone bucket: rw
+38 22 0:47 / /mnt/rootless rw,relatime - fuse.fuse-overlayfs fuse-overlayfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "are_shared"),
+    [
+        ("/data/runs", True), ("/mnt/ssh/runs", False), ("/mnt/ssh/local/runs", True), ("/mnt/nfs/runs", True),
+        ("/mnt/old/runs", False), ("/mnt/lustre/runs", False), ("/mnt/with space/runs", False),
+        ("/mnt/twice/runs", False), ("/mnt/sshd", True), ("/mnt/rootless/x", True),
+    ],
+)  # fmt: skip
+def test_which_locks_other_machines_see(place: str, are_shared: bool) -> None:
+    assert claim.locks_are_shared(MOUNTS, Path(place)) == are_shared
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("off_s", [7200, -7200])
+def test_a_clock_that_is_hours_off_neither_loses_nor_keeps_a_claim(off_s: int, no_locks: Path, tmp_path: Path) -> None:
+    right = {"LD_PRELOAD": str(no_locks), "FLOCK_ERRNO": str(errno.ENOSYS)}
+    wrong = right | {"CLOCK_OFF_S": str(off_s)}
+    for ours, theirs in ((right, wrong), (wrong, right)):
+        path = tmp_path / f"lock-{len(list(tmp_path.iterdir()))}"
+        first = Holder(path, wait_s=0, keep_s=60, **ours)
+        assert first.said() == "held"
+        assert Holder(path, wait_s=0, keep_s=0, **theirs).said().startswith("taken by"), "it is renewed"
+        first.kill()
+        assert Holder(path, wait_s=30, keep_s=0, **theirs).said() == "held", "it is not any more"
+
+
+@pytest.mark.drill
+def test_two_machines_that_mount_one_folder_by_fuse_exclude_each_other(tmp_path: Path) -> None:
+    """Two mounts stand for the machines: the kernel gives both of them the lock of the same file."""
+    if shutil.which("bindfs") is None or os.geteuid() != 0:
+        pytest.skip("needs root, and bindfs: apt-get install bindfs")
+    for name in ("folder", "one", "two"):
+        (tmp_path / name).mkdir()
+    for name in ("one", "two"):
+        if subprocess.run(["bindfs", tmp_path / "folder", tmp_path / name], capture_output=True).returncode:
+            pytest.skip("this container may not mount")
+    try:
+        with (tmp_path / "one/x").open("a") as ours, (tmp_path / "two/x").open("a") as theirs:
+            fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        first = Holder(tmp_path / "one/lock", wait_s=0, keep_s=60)
+        assert first.said() == "held"
+        second = Holder(tmp_path / "two/lock", wait_s=0, keep_s=0)
+        assert second.said().startswith(f"taken by process {first.process.pid}")
+        first.process.kill()
+        assert Holder(tmp_path / "two/lock", wait_s=60, keep_s=0).said() == "held", "what a killed one left"
+    finally:
+        for name in ("one", "two"):
+            subprocess.run(["umount", "-l", tmp_path / name], check=True)
