@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import socket
+import subprocess
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -74,6 +75,26 @@ def _first_host(hosts: str) -> str:
     if found is None:
         raise LauncherError(f"SLURM_STEP_NODELIST = {hosts!r} names no host; set MASTER_ADDR")
     return found[1] + (found[2] or "")
+
+
+def address_of(host: str) -> str:
+    """Return a name or address that this machine knows of the host of rank 0; Slurm's nodes may have other names.
+
+    Raises:
+        LauncherError: if there is none; torch would look for it for half an hour.
+    """
+    with contextlib.suppress(OSError):
+        socket.getaddrinfo(host, None)
+        return host
+    told = ""
+    with contextlib.suppress(OSError):
+        asked = ["scontrol", "show", "node", host, "--oneliner"]
+        told = subprocess.run(asked, capture_output=True, text=True).stdout
+    found = re.search(r"\bNodeAddr=(\S+)", told)
+    if found is None or found[1] == host:
+        here = socket.gethostname()
+        raise LauncherError(f"MASTER_ADDR = {host}: {here} knows no host of this name, where rank 0 is; set another")
+    return found[1]
 
 
 def use_interface_to(address: str, port: int) -> None:

@@ -16,9 +16,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+from zfdist.errors import ZfdistError
 from zfdist.run_protocol import GpuMemoryError
 
 TIMEOUT = timedelta(minutes=30)
+
+
+class MeetingError(ZfdistError):
+    """The workers cannot meet: an interface or a port cannot be used, and could not the next time."""
 
 
 class World(NamedTuple):
@@ -66,16 +71,39 @@ def join(store: Any = None) -> None:
 
     Args:
         store: where the workers meet, see `meeting`; None for MASTER_ADDR and MASTER_PORT of the environment.
+
+    Raises:
+        MeetingError: if the network interface that the environment names, or rank 0's port, cannot be used here.
     """
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     told = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     rank, size = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if told else (0, 1)
     if size == 1:
         store = dist.HashStore()  # type: ignore[attr-defined]  # no port is opened
-    if store is None:
-        dist.init_process_group(backend, timeout=TIMEOUT)
-    else:
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    try:
+        if store is None:
+            dist.init_process_group(backend, timeout=TIMEOUT)
+        else:
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        cannot = _unusable(str(error))
+        if cannot is None:  # a worker that died meanwhile, for one
+            raise
+        raise MeetingError(cannot) from None
+
+
+def _unusable(what_torch_says: str) -> str | None:
+    """Return the sentence for what another try would not change; None for anything else."""
+    name, host = os.environ.get("GLOO_SOCKET_IFNAME", ""), socket.gethostname()
+    if "find address for" in what_torch_says or "find interface for" in what_torch_says:
+        there = ", ".join(interface for _, interface in socket.if_nameindex())
+        return f"GLOO_SOCKET_IFNAME = {name} is no network interface of {host} with an address; there are {there}"
+    if any(sign in what_torch_says for sign in ("EADDRINUSE", "ddress already in use")):
+        port = os.environ.get("MASTER_PORT")
+        return (
+            f"MASTER_PORT = {port}: another program of {host} listens there; choose another (torchrun: --master-port)"
+        )
+    return None
 
 
 def listener(ip: str) -> socket.socket:

@@ -5,11 +5,13 @@ import socket
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from zfdist import world
+from zfdist.world import MeetingError
 
 IP, OTHER = "127.0.0.2", "127.0.0.1"
 
@@ -54,3 +56,26 @@ def test_a_worker_alone_opens_no_port_to_others() -> None:
         mp.spawn(_alone, nprocs=1)
     finally:
         del os.environ["GLOO_SOCKET_IFNAME"]
+
+
+def _cannot(rank: int, folder: str, environment: dict[str, str], said: str) -> None:
+    os.environ.update(environment)
+    with pytest.raises(MeetingError, match=said):
+        world.join()
+    Path(folder, "refused").touch()
+
+
+def test_an_interface_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    said = "GLOO_SOCKET_IFNAME = nope is no network interface of .*; there are .*lo"
+    mp.spawn(_cannot, (str(tmp_path), {"GLOO_SOCKET_IFNAME": "nope"}, said))
+    assert (tmp_path / "refused").exists()
+
+
+def test_a_port_that_is_taken_is_a_sentence(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        first = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": OTHER, "MASTER_PORT": port}
+        mp.spawn(_cannot, (str(tmp_path), first, f"MASTER_PORT = {port}: another program of .* listens there"))
+    assert (tmp_path / "refused").exists()

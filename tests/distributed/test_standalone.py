@@ -11,6 +11,7 @@ import harness
 import pytest
 
 from jobs import train as train_job
+from zfdist import launcher
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.config import Config
 from zfdist.launcher import Place, place
@@ -119,3 +120,15 @@ def test_srun_says_who_a_worker_is_and_where_all_meet() -> None:
     assert place(first | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "9"}).meeting == ("10.0.0.1", 9)
     script = {name: value for name, value in SRUN.items() if not name.startswith("SLURM_STEP")} | {"SLURM_NTASKS": "7"}
     assert place(script) == Place(), "the script of a job is one process"
+
+
+def test_a_host_of_rank_0_that_nobody_knows_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert launcher.address_of("127.0.0.1") == "127.0.0.1"
+    answer = tmp_path / "scontrol"
+    answer.write_text("#!/bin/sh\necho NodeName=$3 NodeAddr=127.0.0.7 NodeHostName=$3\n")
+    answer.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert launcher.address_of("node.invalid") == "127.0.0.7", "a node's name in Slurm need not be a host's"
+    answer.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(launcher.LauncherError, match=r"MASTER_ADDR = node.invalid: .* knows no host of this name"):
+        launcher.address_of("node.invalid")
