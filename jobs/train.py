@@ -71,7 +71,9 @@ def _train(arguments: Arguments, place: str, on_accepted: Callable[[], None]) ->
     command.check_data(arguments.config)
 
     from cluster import session
+    from zfdist import startup
 
+    startup.begin_with_process("command")
     console = Console(arguments.config.train.steps, command.say)
     follows = command.followed(place, arguments.config.data.cache)
     with session.connect(arguments.address, say=command.say), follows as (folder, _):
@@ -79,6 +81,7 @@ def _train(arguments: Arguments, place: str, on_accepted: Callable[[], None]) ->
         from zfdist.signals import was_interrupted
 
         run = _options(arguments, place, folder)
+        startup.ended("Ray's connection")
         outcome = fit(run, on_accepted=on_accepted, on_report=console.report, say=command.say)
         is_interrupted = outcome.state == "stopped" and was_interrupted(folder)
     _say_outcome(outcome, place, command.say)

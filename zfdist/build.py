@@ -1,12 +1,13 @@
 """Setting up a run on one worker: make all parts, and put them where the newest intact checkpoint left off."""
 
 import shutil
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from zfdist import atomic_io, continuation, metrics, seeding
+from zfdist import atomic_io, continuation, metrics, seeding, startup
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import weights
 from zfdist.checkpoint.checkpointer import Checkpointer
@@ -16,6 +17,7 @@ from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.container import cpus
 from zfdist.data.loader import TrainLoader
+from zfdist.data.manifest import StoreError
 from zfdist.data.store import Store
 from zfdist.data.views import sequences_of
 from zfdist.engine import OPERANDS, OPTIMIZER, Engine, EngineError
@@ -64,7 +66,7 @@ def build(
         if copy is None
         else (RemoteCheckpointer(copy, world, config.checkpoint), copy.shown)
     )
-    store, manifest = Store.open(config.data.root, config.data.verify, config.data.cache), checkpointer.manifest()
+    store, manifest = _open_data(config), checkpointer.manifest()
     config = continuation.accepted(
         config, store, manifest,
         run=shown, device=world.device.type, workers=[world.size], start_from=start_from,
@@ -81,15 +83,14 @@ def build(
     )
     newest = checkpointer.newest(say=lambda line: print(line, flush=True))
     x_dim = store.frame_size(config.data.frame_samples)
+    startup.ended("data")
     module = systems.build(config.model, x_dim, config.train.seed)
     if start_from is not None and newest is None:
         _load_weights(module, config, store, start_from)
     parameters = systems.parameter_counts(module)["total"]  # now, as ZeRO 3 leaves none
     engine = Engine(module, config.engine, config.optim, world)
-    if not config.engine.threads_per_worker:
-        _limit_threads(config, store, world, parameters)
+    _limit_threads(config, store, world, parameters)
     names = SUMS + LABEL_SUMS if config.model.label_classes else SUMS
-    meter = metrics.Meter(names, world.device)
     run = Run(
         config=config,
         folder=folder,
@@ -98,9 +99,10 @@ def build(
         store=store,
         loader=loader,
         engine=engine,
-        meter=meter,
+        meter=metrics.Meter(names, world.device),
         log=None,
     )
+    startup.ended("model and DeepSpeed")
     if newest is not None:
         _restore(run, newest)
     if world.rank == 0:
@@ -111,7 +113,18 @@ def build(
     return run
 
 
+def _open_data(config: Config) -> Store:
+    """Open the data; says on which machine they are missing or damaged, since others may have them."""
+    try:
+        return Store.open(config.data.root, config.data.verify, config.data.cache)
+    except StoreError as error:
+        raise type(error)(f"{error} (on {socket.gethostname()})") from None
+
+
 def _limit_threads(config: Config, store: Store, world: World, parameters: int) -> None:
+    """Let a small network have fewer threads, unless it was told how many."""
+    if config.engine.threads_per_worker:
+        return
     frames = sequences_of(store, config.data, "train", config.data.train_view).frames.mean()
     share = frames * config.data.global_batch / (world.size * config.engine.accumulation_steps)
     torch.set_num_threads(threads_worth_having(parameters, float(share), min(torch.get_num_threads(), cpus())))
@@ -164,6 +177,7 @@ def _restore(run: Run, folder: Path) -> None:
     run.skipped_in_a_row = manifest.progress["skipped_in_a_row"]
     meters = manifest.progress["meters"]
     run.meter.restore(metrics.place_state(meters, run.world.rank, run.world.size))
+    startup.ended("checkpoint")
 
 
 def _other_optimizer(folder: Path, manifest: CheckpointManifest) -> str:

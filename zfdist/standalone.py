@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from zfdist import container, launcher
+from zfdist import container, launcher, startup
 from zfdist.checkpoint import room
 from zfdist.checkpoint.run_folder import changes, is_finished
 from zfdist.checkpoint.run_sync import repeated
@@ -51,6 +51,7 @@ def fit(
         if is_first:
             say(f"{run.folder} is finished ({config.train.steps} steps); raise --train.steps to go on")
         return Outcome("finished", config.train.steps), False
+    startup.begin_with_process("command")
     device = _prepare_process(config, here, run.machines.gpu)
     refuse(run, device=device, workers=[here.size])
     on_accepted()
@@ -58,6 +59,7 @@ def fit(
     from zfdist import world
     from zfdist.train import train
 
+    startup.ended("imports")
     with room.explained(run.folder), opened(run, 0, here.rank) as copy:
         folder = run.folder if copy is None else copy.folder
         with contextlib.ExitStack() as stack:
@@ -89,7 +91,7 @@ def _prepare_process(config: Config, here: launcher.Place, use_gpu: bool | None)
     if not has_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     if here.meeting is not None:
-        address, port = here.meeting
+        address, port = launcher.address_of(here.meeting[0]), here.meeting[1]
         os.environ |= {
             "RANK": str(here.rank),
             "WORLD_SIZE": str(here.size),

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from zfdist import atomic_io, schedule, seeding
+from zfdist import atomic_io, schedule, seeding, startup
 from zfdist.build import Run, build
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import room
@@ -96,6 +96,7 @@ def _loop(run: Run, reporter: Reporter, close_step: Callable[[], None]) -> Liter
     for micro_batches in run.meter.timed(run.loader.iterate(run.step, steps)):
         _update(run, micro_batches)
         run.step += 1
+        startup.tell("first step", says=run.world.rank == 0)
         run.checkpointer.check()
         reporter.progress(run.step)
         last = run.step == steps

@@ -28,6 +28,7 @@ from cluster.run.policy import End, trouble
 from cluster.run.process_group import Group
 from cluster.run.watchdog import lease_s
 from cluster.run.worker import work, worker_env
+from zfdist import startup
 from zfdist.checkpoint.room import no_room
 from zfdist.errors import ZfdistError
 from zfdist.run_options import RunOptions
@@ -154,6 +155,7 @@ def _trainer(
             "directory": Path.cwd(),
             "coordinator": coordinator,
             "launch": time.time_ns(),
+            "startup": startup.so_far(),
         },
         backend_config=Group(),
         scaling_config=ray.train.ScalingConfig(

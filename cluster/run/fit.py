@@ -18,7 +18,7 @@ from cluster.run.policy import End, counts, what_next
 from cluster.run.resize import ResizeReason
 from cluster.run.team import RunLog, Team, count, describe
 from cluster.session import ClusterError
-from zfdist import lease
+from zfdist import lease, startup
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import room
 from zfdist.checkpoint.run_folder import changes, is_finished
@@ -78,6 +78,7 @@ def _launches(run: RunOptions, team: Team) -> Outcome:
     size = team.assemble(gathers=True)
     while size:
         run_log.note(f"starting {count(size)} ({describe(team.resources)} each) ...")
+        startup.ended("placement")
         reason = ResizeReason(team.demand, size, team.workers, run.machines.grow_every)
         reserved = team.demand.take()
         end = launch(run, size, team.resources, reserved, follow=run_log.follow, resize_reason=reason)
@@ -99,6 +100,7 @@ def _launches(run: RunOptions, team: Team) -> Outcome:
             raise end.error or FitError(f"{end.why}, and that was death {deaths}; see {run.folder / LOG}")
         was = f" at step {end.step}" if end.step else ""
         run_log.note(f"{end.why}{was}; starting again from step {_step(run, end)} ...")
+        startup.begin([startup.Phase("", time.time())])
         size = team.assemble()
     return Outcome("stopped", _newest(run))
 

@@ -6,6 +6,7 @@ which would each take seconds to import a torch that only the workers use.
 
 import os
 import socket
+import time
 from typing import Any
 
 import ray
@@ -44,8 +45,12 @@ def use_ray_interface() -> None:
 
 def _prepare() -> None:
     """Import what takes long, so that no worker waits for another at the meeting."""
+    from zfdist import startup
+
+    startup.begin([startup.Phase("processes", time.time())])  # those before it were not here: `worker.work`
     import zfdist.train  # noqa: F401
 
+    startup.ended("imports")
     use_ray_interface()
 
 
@@ -63,7 +68,7 @@ def _listen() -> tuple[str, int]:
 
 
 def _join(address: str, port: int) -> None:
-    from zfdist import world
+    from zfdist import startup, world
 
     context = ray.train.get_context()
     os.environ |= {
@@ -78,3 +83,4 @@ def _join(address: str, port: int) -> None:
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # as in Ray's own way
     size = context.get_world_size()
     world.join(world.meeting(address, port, size, _listening.pop() if _listening else None) if size > 1 else None)
+    startup.ended("process group")

@@ -8,6 +8,7 @@ import ray.train
 
 from cluster.nodes import WorkerResources
 from cluster.run.watchdog import Watchdog
+from zfdist import startup
 from zfdist.checkpoint import room
 from zfdist.config import Config
 from zfdist.run_options import RunOptions
@@ -20,6 +21,7 @@ def work(job: dict[str, Any]) -> Outcome:
     from zfdist.train import train  # here, since the command imports this module too, and needs no torch
     from zfdist.world import connect
 
+    startup.begin([*job["startup"], *startup.so_far()] if job["startup"] else [])
     if job["directory"].is_dir():
         os.chdir(job["directory"])  # relative paths mean what they mean to the command
     run: RunOptions = job["run"]

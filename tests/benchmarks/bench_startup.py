@@ -1,10 +1,12 @@
-"""Seconds from a command to the first optimizer step: a run, and the trials of a sweep on a Ray that is warm.
+"""Seconds from a command to the first optimizer step: a run, the trials of a sweep, and by phase on a Ray that is up.
 
-The rival is the same run in a plain Python process, without Ray: what importing torch and DeepSpeed costs anyway.
+The rival is the same run in a plain Python process, without Ray: what importing torch and DeepSpeed costs anyway. What
+a run's log says of its phases is read there, see `zfdist.startup`.
 """
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -13,13 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 from measure import Options, Table
 
+from zfdist import startup
 from zfdist.data.sources.speech import SAMPLE
 
 SIZES = {"demo": None}
 PLAIN, ONE, TWO = "plain python, no Ray", "jobs.train, 1 worker", "jobs.train, 2 workers"
 FIRST, WARM = "jobs.sweep, first trial", "jobs.sweep, a later trial (from the end of the one before)"
+KILLED = "2 workers, one killed"
 _STEPS = 2
 _OVERRIDES = ["--train.steps", str(_STEPS), "--train.log-every", "1", "--checkpoint.every-steps", str(_STEPS)]
 _PLAIN = """
@@ -39,27 +44,92 @@ train.train(config, Path("runs/plain"), world.connect(), Silent())
 
 
 def tables(options: Options) -> Iterator[Table]:
-    """Yield one table: every way, `repeats` times at most 3, each in a new folder."""
-    seconds: dict[str, list[float]] = {name: [] for name in (PLAIN, ONE, TWO, FIRST, WARM)}
+    """Yield two tables: every way, `repeats` times at most 3, each in a new folder."""
     with tempfile.TemporaryDirectory(prefix="bench-startup-") as folder:
         data = Path(folder, "data")
         _run(["-m", "jobs.prepare", "speech", "--source", str(SAMPLE), "--out", str(data)], Path(folder))
-        for repeat in range(min(options.repeats, 3)):
-            for name, measure in _measures(data).items():
-                place = Path(folder, f"{repeat}-{len(os.listdir(folder))}")
-                place.mkdir()
-                for row, value in zip((name, WARM) if name == FIRST else (name,), measure(place), strict=True):
-                    seconds[row].append(value)
+        yield _totals(Path(folder), data, min(options.repeats, 3))
+        yield _by_phase(Path(folder), data, min(options.repeats, 3))
+
+
+def _totals(folder: Path, data: Path, repeats: int) -> Table:
+    seconds: dict[str, list[float]] = {name: [] for name in (PLAIN, ONE, TWO, FIRST, WARM)}
+    for _ in range(repeats):
+        for name, measure in _measures(data).items():
+            for row, value in zip((name, WARM) if name == FIRST else (name,), measure(_new(folder)), strict=True):
+                seconds[row].append(value)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    yield Table(
+    return Table(
         "start-up: seconds to the first optimizer step, demo recipe",
         ("way", "s (least .. most)", "x plain"),
         [
             (name, f"{medians[name]:.1f} ({min(v):.1f} .. {max(v):.1f})", f"{medians[name] / medians[PLAIN]:.2f}")
             for name, v in seconds.items()
         ],
-        (f"medians of {len(seconds[PLAIN])}",),
+        (f"medians of {repeats}",),
     )
+
+
+def _by_phase(folder: Path, data: Path, repeats: int) -> Table:
+    from cluster import session
+
+    train = ["-m", "jobs.train", "demo", "--name", "a", "--data.root", str(data), *_OVERRIDES]
+    measured: dict[str, list[dict[str, float]]] = {"no Ray": [], "1 worker": [], "2 workers": [], KILLED: []}
+    with session.connect(None, say=lambda line: None, cpus=2) as address:
+        ray = [*train, "--address", address, "--cpus-per-worker", "1"]
+        for _ in range(repeats):
+            measured["no Ray"].append(_phases([*train, "--no-ray"], _new(folder)))
+            measured["1 worker"].append(_phases(ray, _new(folder)))
+            measured["2 workers"].append(_phases([*ray, "--workers", "2"], _new(folder)))
+            measured[KILLED].append(_phases_after_a_kill([*ray, "--workers", "2"], _new(folder)))
+    names = dict.fromkeys(name for column in measured.values() for phases in column for name in phases)
+    medians = {
+        way: {name: statistics.median(phases[name] for phases in column) for name in names if name in column[0]}
+        for way, column in measured.items()
+    }
+    rows = [(name, *(f"{of[name]:.1f}" if name in of else "" for of in medians.values())) for name in names]
+    sums = [statistics.median(sum(phases.values()) for phases in column) for column in measured.values()]
+    return Table(
+        "start-up by phase on a Ray that is up: seconds to the first optimizer step, demo recipe",
+        ("phase", *measured),
+        [*rows, ("all", *(f"{total:.1f}" for total in sums))],
+        (f"medians of {repeats}; a worker killed with -9: from then to the first step of all",),
+    )
+
+
+def _phases(command: list[str], place: Path) -> dict[str, float]:
+    _run(command, place)
+    (phases,) = startup.read((place / "runs/a/log.txt").read_text())
+    return phases
+
+
+def _phases_after_a_kill(command: list[str], place: Path) -> dict[str, float]:
+    endless = ["--train.steps", "1000000", "--checkpoint.every-steps", "20", "--train.validate-every", "1000000"]
+    run = place / "runs/a"
+    process = _started([*command, *endless], place)
+    try:
+        _wait_for(lambda: len(_times_s(run)) > 30, process)
+        workers = [p for p in psutil.process_iter(["name"]) if p.info["name"].startswith("ray::RayTrainW")]
+        killed_s = time.time()
+        max(workers, key=lambda worker: worker.pid).kill()
+        _wait_for(lambda: len(startup.read((run / "log.txt").read_text())) == 2, process)
+        again_s = next(at_s for at_s in reversed(_times_s(run)) if at_s > killed_s)
+        phases = startup.read((run / "log.txt").read_text())[1]
+        return {"notice": again_s - killed_s - sum(phases.values())} | phases
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+
+
+def _wait_for(true: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    while not true():
+        if process.poll() is not None:
+            raise RuntimeError(process.communicate()[0])
+        time.sleep(0.1)
+
+
+def _new(folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=folder))
 
 
 def _measures(data: Path) -> dict[str, Callable[[Path], list[float]]]:
@@ -88,12 +158,29 @@ def _first_step(command: list[str], place: Path, run: str) -> float:
 
 
 def _times_s(run: Path) -> list[float]:
-    return [float(json.loads(line)["time_s"]) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """Return when each step was made; a last line that is just being written does not count."""
+    if not (run / "metrics.jsonl").exists():
+        return []
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    return [float(json.loads(line)["time_s"]) for line in lines if line.endswith("\n")]
 
 
 def _run(command: list[str], place: Path) -> None:
+    process = _started(command, place)
+    said, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {said}")
+
+
+def _started(command: list[str], place: Path) -> "subprocess.Popen[str]":
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], cwd=place, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
