@@ -1,5 +1,6 @@
 """What is alive in the cluster and what it offers, and what an autoscaler may add to it."""
 
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,10 @@ from cluster import ray_internals
 from cluster.session import ClusterError
 
 _KNOCK_S = 2.0
-_HEAD = "node:__internal_head__"  # a resource that only the head has
+HEAD = "node:__internal_head__"
+"""A resource that only the head has."""
+ASKED_AFTER = "zfdist/asked-after-s"
+"""The label of a type of machine that stands in for those that have not come: after so many whole seconds."""
 _TYPE = "ray.io/node-group"  # the label by which an autoscaler's machine says its type
 
 
@@ -56,6 +60,13 @@ class NodeType(NamedTuple):
     """At a time."""
     node: Node | None
     """What one of them has; None if that is not known before one is there."""
+    asked_after_s: int | None = None
+    """How long a job waits for the others before it asks for this one; None if it is one of those."""
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """What a request that only such a machine can hold says of it."""
+        return {} if self.asked_after_s is None else {ASKED_AFTER: str(self.asked_after_s)}
 
 
 class Autoscaler(NamedTuple):
@@ -88,17 +99,21 @@ NOTHING = Coming()
 def autoscaler() -> Autoscaler | None:
     """Return what the cluster's autoscaler may start; None if it has none."""
     context = ray.get_runtime_context()
-    head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and _HEAD in n["Resources"]), None)
+    head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and HEAD in n["Resources"]), None)
     if head in (None, context.get_node_id()):
         settings = ray_internals.autoscaler_settings_here(context.gcs_address)
     else:
-        ask = ray.remote(ray_internals.autoscaler_settings_here).options(num_cpus=0, resources={_HEAD: 0.001})
+        ask = ray.remote(ray_internals.autoscaler_settings_here).options(num_cpus=0, resources={HEAD: 0.001})
         settings = ray.get(ask.remote(context.gcs_address))
     return None if settings is None else autoscaler_of(settings)
 
 
 def autoscaler_of(settings: Mapping[str, Any]) -> Autoscaler:
-    """Return what an autoscaler with such settings, a cluster file that Ray has filled in, may start."""
+    """Return what an autoscaler with such settings, a cluster file that Ray has filled in, may start.
+
+    Raises:
+        ClusterError: if a type is to be asked for after a time that is no number of seconds.
+    """
     head, most = settings.get("head_node_type"), int(settings.get("max_workers", 0))
     types = []
     for name, settings_of_type in settings.get("available_node_types", {}).items():
@@ -106,8 +121,20 @@ def autoscaler_of(settings: Mapping[str, Any]) -> Autoscaler:
         has = settings_of_type.get("resources") or {}
         node = Node("", int(has.get("CPU", 0)), int(has.get("GPU", 0)), type=name) if has else None
         if limit > 0:
-            types.append(NodeType(name, limit, node))
+            types.append(NodeType(name, limit, node, asked_after_s(name, settings_of_type)))
     return Autoscaler(tuple(types), most)
+
+
+def asked_after_s(name: str, settings_of_type: Mapping[str, Any]) -> int | None:
+    """Return how long the other types are waited for before this one is asked for; None if it is one of those.
+
+    Raises:
+        ClusterError: if its label is no number of seconds.
+    """
+    label = (settings_of_type.get("labels") or {}).get(ASKED_AFTER)
+    if label is not None and not re.fullmatch(r"[1-9]\d{0,5}", str(label)):
+        raise ClusterError(f'available_node_types.{name}.labels: {ASKED_AFTER} = {label!r}: whole seconds, e.g. "300"')
+    return None if label is None else int(label)
 
 
 def coming(alive: Sequence[Node], autoscaler: Autoscaler | None) -> Coming:
@@ -179,7 +206,7 @@ def _node(entry: dict[str, Any], resources: dict[str, float], draining_until_s: 
         entry["NodeManagerPort"],
         draining_until_s,
         (entry.get("Labels") or {}).get(_TYPE, ""),
-        _HEAD in resources,
+        HEAD in resources,
     )
 
 

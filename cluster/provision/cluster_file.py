@@ -85,7 +85,8 @@ def machines(config: Mapping[str, Any]) -> list[str]:
     if listed:
         return [f"machines of ours: {len(listed)}, with what each of them has"]
     types = {n: t for n, t in (config.get("available_node_types") or {}).items() if n != config.get("head_node_type")}
-    return [_describe(name, kind, config.get("max_workers")) for name, kind in types.items()]
+    used = {name: kind for name, kind in types.items() if kind.get("max_workers") != 0}
+    return [_describe(name, kind, config.get("max_workers")) for name, kind in used.items()]
 
 
 def _describe(name: str, kind: Mapping[str, Any], most: int | None) -> str:

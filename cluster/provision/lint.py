@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from cluster import ray_internals
+from cluster import nodes, ray_internals
 from cluster.session import ClusterError
 
 Tree = Mapping[str, Any]
@@ -127,6 +127,12 @@ def _workers(config: Tree) -> Iterator[str]:
             yield f"available_node_types.{name}: min_workers {low} > max_workers {high}; swap them"
         if name != head and high > (most := config.get("max_workers", high)):
             yield f"available_node_types.{name}.max_workers = {high}: more than max_workers = {most}; raise that"
+        try:
+            nodes.asked_after_s(name, kind)
+        except ClusterError as error:
+            yield str(error)
+    if types and all(nodes.ASKED_AFTER in (t.get("labels") or {}) for n, t in types.items() if n != head):
+        yield f"available_node_types: all but the head stand in for others ({nodes.ASKED_AFTER}); take it from one"
     if head in types and types[str(head)].get("resources", {}).get("CPU") != 0:
         yield f'available_node_types.{head}.resources: must have "CPU": 0, or training lands on the head'
     if config["provider"]["type"] == "local" and not config["provider"].get("worker_ips"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster import nodes
-from cluster.demand import Demand, Say, Supply, Waiting
+from cluster.demand import Demand, Fallback, Say, Supply, Waiting
 from cluster.nodes import Coming, Node, WorkerResources
 from cluster.run.policy import GATHER_S, SETTLE_S, team_size
 from zfdist.run_options import Range
@@ -51,8 +51,9 @@ class Team(NamedTuple):
         patience_s = self.supply.patience_s(otherwise=WAIT_FOR_NODES_S)
         waiting = Waiting(self.supply, self.resources, patience_s, self.run_log.note)
         is_stuck = False
+        fallback: Fallback | None = None
         while True:
-            self.demand.ask(low, 0 if is_stuck else high - low)
+            self.demand.ask(low, 0 if is_stuck else high - low, fallback)
             there = nodes.reachable(nodes.staying(nodes.alive()))
             reserved = self.demand.reserved(there)
             coming = self.supply.coming(there) if gathers else None
@@ -68,13 +69,23 @@ class Team(NamedTuple):
             )
             if size is not None:
                 return size
-            is_stuck = is_stuck or (0 < reserved < low and waited_s > _YIELD_S)
             if reserved < low and waited_s > _PLACED_S:
-                waiting.look(high - reserved, self._missing(there, reserved))
+                waiting.look(high - reserved, self._missing(there, reserved), fallback)
+                if fallback is None:
+                    fallback = self._fallback(there, reserved, waited_s)
+            is_stuck = is_stuck or fallback is not None or (0 < reserved < low and waited_s > _YIELD_S)
             if self.stop.exists():
                 return 0
             self.run_log.follow()
             time.sleep(POLL_S)
+
+    def _fallback(self, there: Sequence[Node], reserved: int, waited_s: float) -> Fallback | None:
+        """Return what to ask for in place of machines that have not come, for as many workers as cannot do without."""
+        missing = self.workers.low - reserved - nodes.room_for(nodes.free(there), self.resources)
+        fallback = self.supply.fallback(self.resources, missing, waited_s)
+        if fallback is not None:
+            self.run_log.note(str(fallback))
+        return fallback
 
     def _room(self, there: Sequence[Node], coming: Coming | None) -> int:
         """Return for how many workers there would be room, if all machines were empty, and those came that may."""

@@ -32,6 +32,7 @@ from cluster.sweep.remote_sweep import SweepStore
 from cluster.sweep.search_space import SweepRecord, Trial
 from cluster.sweep.trial import TrialActor, state
 from cluster.sweep.watch import Crowd, Row, Watch
+from zfdist.checkpoint import room
 from zfdist.config import Config
 from zfdist.refusals import refuse
 from zfdist.run_options import RunOptions
@@ -40,7 +41,6 @@ from zfdist.signals import stop_on_signals
 from zfdist.worker import claim
 
 _SCRATCH = ".tune"
-_HEAD = "node:__internal_head__"  # what waits for workers elsewhere sits on the head, and takes no CPU
 _SHOW_EVERY_S = 1.0
 
 
@@ -74,6 +74,7 @@ def sweep(
         ClusterError: if a trial's workers do not fit, or no machines came that could hold them.
         ZfdistError: what a trial would refuse (config, data, checkpoint); nothing is changed then.
         FitError: if trials failed; the others are finished first.
+        NoRoomError: if a disk is full; all trials are stopped then.
     """
     supply = Supply(None, say)
     resources = _resources(plan, supply)
@@ -81,22 +82,24 @@ def sweep(
     over = sum(row.state in OVER for row in rows.values())
     crowd = Crowd(plan.workers, plan.machines.max_concurrent, resources, supply)
     say(f"{len(rows)} trials, {over} of them over, {crowd.limit()} at a time of {plan.workers} worker(s)")
-    with claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
+    with room.explained(folder), claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
         record.write(folder)
         on_accepted()
         if store is not None:
             store.send_results()
         (folder / STOP).unlink(missing_ok=True)
         if over < len(rows):
-            tuner, shortage = (
-                _tuner(folder, base, rows, plan, resources, crowd, store),
-                Shortage(supply, resources, say),
-            )
+            search = BasicVariantGenerator(max_concurrent=crowd.limit())
+            watch = Watch(rows, folder / STOP, store, search, crowd)
+            tuner = _tuner(folder, base, rows, plan, resources, search, watch, store)
+            shortage = Shortage(supply, resources, say, others_ask_instead=plan.workers > 1)
             with stop_on_signals(folder, say):
                 for _ in _until_over(tuner, folder / STOP, shortage, plan, crowd, rows):
                     show(list(rows.values()))
                     if store:
                         store.pass_on_stop(folder)
+            if watch.no_room is not None:
+                raise room.NoRoomError(f"{watch.no_room}; the sweep has stopped, the same command goes on with it")
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
         found = _collected(folder, record.trials, plan, store)
     _refuse_failed(list(rows.values()))
@@ -185,14 +188,14 @@ def _tuner(
     rows: Mapping[str, Row],
     plan: SweepPlan,
     resources: WorkerResources,
-    crowd: Crowd,
+    search: BasicVariantGenerator,
+    watch: Watch,
     store: SweepStore | None,
 ) -> tune.Tuner:
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may end without a validation
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told by `sweep`
     shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
-    own = resources.bundle if plan.workers == 1 else {_HEAD: 0.001}
-    search = BasicVariantGenerator(max_concurrent=crowd.limit())
+    own = resources.bundle if plan.workers == 1 else {nodes.HEAD: 0.001}  # what waits for workers takes no CPU
     # Those that are over come first: they take no time, and fill the scheduler's rungs for the others.
     order = sorted(rows.values(), key=lambda row: row.state not in OVER)
     jobs = [
@@ -225,7 +228,7 @@ def _tuner(
             storage_path=str((folder / _SCRATCH).absolute()),
             failure_config=tune.FailureConfig(max_failures=plan.max_failures),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[Watch(rows, folder / STOP, store, search, crowd)],
+            callbacks=[watch],
             verbose=0,
         ),
     )

@@ -34,6 +34,8 @@ from zfdist.run_protocol import METRICS, OVER, RESULT, STOP, NonFiniteError, Out
 from zfdist.tail import Records
 from zfdist.worker import POLL_S, StopFileReporter, claim, logged, opened
 
+NO_ROOM = "no_room"
+"""In the last result of a trial that ended since a disk is full: the sentence that says which."""
 _GRACE_S = 30.0  # a cloud may be late
 
 
@@ -66,6 +68,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._config = Config.from_json(self._job["config"])
         self._node_id = ray.get_runtime_context().get_node_id()
         self._run: Background | None = None
+        self._no_room: str | None = None
         self._results = self._validations()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -120,7 +123,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
                 yield result
             else:
                 held = result
-        yield held | {"done": True}
+        yield held | {"done": True} | ({NO_ROOM: self._no_room} if self._no_room else {})
 
     def _records(self, records: Records) -> Iterator[dict[str, Any]]:
         yield from records.new()
@@ -139,6 +142,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         run, self._run = self._run, None
         try:
             ended = run.result()
+        except room.NoRoomError as error:  # not to Tune, which would begin the trial again, and fill the log
+            self._no_room = str(error)
+            return
         except NonFiniteError as error:
             mark(self._folder, state="diverged", error=str(error))
             if self._store is not None:

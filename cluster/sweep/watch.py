@@ -16,7 +16,7 @@ from cluster.nodes import WorkerResources
 from cluster.run.attempt import root_message
 from cluster.sweep.remote_sweep import SweepStore
 from cluster.sweep.search_space import Trial
-from cluster.sweep.trial import mark, state
+from cluster.sweep.trial import NO_ROOM, mark, state
 from zfdist.run_protocol import STOP
 
 _LOOK_S = 1.0
@@ -77,6 +77,8 @@ class Watch(tune.Callback):  # type: ignore[misc]
         self._sweep_stop = sweep_stop
         self._search, self._crowd = search, crowd
         self._next_look_s = 0.0
+        self.no_room: str | None = None
+        """What the first trial said that found a disk full."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Be nothing in the snapshot that Tune makes of itself, which nobody reads."""
@@ -97,7 +99,11 @@ class Watch(tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Note a validation."""
+        """Note a validation; or a full disk, on which no trial gets further: all are asked to stop."""
+        if NO_ROOM in result and self.no_room is None:
+            self.no_room = f"trial {self._row(trial).trial.id}: {result[NO_ROOM]}"
+            with contextlib.suppress(OSError):  # each trial that goes on finds the same
+                self._sweep_stop.touch()
         if "step" in result:
             row = self._row(trial)
             row.step = int(result["step"])
@@ -109,7 +115,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
         if self._store is not None:
             self._store.fetch([row.trial.id])
         ended = state(row.folder)
-        if ended is None and not self._sweep_stop.exists():
+        if ended is None and not self._sweep_stop.exists() and self.no_room is None:
             mark(row.folder, state="stopped", step=row.step, **(row.latest or {}))
             if self._store is not None:
                 self._store.send_mark(row.trial.id)

@@ -2,13 +2,15 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import commands
 import harness
 import pytest
 
+from zfdist import run_protocol
 from zfdist.checkpoint.room import NoRoomError
 from zfdist.run_options import Machines, RunOptions
 
@@ -52,3 +54,30 @@ def test_one_launch_one_sentence_and_nothing_lost(cluster: str, store: Path, dis
     steps: list[int] = []
     outcome = fit(options, on_report=lambda r: steps.append(r["step"]), say=said.append)
     assert outcome == ("finished", 400) and min(steps) > first > 0
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.drill)])
+def test_a_sweep_stops_with_one_sentence_and_tries_no_trial_again(
+    cluster: str, store: Path, disk: Path, workers: int
+) -> None:
+    from cluster.sweep.driver import Row, SweepPlan, sweep
+    from cluster.sweep.search_space import Space, prepare
+
+    folder = disk / "sweep"
+    config = harness.tiny_config(
+        store, train__steps=200, checkpoint__every_steps=5, train__log_every=1, train__validate_every=200
+    )
+    record = prepare(folder, config, Space(grid={"loss.alpha": (0.0, 0.01)}), samples=0, seed=0)
+    plan = SweepPlan(workers=workers, asha=False, max_concurrent=1, use_gpu=False)
+
+    def fill(rows: Sequence[Row]) -> None:
+        if any(run_protocol.records(folder / "trials/000")) and not (disk / "rubbish").exists():
+            subprocess.run(["sh", "-c", f"cat /dev/zero >{disk}/rubbish"], stderr=subprocess.DEVNULL)
+
+    with pytest.raises(NoRoomError, match=f"trial 000: .*{folder}.*the same command goes on") as caught:
+        sweep(folder, config, record, plan, show=fill, say=lambda line: None)
+    assert "\n" not in str(caught.value) and not (folder / "trials/001").exists()
+    commands.wait_for(commands.nothing_held, "all CPUs free and no placement group left", within_s=30)
+    (disk / "rubbish").unlink()
+    results = sweep(folder, config, record, plan, show=lambda rows: None, say=lambda line: None)
+    assert [result["state"] for result in results] == ["finished", "finished"]
