@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster import nodes
 from cluster.provision import cluster_file, lint, up_down
 from cluster.session import ClusterError
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = [None, *sorted(ROOT.glob("cluster/*.yaml"))]
+CLOUDS = [overlay for overlay in OVERLAYS if overlay is None or overlay.stem in ("gcp", "azure")]
 KUBERAY = sorted(ROOT.glob("cluster/kuberay/*.yaml"))
 
 
@@ -37,6 +40,19 @@ def test_shipped_cluster_files_name_what_to_fill_in(overlay: Path | None) -> Non
     assert findings and all("put your own there" in finding for finding in findings)
 
 
+@pytest.mark.parametrize("overlay", CLOUDS, ids=lambda p: p.stem if p else "aws")
+def test_on_every_cloud_one_line_turns_on_what_stands_in_for_spot(overlay: Path | None) -> None:
+    config = shipped(overlay)
+    on_demand, spot = config["available_node_types"]["gpu-on-demand"], config["available_node_types"]["gpu"]
+    assert on_demand["max_workers"] == 0 and [kind.name for kind in nodes.autoscaler_of(config).types] == ["gpu"]
+    on_demand["max_workers"] = 8
+    assert lint.cluster_findings(config, ROOT) == []
+    kinds = {kind.name: kind for kind in nodes.autoscaler_of(config).types}
+    assert kinds["gpu-on-demand"].asked_after_s == 300 and kinds["gpu"].asked_after_s is None
+    assert on_demand["resources"] == spot["resources"] and spot["priority"] == 1
+    assert "spot" in str(spot["node_config"]).lower() and "spot" not in str(on_demand["node_config"]).lower()
+
+
 def test_overlays_hold_only_what_differs() -> None:
     same = {"cluster_name", "file_mounts", "setup_commands", "head_start_ray_commands", "worker_start_ray_commands"}
     for overlay in OVERLAYS[1:]:
@@ -52,9 +68,23 @@ def test_the_image_is_sound() -> None:
     assert lint.dockerfile_findings(ROOT / "cluster/Dockerfile", ROOT) == []
 
 
-@pytest.mark.parametrize("script", ["setup-node.sh", "start-ray.sh", "setup-machine.sh"])
+@pytest.mark.parametrize("script", ["setup-node.sh", "start-ray.sh", "setup-machine.sh", "slurm/train.sbatch"])
 def test_scripts_parse(script: str) -> None:
     subprocess.run(["bash", "-n", ROOT / "cluster" / script], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", "--severity=warning", ROOT / "cluster" / script], check=True)
+
+
+def test_skypilot_s_file_holds_together() -> None:
+    """What its schema knows, test_other_ways.py asks; here: what it names is there, and what it runs is said."""
+    task = yaml.safe_load((ROOT / "cluster/skypilot/train.yaml").read_text())
+    for script in (task["setup"], task["run"]):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    used = set(re.findall(r"\$\{?([A-Z_]+)", task["run"])) - {"PWD"}
+    assert {name for name in used if not name.startswith("SKYPILOT_")} == task["envs"].keys()
+    for file in ("pyproject.toml", "constraints.txt", "cluster/setup-node.sh"):
+        assert file in task["setup"] and (ROOT / task["workdir"] / file).exists()
+    assert "://" in task["envs"]["RUNS"] and [way["use_spot"] for way in task["resources"]["ordered"]] == [True, False]
 
 
 def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
@@ -96,6 +126,14 @@ BROKEN = {
         "gpu: min_workers 5 > max_workers 4",
     ),
     "max > all": (_set(*GPU, "max_workers", to=20), "gpu.max_workers = 20: more than max_workers = 8"),
+    "fallback of no time": (
+        _set("available_node_types", "gpu-on-demand", "labels", to={"zfdist/asked-after-s": "5 min"}),
+        "gpu-on-demand.labels: zfdist/asked-after-s = '5 min': whole seconds",
+    ),
+    "nothing but fallback": (
+        _set(*GPU, "labels", to={"zfdist/asked-after-s": "60"}),
+        "available_node_types: all but the head stand in for others",
+    ),
     "head trains": (
         _set("available_node_types", "head", "resources", to={"CPU": 4}),
         'head.resources: must have "CPU": 0',
