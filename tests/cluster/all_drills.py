@@ -16,6 +16,8 @@ DRILLS: dict[str, Drill] = {
     "worker killed": drill_hosts.worker_killed,
     "host crashed, a spare there": drill_hosts.host_crashed_with_spare,
     "host crashed, none spare: 2, 1, 2 workers": drill_hosts.elastic,
+    "the only worker cut off": drill_hosts.alone_and_cut_off,
+    "clocks that are hours apart": drill_hosts.clocks_off,
     "drained with a deadline": drill_hosts.drained,
     "network partition": drill_hosts.network_partition,
     "head crashed, resumed by name": drill_hosts.head_crashed,

@@ -9,38 +9,26 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 if __name__ == "__main__":
     tests = Path(__file__).parents[1]
     sys.path[:0] = [str(tests / "cluster"), str(tests), str(tests.parent)]
 
+import drill_shortage
+from demand_times import Times, ended_well, measured
 from followed_run import Run
 from host_cloud import CloudCluster, cluster_from_zero
 from hosts import why_not
 from real_cluster import HEAD
-from waiting import HostError, last_lines, wait_for
-
-
-class Times(NamedTuple):
-    """Seconds."""
-
-    asked_s: float | None
-    """From the command to the first machine that is asked for."""
-    step_s: float | None
-    """From the command to the first step."""
-    zero_s: float | None
-    """From the end of the job to a cluster without machines."""
-    most: int
-    """Machines that there were in all."""
+from waiting import last_lines, wait_for
 
 
 def from_zero(cluster: CloudCluster, name: str = "from-zero", workers: int | str = 1, steps: int = 20) -> Times:
     """A run on a cluster without workers ends well, and leaves it so."""
     started_s = time.time()
     run = cluster.train(name, workers=workers, train__steps=steps)
-    _ended_well(run)
-    return _times(cluster, started_s, run.steps[0][1], time.time())
+    ended_well(run)
+    return measured(cluster, started_s, run.steps[0][1], time.time())
 
 
 def sweep_from_zero(cluster: CloudCluster) -> Times:
@@ -56,7 +44,7 @@ def sweep_from_zero(cluster: CloudCluster) -> Times:
         json.loads((trial / "metrics.jsonl").read_text().splitlines()[0])["time_s"]
         for trial in (sweep.folder / "trials").iterdir()
     )
-    times = _times(cluster, started_s, first_s, over_s)
+    times = measured(cluster, started_s, first_s, over_s)
     assert times.most == len(cluster.workers), "every machine that may come is used"
     return times
 
@@ -67,9 +55,9 @@ def two_jobs(cluster: CloudCluster) -> Times:
     runs = [cluster.train(f"both-{name}", workers=1, train__steps=100) for name in ("a", "b")]
     wait_for(lambda: len(cluster.cloud.workers()) == 2, "two machines", 120)
     for run in runs:
-        _ended_well(run)
+        ended_well(run)
     first_s = min(run.steps[0][1] for run in runs)
-    return _times(cluster, started_s, first_s, time.time())
+    return measured(cluster, started_s, first_s, time.time())
 
 
 def command_killed(cluster: CloudCluster) -> Times:
@@ -87,7 +75,7 @@ def command_killed(cluster: CloudCluster) -> Times:
     cluster.hosts[HEAD].kill("jobs.cli.job_entrypoint")
     over_s = time.time()
     assert run.wait(60) != 0, "the laptop is told"
-    return _times(cluster, started_s, run.steps[0][1], over_s)
+    return measured(cluster, started_s, run.steps[0][1], over_s)
 
 
 def never_comes(cluster: CloudCluster) -> Times:
@@ -100,7 +88,7 @@ def never_comes(cluster: CloudCluster) -> Times:
     assert code == 1 and "asked for 2 x cpu, 2 starting, " in said, last_lines(said)
     assert "error: 2 workers of 1 CPU each needed, room for 0 on 1 machine with 0 CPUs and no GPU: " in said, said
     assert "Traceback" not in said, said
-    return _times(cluster, started_s, None, over_s)
+    return measured(cluster, started_s, None, over_s)
 
 
 def too_much(cluster: CloudCluster) -> Times:
@@ -134,7 +122,7 @@ def grows(cluster: CloudCluster) -> Times:
     run.wait_for(lambda: run.steps[-1][1] > lost_s, "a step", 60)
     cluster.command("stop", "grows")
     assert run.wait() == 0, last_lines(run.said())
-    return _times(cluster, started_s, run.steps[0][1], time.time())
+    return measured(cluster, started_s, run.steps[0][1], time.time())
 
 
 def lost_while_starting(cluster: CloudCluster) -> Times:
@@ -145,11 +133,11 @@ def lost_while_starting(cluster: CloudCluster) -> Times:
     run.wait_for(lambda: len(cluster.training_on()) == 3, "their processes", 60)
     lost = cluster.training_on()[-1]
     cluster.hosts.crash(lost)
-    _ended_well(run)
+    ended_well(run)
     assert f"{cluster.hosts[lost].address} was lost" in run.said() or f"on {cluster.hosts[lost].address}" in run.said()
     left = cluster.leftovers(run.folder)
     assert not left, left
-    return _times(cluster, started_s, run.steps[0][1], time.time())
+    return measured(cluster, started_s, run.steps[0][1], time.time())
 
 
 DRILLS: dict[str, Callable[[CloudCluster], Times]] = {
@@ -161,18 +149,10 @@ DRILLS: dict[str, Callable[[CloudCluster], Times]] = {
     "a machine that never comes": never_comes,
     "--workers 1:3, with a loss": grows,
     "a machine lost while workers start": lost_while_starting,
+    "a new machine without the data": drill_shortage.data_missing,
+    "new machines without a token": drill_shortage.token_missing,
+    "the head lost while a machine starts": drill_shortage.head_lost,
 }
-
-
-def _ended_well(run: Run) -> None:
-    if run.wait() != 0:
-        raise HostError(f"{run.folder.name}: exit code {run.wait()}:\n{last_lines(run.said())}")
-
-
-def _times(cluster: CloudCluster, started_s: float, step_at_s: float | None, over_s: float) -> Times:
-    zero_s = cluster.wait_for_zero() - over_s
-    asked = cluster.cloud.since(started_s, "asked for")
-    return Times(asked[0].at_s - started_s, None if step_at_s is None else step_at_s - started_s, zero_s, len(asked))
 
 
 def _teams(run: Run) -> list[int]:
@@ -186,20 +166,27 @@ def main(names: list[str]) -> int:
         print(f"no drills: {why_not()}")
         return 0
     failed = 0
-    with cluster_from_zero(["one", "two", "three"]) as cluster:
-        print("drill | s to the first machine asked for | s to the first step | s from the end to none | machines")
-        for name in names or DRILLS:
-            try:
-                times = DRILLS[name](cluster)
-            except Exception:  # the other drills go on
-                failed += 1
-                traceback.print_exc()
-                print(f"{name} | FAILED", flush=True)
-                cluster.mend_cloud()
-            else:
-                figures = ("" if value is None else f"{value:.1f}" for value in times[:3])
-                print(" | ".join([name, *figures, str(times.most)]), flush=True)
+    print("drill | s to the first machine asked for | s to the first step | s from the end to none | machines")
+    for drills, fallback_s in ((DRILLS, None), (drill_shortage.SPOT_DRILLS, drill_shortage.FALLBACK_S)):
+        chosen = [name for name in names or drills if name in drills]
+        if chosen:
+            with cluster_from_zero(["one", "two", "three"], fallback_s) as cluster:
+                failed += sum(not _goes_well(cluster, name, drills[name]) for name in chosen)
     return failed
+
+
+def _goes_well(cluster: CloudCluster, name: str, drill: Callable[[CloudCluster], Times]) -> bool:
+    """Run a drill and print its line; return whether all was as it should be."""
+    try:
+        times = drill(cluster)
+    except Exception:  # the other drills go on
+        traceback.print_exc()
+        print(f"{name} | FAILED", flush=True)
+        cluster.mend_cloud()
+        return False
+    figures = ("" if value is None else f"{value:.1f}" for value in times[:3])
+    print(" | ".join([name, *figures, str(times.most)]), flush=True)
+    return True
 
 
 if __name__ == "__main__":

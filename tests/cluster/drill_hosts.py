@@ -3,7 +3,7 @@
 import json
 import time
 
-from drills import EVERY, LOST, Result, bit_equal, disturbed, finish, losses_agree, undisturbed
+from drills import AT, EVERY, LOST, Result, bit_equal, disturbed, finish, losses_agree, undisturbed
 from followed_run import Run
 from hosts import Host
 from real_cluster import HEAD, RealCluster
@@ -46,6 +46,43 @@ def network_partition(cluster: RealCluster) -> Result:
     bit_equal(cluster, run)  # still: those that were cut off wrote nothing
     cluster.mend()
     return result
+
+
+def alone_and_cut_off(cluster: RealCluster) -> Result:
+    """The cable of the only worker of a run is pulled: it ends itself, and the run goes on elsewhere, to the bit."""
+    undisturbed_one = cluster.train("alone-undisturbed", workers=1)
+    finish(cluster, undisturbed_one)
+    run = cluster.train("alone", *_SPARE, workers=1)
+    run.wait_for_step(AT)
+    told, fault_s, name = len(run.said()), time.time(), _last(cluster).name
+    cluster.hosts.partition(name)
+    run.wait_for(lambda: "starting 1 worker" in run.said()[told:], "another launch", 200)
+    detect_s = time.time() - fault_s
+    finish(cluster, run, looks_at_leftovers=False)
+    again_s, redone = run.pause_after(fault_s)
+    cluster.hosts.heal(name)
+    left = cluster.leftovers(run.folder)
+    assert not left, f"the worker that was cut off outlives the run: {left}"
+    assert run.weights() == undisturbed_one.weights(), "the worker that was cut off wrote nothing more"
+    cluster.mend()
+    return Result(detect_s, again_s, redone, "bit-equal")
+
+
+def clocks_off(cluster: RealCluster) -> Result:
+    """The clocks of the machines are hours apart: nobody is taken for late, and a fault is answered as ever."""
+    clocks = [cluster.hosts[name].home / "clock" for name in cluster.workers]
+    for clock, off_s in zip(clocks, (7200, -7200, 600), strict=True):
+        clock.write_text(str(off_s))
+    try:
+        run = cluster.train("clocks-off", workers=2)
+        run.wait_for_step(AT)
+        _last(cluster).kill("RayTrainWorker")
+        finish(cluster, run)
+    finally:
+        for clock in clocks:
+            clock.unlink()
+    assert run.said().count("starting again from step ") == 1, run.said()
+    return Result(None, None, None, bit_equal(cluster, run))
 
 
 def drained(cluster: RealCluster) -> Result:

@@ -4,18 +4,20 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import host_provider
-from hosts import Hosts
+from hosts import Host, Hosts
 from real_cluster import HEAD, RealCluster, make_image
 from waiting import wait_for
 
+from cluster import nodes
+
 IDLE_S = 12
 """After so much idleness Ray lets a machine go."""
-TYPE = "cpu"
+TYPE, ON_DEMAND = "cpu", "cpu-on-demand"
 _DEFAULTS = {  # those of Ray for clouds that it knows; for another it has none, and asks for them
     "cluster_synced_files": [],
     "initialization_commands": [],
@@ -41,8 +43,11 @@ class HostCloud:
         self._hosts, self.folder = hosts, folder
         self.is_sold_out = False
         """Whether machines are asked for in vain: they never boot."""
+        self.on_boot: Callable[[Host], None] = lambda host: None
+        """Done to each machine once it has booted, before Ray's launcher reaches it."""
         self.events: list[Event] = []
         folder.mkdir(parents=True)
+        self.refuse()
         (folder / host_provider.POOL).write_text(json.dumps({host.name: host.address for host in hosts}))
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -54,6 +59,10 @@ class HostCloud:
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join()
+
+    def refuse(self, *types: str) -> None:
+        """Have no machine of these types from now on, and say so to whoever asks."""
+        (self.folder / host_provider.REFUSED).write_text(json.dumps(types))
 
     def workers(self) -> list[str]:
         """Return the names of the machines besides the head that Ray has asked for and not let go."""
@@ -83,6 +92,7 @@ class HostCloud:
             return
         make_image(self._hosts[name])
         self._hosts.boot(name)
+        self.on_boot(self._hosts[name])
         self._note(name, "up")
 
     def _end(self, name: str) -> None:
@@ -100,15 +110,22 @@ class HostCloud:
 
 
 class CloudCluster(RealCluster):
-    """A cluster whose workers come and go; at most as many as there are names."""
+    """A cluster whose workers come and go; at most as many as there are names.
 
-    def __init__(self, hosts: Hosts, workers: Sequence[str], cloud: HostCloud) -> None:
+    Args:
+        hosts: with a machine called head.
+        workers: names of those that may come.
+        cloud: boots and ends them.
+        fallback_s: after so many seconds a second type stands in for the first; None for one type.
+    """
+
+    def __init__(self, hosts: Hosts, workers: Sequence[str], cloud: HostCloud, fallback_s: int | None = None) -> None:
         self.cloud = cloud
         provider = {"type": "external", "module": "host_provider.HostProvider", "folder": str(cloud.folder)}
-        types = {
-            "head": {"resources": {"CPU": 0}, "node_config": {}},
-            TYPE: {"resources": {"CPU": 1}, "min_workers": 0, "max_workers": len(workers), "node_config": {}},
-        }
+        worker = {"resources": {"CPU": 1}, "min_workers": 0, "max_workers": len(workers), "node_config": {}}
+        types = {"head": {"resources": {"CPU": 0}, "node_config": {}}, TYPE: worker | {"priority": 1}}
+        if fallback_s is not None:
+            types[ON_DEMAND] = worker | {"labels": {nodes.ASKED_AFTER: str(fallback_s)}}
         super().__init__(
             hosts,
             workers,
@@ -124,6 +141,8 @@ class CloudCluster(RealCluster):
     def mend_cloud(self) -> None:
         """End what a drill that failed has left running, and wait until nothing is asked for."""
         self.cloud.is_sold_out = False
+        self.cloud.refuse()
+        self.cloud.on_boot = lambda host: None
         self.hosts[HEAD].kill("jobs.cli.job_entrypoint")
         self.wait_for_zero()
 
@@ -134,10 +153,10 @@ class CloudCluster(RealCluster):
 
 
 @contextlib.contextmanager
-def cluster_from_zero(workers: Sequence[str]) -> Iterator[CloudCluster]:
+def cluster_from_zero(workers: Sequence[str], fallback_s: int | None = None) -> Iterator[CloudCluster]:
     """A head that `zfdist cluster up` brought up from ray-cluster.yaml, and nothing else yet; ended by `down`."""
     with Hosts([HEAD, *workers], are_booted=False) as hosts, HostCloud(hosts, hosts.shared / "cloud") as cloud:
-        cluster = CloudCluster(hosts, workers, cloud)
+        cluster = CloudCluster(hosts, workers, cloud, fallback_s)
         cluster.command("up", timeout_s=300)
         yield cluster
         cluster.command("down")

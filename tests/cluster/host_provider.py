@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ray.autoscaler.node_provider import NodeProvider
-from ray.autoscaler.tags import NODE_KIND_HEAD, TAG_RAY_NODE_KIND
+from ray.autoscaler.tags import NODE_KIND_HEAD, TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 
 LOCK = ".lock"
 POOL = "pool"
 """The file with the addresses of the machines that the cloud has, by name."""
+REFUSED = "refused"
+"""The file with the types of which it has none now."""
 
 
 @contextlib.contextmanager
@@ -78,6 +80,8 @@ class HostProvider(NodeProvider):  # type: ignore[misc]
     def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> None:
         with locked(self._folder):
             taken, pool = machines(self._folder), json.loads((self._folder / POOL).read_text())
+            if tags.get(TAG_RAY_USER_NODE_TYPE) in json.loads((self._folder / REFUSED).read_text()):
+                raise RuntimeError("InsufficientInstanceCapacity")
             is_head = tags[TAG_RAY_NODE_KIND] == NODE_KIND_HEAD
             free = [name for name in pool if name not in taken and (name == "head") == is_head]
             if len(free) < count:

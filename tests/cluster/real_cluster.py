@@ -71,6 +71,11 @@ class Faulty:
         return spec
 
 sys.meta_path.insert(0, Faulty())
+
+if pathlib.Path("{HOME}/clock").exists():  # a clock that is off by so many seconds
+    import time
+    off_s, clock, clock_ns = int(pathlib.Path("{HOME}/clock").read_text()), time.time, time.time_ns
+    time.time, time.time_ns = lambda: clock() + off_s, lambda: clock_ns() + 10**9 * off_s
 """
 _VARIABLES = {
     "RAY_worker_niceness": "0",  # Ray's own is 15; these machines share their processors with whatever else runs here
