@@ -42,8 +42,11 @@ from zfdist.model.systems import build
 from zfdist.schedule import Weights
 
 ROOT = str(Path(__file__).parents[2])
-SYSTEMS = ("zforcing", "storn", "vrnn", "srnn", "rnn")
-KINDS = {"gaussian": kinds.PCM16, "mixture": kinds.PCM16, "bernoulli": kinds.BITS, "categorical": kinds.TOKENS}
+SYSTEMS = ("zforcing", "storn", "vrnn", "srnn", "rnn", "lru")
+KINDS = dict.fromkeys(kinds.PCM16.densities, kinds.PCM16) | {
+    "bernoulli": kinds.BITS,
+    "categorical": kinds.TOKENS,
+}
 SWITCHES: tuple[dict[str, Any], ...] = (
     {"aux_stop_gradient": "backward_net"},
     {"layer_norm_z": True},
