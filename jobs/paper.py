@@ -15,7 +15,7 @@ import tyro
 from jobs.cli import command
 from jobs.reporting import paper_rows
 from zfdist.config import Config, ConfigError
-from zfdist.data.kinds import TOKENS, with_density
+from zfdist.data.kinds import PCM16, TOKENS, with_density
 from zfdist.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> int | None:
 
 def _refuse_other_kind(table: str, store: "Store", base: Config) -> None:
     density = base.model.density
-    wanted = [TOKENS] if table in _WORDS else with_density(density)
+    wanted = [TOKENS] if table in _WORDS else [PCM16] if table == "beyond" else with_density(density)
     if store.kind not in wanted:
         names = " or ".join(kind.name for kind in wanted)
         raise ConfigError(f"{table} with density {density} needs {names}; {store.root} holds {store.kind.name}")

@@ -113,16 +113,16 @@ def rows(table: str, base: Config, alpha: float) -> list[Row]:
 def key_of(table: str, config: Config) -> str | None:
     """Return the key of the row that a run belongs to; None if it is none of the table's."""
     model, loss = config.model, config.loss
+    is_annealed = loss.kl.kind != "constant" and loss.kl.start < 1.0
     if table in ("table2", "table3"):
         is_one = model.system == "zforcing" and model.density == "categorical" and loss.alpha == loss.beta
         return f"alpha-{loss.alpha:g}" if is_one else None
     if table == "beyond":
         output = next((name for name, density in _OUTPUTS.items() if density == model.density), None)
         key = model.system + "-sees-z" * model.output_sees_z
-        is_plain = loss.alpha == loss.beta == 0 and loss.kl.kind == "constant"
+        is_plain = not _has_latents(config) or (loss.alpha == loss.beta == 0 and not is_annealed)
         return f"{key}-{output}" if output and key in _BEYOND and is_plain else None
     if model.system == "zforcing":
-        is_annealed = loss.kl.kind != "constant" and loss.kl.start < 1.0
         return "zforcing" + "-kla" * is_annealed + "-aux" * (loss.alpha > 0)
     if table == "figure2":
         return None
@@ -152,6 +152,12 @@ def points(base: Config, chosen: list[Row], seeds: int, x_dim: int, budget: int 
 
 def _aux(weight: float) -> dict[str, Any]:
     return {"loss.alpha": weight, "loss.beta": weight}
+
+
+def _has_latents(config: Config) -> bool:
+    from zfdist.model import systems
+
+    return systems.network_of(config.model).has_latents
 
 
 def _sizes(config: Config, x_dim: int, budget: int) -> dict[str, Any]:
