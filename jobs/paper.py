@@ -1,4 +1,4 @@
-"""The paper's tables: `zfdist paper table1|table2|table3|figure2 --name N [--scale tiny|paper] ...`.
+"""The paper's tables: `zfdist paper table1|table2|table3|figure2|beyond --name N [--scale tiny|paper] ...`.
 
 Trains what the table needs as a sweep in runs/N, evaluates it, and writes CSV, Markdown and, for figure2, PNG. The same
 command again goes on. With --runs it trains nothing and takes the runs that are named.
@@ -15,14 +15,15 @@ import tyro
 from jobs.cli import command
 from jobs.reporting import paper_rows
 from zfdist.config import Config, ConfigError
-from zfdist.data.kinds import TOKENS, with_density
+from zfdist.data.kinds import PCM16, TOKENS, with_density
 from zfdist.recipes import RECIPES
 
 if TYPE_CHECKING:
     from zfdist.data.store import Store
 
-Table = Literal["table1", "table2", "table3", "figure2"]
+Table = Literal["table1", "table2", "table3", "figure2", "beyond"]
 _WORDS = ("table2", "table3")
+_OF_ONE_SIZE = ("table1", "beyond")
 _SAMPLES = 25
 
 
@@ -34,7 +35,8 @@ class Arguments:
     """
 
     table: Annotated[Table, tyro.conf.Positional]
-    """table1: all systems by their bound. table2: perplexity over alpha. table3: interpolation. figure2: KL."""
+    """table1: all systems by their bound. table2: perplexity over alpha. table3: interpolation. figure2: KL.
+    beyond: systems without and with latents, each with a Gaussian output and one autoregressive inside the frame."""
     name: str | None = None
     """Train as the sweep runs/NAME; the same command again goes on."""
     runs: tuple[Path, ...] = ()
@@ -50,8 +52,8 @@ class Arguments:
     alpha: float = paper_rows.USUAL_ALPHA
     """alpha = beta of the rows with auxiliary cost, where the paper prints none."""
     parameters: int | None = None
-    """Size of every system, heads without weight not counted; 0 takes the recipe's sizes; default for table1: that of
-    zforcing with all its heads in the recipe's sizes, else 0, as the paper compares rows of one size."""
+    """Size of every system, heads without weight not counted; 0 takes the recipe's sizes; default for table1 and
+    beyond: that of zforcing with all its heads in the recipe's sizes, else 0: the paper compares rows of one size."""
     num_samples: int | None = None
     """Of IWAE; 0 for none; default: 25 for table2, else none."""
     workers_per_trial: int = 1
@@ -102,7 +104,7 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> int | None:
     _refuse_other_kind(arguments.table, store, base)
     x_dim = store.frame_size(base.data.frame_samples)
     rows = paper_rows.rows(arguments.table, base, arguments.alpha)
-    budget = 0 if arguments.parameters is None and arguments.table != "table1" else arguments.parameters
+    budget = 0 if arguments.parameters is None and arguments.table not in _OF_ONE_SIZE else arguments.parameters
     points = paper_rows.points(base, rows, arguments.seeds, x_dim, budget)
 
     from cluster.sweep.search_space import prepare_list
@@ -132,7 +134,7 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> int | None:
 
 def _refuse_other_kind(table: str, store: "Store", base: Config) -> None:
     density = base.model.density
-    wanted = [TOKENS] if table in _WORDS else with_density(density)
+    wanted = [TOKENS] if table in _WORDS else [PCM16] if table == "beyond" else with_density(density)
     if store.kind not in wanted:
         names = " or ".join(kind.name for kind in wanted)
         raise ConfigError(f"{table} with density {density} needs {names}; {store.root} holds {store.kind.name}")

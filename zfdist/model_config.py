@@ -9,6 +9,7 @@ Count = Annotated[int, Between(1, 2**31)]
 CountOrZero = Annotated[int, Between(0, 2**31)]
 
 _ZFORCING_ONLY = ("aux_sees_h", "latent_sees_x", "output_skip", "output_sees_z", "layer_norm_z")
+_WITHOUT_LATENTS = ("rnn", "lru")
 _BY_AUTOGRAD = ("layer_norm_z", "vrnn_features")
 
 
@@ -18,10 +19,10 @@ class ModelConfig(Section):
 
     PATH: ClassVar[str] = "model"
 
-    system: Literal["zforcing", "storn", "vrnn", "srnn", "rnn"] = "zforcing"
-    """Which recurrent network; rnn has no latents and gives the exact likelihood."""
+    system: Literal["zforcing", "storn", "vrnn", "srnn", "rnn", "lru"] = "zforcing"
+    """Which recurrent network; rnn and lru have no latents and give the exact likelihood."""
     hidden: Count = 1024
-    """Units of each LSTM, forward, backward or of inference."""
+    """Units of each LSTM, forward, backward or of inference; of each block of lru."""
     z_dim: Count = 256
     """Dimensions of the latent z_t."""
     mlp_dim: Count = 512
@@ -31,10 +32,12 @@ class ModelConfig(Section):
     parameter_budget: CountOrZero = 0
     """Parameters that the network should have, heads without weight in the objective not counted: hidden is chosen,
     mlp_dim in proportion; 0 takes both as they are."""
-    density: Literal["gaussian", "mixture", "bernoulli", "categorical"] = "gaussian"
-    """Density of an observation given the state: frames (gaussian, mixture), bits or tokens."""
+    density: Literal["gaussian", "mixture", "autoregressive", "bernoulli", "categorical"] = "gaussian"
+    """Density of an observation given the state: frames (gaussian, mixture, autoregressive), bits or tokens."""
     mixture_components: Count = 20
     """Gaussians of a mixture."""
+    causal_units: Count = 16
+    """autoregressive: units of the causal net that reads the earlier samples of a frame."""
     sigma_floor: Annotated[float, Between(1e-8, 1.0)] = 1e-3
     """Smallest standard deviation of the output density, in normalised units."""
     embed_dim: CountOrZero = 0
@@ -63,6 +66,8 @@ class ModelConfig(Section):
     vrnn_features: bool = False
     """vrnn: all nets read x and z through feature extractors phi_x and phi_z of mlp_dim units, as published (Chung et
     al., 2015); z's is inside the loop over time, which then runs by autograd (model.recurrence auto or reference)."""
+    lru_blocks: Annotated[int, Between(1, 64)] = 4
+    """lru: blocks of linear recurrent units, one after another."""
     label_classes: CountOrZero = 0
     """Classes that a head on the latents tells apart, trained jointly; 0 for no such head."""
     recurrence: Literal["auto", "reference", "bptt", "native", "graph", "triton"] = "auto"
@@ -73,8 +78,10 @@ class ModelConfig(Section):
         super().__post_init__()
         if self.density == "categorical" and self.embed_dim == 0:
             raise ConfigError("model.embed_dim = 0: tokens (model.density = categorical) need an embedding, e.g. 300")
-        if self.system == "rnn" and self.label_classes > 0:
-            raise ConfigError(f"model.label_classes = {self.label_classes}: model.system = rnn has no latents to read")
+        if self.system in _WITHOUT_LATENTS and self.label_classes > 0:
+            raise ConfigError(
+                f"model.label_classes = {self.label_classes}: model.system = {self.system} has no latents to read"
+            )
         for name in _ZFORCING_ONLY:
             if getattr(self, name) and self.system != "zforcing":
                 raise ConfigError(f"model.{name} = true: a switch of zforcing, and model.system is {self.system}")

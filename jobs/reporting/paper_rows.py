@@ -28,6 +28,18 @@ _SYSTEMS: dict[str, dict[str, Any]] = {
 }
 
 
+_BEYOND: dict[str, dict[str, Any]] = {
+    "rnn": _SYSTEMS["rnn"],
+    "lru": {"model.system": "lru"},
+    "vrnn": _SYSTEMS["vrnn"],
+    "srnn": _SYSTEMS["srnn"],
+    "zforcing": _SYSTEMS["zforcing"],
+    "zforcing-sees-z": _SYSTEMS["zforcing"] | {"model.output_sees_z": True},
+}
+"""Systems without latents and with them: what the latents give with an output that is autoregressive in the frame."""
+_OUTPUTS = {"gauss": "gaussian", "ar": "autoregressive"}
+
+
 class Row(NamedTuple):
     """A row: its key, what readers call it, and what of a recipe it changes."""
 
@@ -52,6 +64,8 @@ LABELS = {
     "vrnn-i": "VRNN-I",
     "vrnn": "VRNN",
 }
+_BEYOND_LABELS = {"lru": "LRU", "zforcing-sees-z": "Z-Forcing, output reads z"}
+_OUTPUT_LABELS = {"gauss": "Gaussian", "ar": "autoregressive"}
 
 
 def rows(table: str, base: Config, alpha: float) -> list[Row]:
@@ -62,6 +76,16 @@ def rows(table: str, base: Config, alpha: float) -> list[Row]:
         return [
             Row(f"alpha-{w:g}", f"\u03b1 = \u03b2 = {w:g}", _PLAIN | density | _SYSTEMS["zforcing"] | _aux(w))
             for w in weights
+        ]
+    if table == "beyond":
+        return [
+            Row(
+                f"{key}-{output}",
+                f"{_BEYOND_LABELS.get(key) or LABELS[key]}, {_OUTPUT_LABELS[output]}",
+                _PLAIN | {"model.output_sees_z": False} | values | {"model.density": _OUTPUTS[output]},
+            )
+            for key, values in _BEYOND.items()
+            for output in _OUTPUTS
         ]
     annealed = {"loss.kl.kind": "linear"}
     family = [
@@ -89,16 +113,21 @@ def rows(table: str, base: Config, alpha: float) -> list[Row]:
 def key_of(table: str, config: Config) -> str | None:
     """Return the key of the row that a run belongs to; None if it is none of the table's."""
     model, loss = config.model, config.loss
+    is_annealed = loss.kl.kind != "constant" and loss.kl.start < 1.0
     if table in ("table2", "table3"):
         is_one = model.system == "zforcing" and model.density == "categorical" and loss.alpha == loss.beta
         return f"alpha-{loss.alpha:g}" if is_one else None
+    if table == "beyond":
+        output = next((name for name, density in _OUTPUTS.items() if density == model.density), None)
+        key = model.system + "-sees-z" * model.output_sees_z
+        is_plain = not _has_latents(config) or (loss.alpha == loss.beta == 0 and not is_annealed)
+        return f"{key}-{output}" if output and key in _BEYOND and is_plain else None
     if model.system == "zforcing":
-        is_annealed = loss.kl.kind != "constant" and loss.kl.start < 1.0
         return "zforcing" + "-kla" * is_annealed + "-aux" * (loss.alpha > 0)
     if table == "figure2":
         return None
     name = model.system + "-i" * (model.system == "vrnn" and model.vrnn_prior == "standard")
-    suffix = {"gaussian": "-gauss", "mixture": "-gmm"}.get(model.density, "")
+    suffix = {"gaussian": "-gauss", "mixture": "-gmm", "autoregressive": "-ar"}.get(model.density, "")
     return next((key for key in (name + suffix, name) if key in LABELS), None)
 
 
@@ -123,6 +152,12 @@ def points(base: Config, chosen: list[Row], seeds: int, x_dim: int, budget: int 
 
 def _aux(weight: float) -> dict[str, Any]:
     return {"loss.alpha": weight, "loss.beta": weight}
+
+
+def _has_latents(config: Config) -> bool:
+    from zfdist.model import systems
+
+    return systems.network_of(config.model).has_latents
 
 
 def _sizes(config: Config, x_dim: int, budget: int) -> dict[str, Any]:

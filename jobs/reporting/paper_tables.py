@@ -230,7 +230,7 @@ def _page(
     runs = [one for group in by_key.values() for one in group]
     roots = ", ".join(sorted({f"`{one.config.data.root}`" for one in runs}))
     metrics = _metrics(kind)
-    yield f"# {task.table.replace('table', 'Table ')}"
+    yield "# Beyond the paper" if task.table == "beyond" else f"# {task.table.replace('table', 'Table ')}"
     yield (
         f"Ours: {len(runs)} run{'s' * (len(runs) > 1)} on {roots}, each at its checkpoint with the best validation "
         "ELBO; KL weight 1, no auxiliary cost. \u00b1 is the standard error over training seeds."

@@ -27,6 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "srnn": {"system": "srnn", "density": "bernoulli"},
     "srnn over tokens": {"system": "srnn"} | TOKENS,
     "rnn over tokens": {"system": "rnn"} | TOKENS,
+    "lru, sample after sample": {"system": "lru", "density": "autoregressive"},
 }  # fmt: skip
 
 

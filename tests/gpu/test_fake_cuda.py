@@ -54,7 +54,7 @@ def test_the_audit_finds_every_kind_of_fault(library: Path) -> None:
 def test_no_device_is_mixed_and_nothing_waits(library: Path, part: str) -> None:
     """All systems and densities; that generating waits before it begins is of no account."""
     cases = found(library, part)
-    assert len(cases) == 20 and [case for case in cases if case["found"]] == []
+    assert len(cases) == 26 and [case for case in cases if case["found"]] == []
 
 
 def test_a_training_step_mixes_no_device_waits_for_nothing_and_launches_no_more_than_its_budget(library: Path) -> None:

@@ -82,6 +82,17 @@ def test_table_1_of_sound(runs: dict[str, Path], tmp_path: Path) -> None:
     assert table["VRNN-GMM"][:3] == ["", "", ""] and table["STCN, Gaussian"][-1].startswith("\u2265 13,273")
 
 
+def test_the_table_beyond_the_paper(runs: dict[str, Path], store: Path, tmp_path: Path) -> None:
+    """Takes the rows that are its own, with their density; what has an auxiliary cost is named as none of them."""
+    autoregressive = tmp_path / "autoregressive"
+    models.save(autoregressive, models.config_for(store, model__system="lru", model__density="autoregressive"))
+    lines, page = made("beyond", tmp_path / "out", runs["rnn"], runs["plain"], runs["both"], autoregressive)
+    assert {line["row"] for line in lines} == {"rnn-gauss", "zforcing-gauss", "lru-ar"}
+    table = cells(page)
+    assert table["LRU, autoregressive"][1] == "" and table["Z-Forcing, Gaussian"][1] != "", "KL where there are latents"
+    assert f"`{runs['both']}` belongs to no row of beyond." in page
+
+
 def test_published_lines_have_source_mark_and_why_not(runs: dict[str, Path], tmp_path: Path) -> None:
     lines, page = made("table1", tmp_path, runs["plain"])
     published = [line for line in lines if line["origin"] == "published"]
@@ -165,7 +176,7 @@ def test_figure_2_of_runs_that_differ_in_nothing(runs: dict[str, Path], tmp_path
     assert page.count("| Z-Forcing | `") == 2 and "KL, nats per frame" in page
 
 
-@pytest.mark.parametrize("table", ["table1", "table2", "figure2"])
+@pytest.mark.parametrize("table", ["table1", "table2", "figure2", "beyond"])
 def test_every_row_is_found_again_from_its_config(table: str) -> None:
     base = RECIPES["demo"]()
     if table == "table2":
@@ -173,7 +184,10 @@ def test_every_row_is_found_again_from_its_config(table: str) -> None:
     rows = paper_rows.rows(table, base, alpha=0.01)
     assert [paper_rows.key_of(table, base.with_values(row.values)) for row in rows] == [row.key for row in rows]
     published = {p.row for p in paper_published.PUBLISHED if p.table == table and p.data_set in ("timit", "imdb")}
-    assert published & {row.key for row in rows} == {row.key for row in rows} - {"storn"} or table == "figure2"
+    assert published & {row.key for row in rows} == {row.key for row in rows} - {"storn"} or table in (
+        "figure2",
+        "beyond",
+    )
 
 
 def weighed(config: Config, x_dim: int) -> int:
@@ -182,9 +196,10 @@ def weighed(config: Config, x_dim: int) -> int:
     return counts["total"] - sum(counts[head] for head in systems.idle_heads(config.model, config.loss))
 
 
-def test_trials_have_equal_size_and_all_names() -> None:
+@pytest.mark.parametrize("table", ["table1", "beyond"])
+def test_trials_have_equal_size_and_all_names(table: str) -> None:
     base = Config().with_values({"model.hidden": 64, "model.mlp_dim": 32, "model.z_dim": 8})
-    rows = paper_rows.rows("table1", base, alpha=0.01)
+    rows = paper_rows.rows(table, base, alpha=0.01)
     points = paper_rows.points(base, rows, seeds=2, x_dim=20, budget=None)
     assert len(points) == 2 * len(rows) and len({tuple(point) for point in points}) == 1
     sizes = [weighed(base.with_values(point), 20) for point in points]

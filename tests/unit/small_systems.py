@@ -10,9 +10,9 @@ from zfdist.model.networks import network
 from zfdist.model.systems import build
 
 SYSTEMS = get_args(get_type_hints(ModelConfig)["system"])
-DENSITIES = ("gaussian", "mixture", "bernoulli", "categorical")
+DENSITIES = ("gaussian", "mixture", "autoregressive", "bernoulli", "categorical")
 T, B, X, Z = 7, 3, 4, 3
-SIZES = {"hidden": 6, "z_dim": Z, "mlp_dim": 5, "mixture_components": 3}
+SIZES = {"hidden": 6, "z_dim": Z, "mlp_dim": 5, "mixture_components": 3, "causal_units": 3, "lru_blocks": 2}
 
 
 def make(system="zforcing", density="gaussian", dtype=torch.float64, seed=0, **options):

@@ -9,7 +9,7 @@ from small_systems import SYSTEMS, B, T, data, make, run
 
 from zfdist.config import ConfigError, LossConfig, ModelConfig
 from zfdist.model.objective import objective
-from zfdist.model.systems import build, idle_heads, parameter_counts, sized, sized_as
+from zfdist.model.systems import build, idle_heads, network_of, parameter_counts, sized, sized_as
 from zfdist.schedule import Weights
 
 EVERY_HEAD = LossConfig(alpha=0.1, beta=0.1)
@@ -44,7 +44,7 @@ def test_a_budget_out_of_reach_is_named():
 @every_system
 def test_a_budget_is_spent_on_what_has_weight_in_the_objective(system):
     """A head counts exactly if some weight makes its gradient other than zero."""
-    head = {} if system == "rnn" else {"label_classes": 2}
+    head = {"label_classes": 2} if network_of(ModelConfig(system=system)).has_latents else {}
     model, (frames, lengths, eps) = make(system, **head), data()
     for alpha, beta, label in itertools.product((0.0, 0.5), repeat=3):
         loss = LossConfig(alpha=alpha, beta=beta, label=label)

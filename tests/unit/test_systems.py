@@ -27,7 +27,7 @@ CASES += [(s, "categorical", {"embed_separate": True}) for s in SYSTEMS] + [
 every_case = pytest.mark.parametrize(
     ("system", "density", "options"), CASES, ids=lambda v: v if isinstance(v, str) else ",".join(v)
 )
-READ = ("zforcing", "storn", "vrnn", "srnn", "rnn")  # for which it is said below what each may read
+READ = ("zforcing", "storn", "vrnn", "srnn", "rnn", "lru")  # for which it is said below what each may read
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 
 

@@ -2,12 +2,12 @@
 
 A density is a NamedTuple of its parameters with `log_prob` and `sample`. Every sample is made of standard normal
 noise, which keeps one front door for randomness: where a choice needs a uniform number, it is the normal's CDF.
-A further density is one more such class and a case in each of the three functions at the end.
+A further density is one more such class and a case in each of the three functions at the end; one that has weights
+of its own, as zfdist.model.autoregressive, brings them as a module, which the output net holds and hands in.
 
 Shapes: ... any leading dimensions (time, batch), D values of an observation, K components, V words.
 """
 
-import math
 from typing import NamedTuple, Protocol
 
 import torch
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zfdist.config import ModelConfig
-from zfdist.model.distributions import HALF_LOG_2PI, Gaussian, latent_gaussian
+from zfdist.model.autoregressive import CausalNet
+from zfdist.model.distributions import HALF_LOG_2PI, Gaussian, floored, latent_gaussian
 from zfdist.model.kernels import cpp_gaussian
 from zfdist.model.kernels.lstm_cell import clamp_latent
 from zfdist.model.kernels.mixed_precision import widen
@@ -96,42 +97,57 @@ def output_size(config: ModelConfig, x_dim: int) -> int:
             return 2 * x_dim
         case "mixture":
             return config.mixture_components * (1 + 2 * x_dim)
+        case "autoregressive":
+            return 2 * (x_dim + config.causal_units)
         case "bernoulli" | "categorical":
             return x_dim
 
 
 def noise_size(config: ModelConfig, x_dim: int) -> int:
     """Return how many normal numbers a sample of an observation takes."""
-    return {"gaussian": x_dim, "mixture": 1 + x_dim, "bernoulli": x_dim, "categorical": 1}[config.density]
+    return {"mixture": 1 + x_dim, "categorical": 1}.get(config.density, x_dim)
 
 
-def output_density(config: ModelConfig, parameters: Tensor) -> Density:
+def own_weights(config: ModelConfig, x_dim: int) -> CausalNet | None:
+    """Return the weights that a density has beside what the output net says, for those that have any."""
+    return CausalNet(config, x_dim) if config.density == "autoregressive" else None
+
+
+def output_density(config: ModelConfig, parameters: Tensor, own: CausalNet | None = None) -> Density:
     """Return the density of an observation from the output net's numbers [..., output_size].
 
     gaussian: means, then the raw scales r with std = sigma_floor + exp(r). mixture: raw log-weights, then the means
-    of all components, then their raw scales. bernoulli, categorical: logits. A Gaussian's density is unbounded on
-    digital silence; the floor bounds it, smoothly, so that the gradient never vanishes at an edge.
+    of all components, then their raw scales. bernoulli, categorical: logits. autoregressive: means, raw scales, gains
+    and shifts, and `own_weights`. A Gaussian's density is unbounded on digital silence; the floor bounds it, smoothly,
+    so that the gradient never vanishes at an edge.
     """
     parameters = widen(parameters)
     match config.density:
         case "gaussian":
             mean, raw = parameters.chunk(2, dim=-1)
-            return Gaussian(mean, _floored(raw, config.sigma_floor))
+            return Gaussian(mean, floored(raw, config.sigma_floor))
         case "mixture":
             count = config.mixture_components
             x_dim = (parameters.shape[-1] // count - 1) // 2
             logits, means, raws = torch.split(parameters, [count, count * x_dim, count * x_dim], dim=-1)
             means, raws = (value.reshape(*value.shape[:-1], count, x_dim) for value in (means, raws))
-            return Mixture(torch.log_softmax(logits, dim=-1), means, _floored(raws, config.sigma_floor))
+            return Mixture(torch.log_softmax(logits, dim=-1), means, floored(raws, config.sigma_floor))
+        case "autoregressive":
+            if own is None:
+                raise ValueError("an autoregressive density is made of its own weights too: own_weights")
+            return own.density(parameters)
         case "bernoulli":
             return Bernoulli(parameters)
         case "categorical":
             return Categorical(parameters)
 
 
-def output_log_prob(config: ModelConfig, parameters: Tensor, value: Tensor) -> Tensor:
+def output_log_prob(config: ModelConfig, parameters: Tensor, value: Tensor, own: CausalNet | None = None) -> Tensor:
     """Return the log-probability of an observation under `output_density`, in one pass where that can be: [...]."""
     parameters = widen(parameters)
+    if own is not None:
+        log_prob: Tensor = own(parameters, value)
+        return log_prob
     if config.density == "gaussian" and cpp_gaussian.is_supported(parameters, value):
         return cpp_gaussian.observation_log_prob(parameters, value, config.sigma_floor)
     return output_density(config, parameters).log_prob(value)
@@ -144,11 +160,6 @@ def auxiliary_log_prob(config: ModelConfig, parameters: Tensor, value: Tensor) -
         return cpp_gaussian.latent_log_prob(parameters, value, config.latent_clamp, config.aux_tanh)
     mean, log_variance = clamp_latent(parameters, config.latent_clamp).chunk(2, dim=-1)
     return latent_gaussian(torch.tanh(mean) if config.aux_tanh else mean, log_variance).log_prob(value)
-
-
-def _floored(raw: Tensor, sigma_floor: float) -> Tensor:
-    # Filled on the device: a tensor made of a Python number would be copied there, and the processor would wait.
-    return torch.logaddexp(raw, torch.full((), math.log(sigma_floor), dtype=raw.dtype, device=raw.device))
 
 
 def _uniform(eps: Tensor) -> Tensor:

@@ -39,6 +39,12 @@ class Gaussian(NamedTuple):
         return 0.5 * (torch.expm1(2.0 * log_ratio) - 2.0 * log_ratio + scaled.square()).sum(-1)
 
 
+def floored(raw: Tensor, sigma_floor: float) -> Tensor:
+    """Return log(sigma_floor + exp(raw)): the logarithm of an observation's standard deviation."""
+    # Filled on the device: a tensor made of a Python number would be copied there, and the processor would wait.
+    return torch.logaddexp(raw, torch.full((), math.log(sigma_floor), dtype=raw.dtype, device=raw.device))
+
+
 def latent_gaussian(mean: Tensor, log_variance: Tensor) -> Gaussian:
     """Return the Gaussian of a latent net, which speaks in log-variances."""
     return Gaussian(widen(mean), 0.5 * widen(log_variance))

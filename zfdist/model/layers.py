@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfdist.config import ModelConfig
-from zfdist.model.densities import Density, output_density, output_log_prob, output_size
+from zfdist.model.densities import Density, output_density, output_log_prob, output_size, own_weights
 from zfdist.model.distributions import Gaussian, latent_gaussian
 from zfdist.model.kernels.cross_entropy import token_log_prob
 from zfdist.model.kernels.lstm_cell import GATES, clamp_latent, clipped_leaky_relu, no_autocast
@@ -63,13 +63,14 @@ class Output(nn.Module):
         self.hidden, width = _hidden_layers(inputs, config.mlp_dim, config.output_layers)
         outputs = output_size(config, x_dim)
         self.out = _Softmax(width, outputs) if config.density == "categorical" else nn.Linear(width, outputs)
+        self.own = own_weights(config, x_dim)
 
     def forward(self, features_TBH: Tensor, value_TBX: Tensor) -> Tensor:
         """Return log p(value | features), in nats: [T, B]."""
         activations = self._activations(features_TBH)
         with no_autocast(activations):
             if self.config.density != "categorical":
-                return output_log_prob(self.config, self.out(activations), value_TBX)
+                return output_log_prob(self.config, self.out(activations), value_TBX, self.own)
             log_prob_TB: Tensor = self.out(activations, value_TBX)
         return log_prob_TB
 
@@ -77,7 +78,7 @@ class Output(nn.Module):
         """Return p(. | features)."""
         activations = self._activations(features_TBH)
         with no_autocast(activations):
-            return output_density(self.config, self.out(activations))
+            return output_density(self.config, self.out(activations), self.own)
 
     def _activations(self, value: Tensor) -> Tensor:
         for layer in self.hidden:

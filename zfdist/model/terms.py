@@ -41,6 +41,12 @@ class Generated(NamedTuple):
     state: Any
 
 
+def exact_terms(log_px_TB: Tensor) -> Terms:
+    """Return the terms of a system without latents: the log-likelihood, and zeros."""
+    zeros_TB = torch.zeros_like(log_px_TB)
+    return Terms(log_px_TB, zeros_TB, zeros_TB, zeros_TB, zeros_TB)
+
+
 def latent_terms(
     log_px_TB: Tensor,
     prior: Gaussian,

@@ -5,15 +5,13 @@ Shapes: T time, B batch, X values of a frame (tokens have none), H hidden, Z lat
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from zfdist.model.distributions import standard_gaussian
 from zfdist.model.kernels.lstm_cell import State
 from zfdist.model.layers import Output, repeat_batch
-from zfdist.model.networks.network import Draw, Network, Pass, Step
+from zfdist.model.networks.network import Draw, Network, Pass, Step, exact_pass
 from zfdist.model.recurrent.lstm import LSTM
-from zfdist.model.terms import Terms
+from zfdist.model.terms import Terms, exact_terms
 
 
 class Rnn(Network):
@@ -23,9 +21,7 @@ class Rnn(Network):
 
     def forward(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Terms:
         """Return log p(x_{t+1} | x_1 .. x_t), computed once for all trajectories; all other terms are zero."""
-        log_px_TN = repeat_batch(self.output(self.lstm(self.embed(x_TBX))[0], y_TBX), eps_TNZ)
-        zeros_TN = torch.zeros_like(log_px_TN)
-        return Terms(log_px_TN, zeros_TN, zeros_TN, zeros_TN, zeros_TN)
+        return exact_terms(repeat_batch(self.output(self.lstm(self.embed(x_TBX))[0], y_TBX), eps_TNZ))
 
     def _assemble(self, embedded: int) -> None:
         self.lstm = LSTM(embedded, self.config.hidden)
@@ -33,8 +29,7 @@ class Rnn(Network):
 
     def _pass(self, x_TBX: Tensor, y_TBX: Tensor, lengths_B: Tensor, eps_TNZ: Tensor) -> Pass:
         h_TBH, state = self.lstm(self.embed(x_TBX))
-        nothing = standard_gaussian(eps_TNZ)
-        return Pass(repeat_batch(h_TBH, eps_TNZ), lambda: nothing, nothing, nothing.mean, state)
+        return exact_pass(repeat_batch(h_TBH, eps_TNZ), eps_TNZ, state)
 
     def _start(self, x_BX: Tensor, like_BZ: Tensor) -> None:
         return None  # the LSTM's own beginning
