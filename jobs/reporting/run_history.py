@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,13 @@ def read(paths: Iterable[Path]) -> list[History]:
     return sorted(found.values(), key=lambda h: h.best.elbo_nats if h.best else float("-inf"), reverse=True)
 
 
+def news(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return what differs once a run in the given run and sweep folders has written something, or a trial was added."""
+    folders = [folder for path in paths for folder in (path, *_folders(path / TRIALS))]
+    files = [folder / name for folder in folders for name in (run_protocol.METRICS, run_protocol.RESULT)]
+    return [(str(file), seen.st_mtime_ns, seen.st_size) for file in files if (seen := _stat(file))]
+
+
 def by_data_set(histories: Iterable[History]) -> dict[DataSet, list[History]]:
     """Return the runs of each data set, in their order; data sets in that of their folders."""
     groups: dict[str, tuple[DataSet, list[History]]] = {}
@@ -247,6 +255,12 @@ def _folders(parent: Path) -> list[Path]:
         return sorted(parent.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return file.stat()
+    return None
 
 
 def _is_run(folder: Path) -> bool:

@@ -30,8 +30,8 @@ def test_the_demo_and_the_same_again(tmp_path: Path) -> None:
     assert results[0] == best
     assert json.loads((tmp_path / "runs/demo/test.json").read_text())["sequences"] == 24
     report = tmp_path / "runs/demo/report"
-    assert {p.name for p in report.iterdir()} >= {"report.md", "figures", "samples"}
-    assert {"learning-curves.png", "kl.png", "sweep.png", "speech.png"} <= {p.name for p in report.glob("figures/*")}
+    assert {p.name for p in report.iterdir()} >= {"report.html", "report.md", "figures", "samples"}
+    assert {"learning-curves.png", "kl.png", "sweep.png"} <= {p.name for p in report.glob("figures/*")}
     trained = {p: p.read_bytes() for p in tmp_path.glob("runs/demo/trials/*/metrics.jsonl")}
     again = demo(tmp_path)
     assert again.returncode == 0 and "already made from this input" in again.stdout
