@@ -71,7 +71,7 @@ def _next(results: Sequence[dict[str, Any]], took_s: float) -> str:
     best = results[0]
     knobs = ", ".join(f"{name.removeprefix('loss.')} {value}" for name, value in best["values"].items())
     venv = Path(sys.prefix)
-    activate = "" if os.environ.get("VIRTUAL_ENV") == sys.prefix else f"\n  source {_shown(venv)}/bin/activate"
+    activate = "" if os.environ.get("VIRTUAL_ENV") == sys.prefix else f", after `source {_shown(venv)}/bin/activate`"
     return f"""
 done in {duration(took_s)}.
 
@@ -82,7 +82,7 @@ The best of {len(results)} trials: {Path(best["folder"]).name}, with {knobs}
   on validation it gives whole utterances an ELBO of {best["valid/elbo_nats"]:,.0f} nats on average, at step \
 {best["best_step"]:,}
 
-Three commands to try next:{activate}
+Three commands to try next{activate}:
   zfdist train demo --name longer --workers 2 --train.steps 4000
   zfdist train demo --name continued --from {best["folder"]} --train.steps 600
   tensorboard --logdir {SWEEP}/trials

@@ -21,7 +21,7 @@ def test_the_demo_and_the_same_again(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stdout + first.stderr
     for phase in ("[1/4] speech to Arrow shards", "[2/4] a sweep", "[3/4] the best trial", "[4/4] figures"):
         assert phase in first.stdout
-    assert "Three commands to try next:" in first.stdout
+    assert "Three commands to try next" in first.stdout
     results = json.loads((tmp_path / "runs/demo/results.json").read_text())
     assert len(results) == 8 and all(result["state"] in ("finished", "stopped") for result in results)
     values = [result["values"] for result in results]
