@@ -107,8 +107,7 @@ class History:
     @property
     def system(self) -> str:
         """What people call its system, e.g. "Z-Forcing" or "VRNN"."""
-        name = self.config.model.system
-        return _TITLES.get(name, name.upper())
+        return title_of(self.config.model.system)
 
     @property
     def is_exact(self) -> bool:
@@ -161,6 +160,11 @@ def by_data_set(histories: Iterable[History]) -> dict[DataSet, list[History]]:
         data_set = _data_set(history)
         groups.setdefault(data_set.identity, (data_set, []))[1].append(history)
     return dict(sorted(groups.values(), key=lambda group: group[0].shown))
+
+
+def title_of(system: str) -> str:
+    """Return what people call a system, e.g. "Z-Forcing" for zforcing."""
+    return _TITLES.get(system, system.upper())
 
 
 def systems_of(histories: Iterable[History]) -> list[str]:
