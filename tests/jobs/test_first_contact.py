@@ -60,7 +60,7 @@ def test_a_dry_run_refuses_what_the_run_would(
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (("tr",), "train"),
+        (("trai",), "train"),
         (("swe",), "sweep"),
         (("train", "tim"), "timit"),
         (("train", "timit", "--loss.kl.st"), "--loss.kl.start"),
