@@ -29,7 +29,7 @@ test: $(READY)
 	$(PYTEST) tests/cluster --ignore tests/cluster/test_drills.py --ignore tests/cluster/test_demand.py -m 'not drill' -n 2 $(BY_FILE) --durations=10
 
 test-here: $(READY) lint
-	nice -n 10 env $(PYTEST) tests/distributed tests/gpu tests/jobs tests/unit -n auto --maxprocesses 4 $(BY_FILE) --durations=10
+	nice -n 10 env $(PYTEST) tests/distributed tests/gpu tests/jobs tests/unit -m 'not drill' -n auto --maxprocesses 4 $(BY_FILE) --durations=10
 
 test-hosts: $(READY)
 	@said=$$(mktemp); $(PYTEST) tests/cluster/test_drills.py tests/cluster/test_demand.py -m 'not drill' --durations=5 >$$said 2>&1; \
@@ -39,7 +39,7 @@ unit: $(READY)
 	$(PYTEST) tests/unit -n auto --maxprocesses 4 $(BY_FILE)
 
 drills: $(READY)
-	$(PYTEST) tests/cluster -m drill
+	$(PYTEST) tests/cluster tests/jobs -m drill
 	@OMP_NUM_THREADS=1 $(BIN)/python -u tests/cluster/all_drills.py
 	@OMP_NUM_THREADS=1 $(BIN)/python -u tests/cluster/drill_demand.py
 

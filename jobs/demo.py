@@ -6,12 +6,14 @@ and so does this: start it again.
 """
 
 import json
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -42,18 +44,17 @@ def main(argv: Sequence[str]) -> None:
     from zfdist.data.sources.speech import SAMPLE
 
     started_s = time.monotonic()
-    source = SAMPLE.relative_to(Path.cwd()) if SAMPLE.is_relative_to(Path.cwd()) else SAMPLE
-    _phase(1, "speech to Arrow shards", prepare.main, ["speech", "--source", str(source), "--out", str(DATA)])
+    _phase(1, "speech to Arrow shards", prepare.main, ["speech", "--source", str(_shown(SAMPLE)), "--out", str(DATA)])
     swept = ["demo", "--name", SWEEP.name, "--data.root", str(DATA), "--samples", "0", *SPACE, *ASHA]
     _phase(2, "a sweep: with and without auxiliary costs and KL annealing", sweep.main, [*swept, *arguments.overrides])
     results = json.loads((SWEEP / "results.json").read_text())
     if not results or any(result["state"] == "unfinished" for result in results):  # it was asked to stop
         print("\nnot all trials are over; `make demo` goes on from here")
         raise SystemExit(command.REFUSED)
-    best = results[0]["folder"]
-    _phase(3, "the best trial on the test split", evaluate.main, [best, "--json", str(SWEEP / "test.json")])
+    best = results[0]
+    _phase(3, "the best trial on the test split", evaluate.main, [best["folder"], "--json", str(SWEEP / "test.json")])
     _phase(4, "figures, tables and sound", report.main, [str(SWEEP), "--out", str(REPORT)])
-    print(_next(best, time.monotonic() - started_s))
+    print(_next(results, time.monotonic() - started_s))
 
 
 def _phase(number: int, title: str, job: Callable[[list[str]], int], argv: Sequence[str]) -> None:
@@ -65,15 +66,31 @@ def _phase(number: int, title: str, job: Callable[[list[str]], int], argv: Seque
         raise SystemExit(code)
 
 
-def _next(best: str, took_s: float) -> str:
+def _next(results: Sequence[dict[str, Any]], took_s: float) -> str:
+    """Return the last words: where the report is, which trial was the best, and what to try."""
+    best = results[0]
+    knobs = ", ".join(f"{name.removeprefix('loss.')} {value}" for name, value in best["values"].items())
+    venv = Path(sys.prefix)
+    activate = "" if os.environ.get("VIRTUAL_ENV") == sys.prefix else f", after `source {_shown(venv)}/bin/activate`"
     return f"""
-done in {duration(took_s)}. Look at {REPORT}/report.md and listen to {REPORT}/samples/*.wav
+done in {duration(took_s)}.
 
-Three commands to try next:
+The report: {REPORT}/report.html
+  open it in a browser, offline as well, to see the curves and to hear what the best trial generates
+
+The best of {len(results)} trials: {Path(best["folder"]).name}, with {knobs}
+  on validation it gives whole utterances an ELBO of {best["valid/elbo_nats"]:,.0f} nats on average, at step \
+{best["best_step"]:,}
+
+Three commands to try next{activate}:
   zfdist train demo --name longer --workers 2 --train.steps 4000
-  zfdist train demo --name continued --from {best} --train.steps 600
+  zfdist train demo --name continued --from {best["folder"]} --train.steps 600
   tensorboard --logdir {SWEEP}/trials
 """
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 if __name__ == "__main__":

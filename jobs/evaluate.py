@@ -16,6 +16,7 @@ from jobs.reporting import evaluation_table
 
 if TYPE_CHECKING:
     from zfdist.config import Config
+    from zfdist.data.store import Store
     from zfdist.evaluation.results import Question, Result
 
 
@@ -132,8 +133,18 @@ def _evaluate(arguments: Arguments) -> None:
         atomic_io.write(files.json, evaluation_table.to_json(result, checkpoint=str(folder), data=config.data.root))
         command.say(f"\nwritten to {files.json}")
     if files.export:
+        from jobs.reporting import model_card
+
+        card = model_card.markdown(checkpoint.read_manifest(folder), names_and_values, _store(config))
         export.write(folder, files.export)
+        atomic_io.write(files.export / export.CARD, card)
         command.say(f"\nexported to {files.export}; evaluate it with: zfdist evaluate {files.export}")
+
+
+def _store(config: "Config") -> "Store":
+    from zfdist.data.store import Store
+
+    return Store.open(config.data.root, verify="size", cache=config.data.cache)
 
 
 def _question(arguments: Arguments, config: "Config") -> "Question":

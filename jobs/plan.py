@@ -1,5 +1,6 @@
 """What a run will take: `zfdist cluster plan RECIPE [--workers W] [--gbit 10] [--from-run runs/x] ...`."""
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -54,10 +55,12 @@ def main(argv: Sequence[str]) -> None:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             command.refuse(f"{command.flag(name)} {value}: must be more than 0")
-    print("\n".join(_lines(arguments)))
+    count, lines = sizes(arguments)
+    print("\n".join([*lines, *_time_lines(arguments, count)]))
 
 
-def _lines(arguments: Arguments) -> Iterator[str]:
+def sizes(arguments: Arguments) -> tuple[int, list[str]]:
+    """Return the number of parameters, and lines for people: a worker's share, memory by ZeRO stage, storage."""
     from zfdist import estimate
     from zfdist.model import systems
 
@@ -71,23 +74,79 @@ def _lines(arguments: Arguments) -> Iterator[str]:
     kept = estimate.activations(model, x_dim).of(frames, sequences)
     idle = systems.idle_heads(model, config.loss)
     unused = f" (with {' and '.join(idle)}, which have no weight in the objective)" if idle else ""
-    yield f"{count:,} parameters{unused}; gradient {count * 4 / 2**20:,.1f} MiB"
-    yield f"{workers} worker{'s' * (workers > 1)}, each {sequences} sequences of {frames} steps at a time"
-    yield ""
-    yield "GiB per worker   weights  gradients  optimizer  activations    total"
-    for stage in estimate.STAGES:
-        yield _memory_line(
-            stage, estimate.memory(count, stage, workers, kept), arguments, stage == config.engine.zero_stage
-        )
-    yield ""
     size = estimate.checkpoint_bytes(count, config.engine.zero_stage)
     number = estimate.checkpoints_kept(config.checkpoint, config.train.steps)
     written = math.ceil(config.train.steps / config.checkpoint.every_steps)
-    yield (
+    chosen = config.engine.zero_stage
+    stages = [
+        _memory_line(stage, estimate.memory(count, stage, workers, kept), arguments, stage == chosen)
+        for stage in estimate.STAGES
+    ]
+    return count, [
+        f"{count:,} parameters{unused}; gradient {count * 4 / 2**20:,.1f} MiB",
+        f"{workers} worker{'s' * (workers > 1)}, each {sequences} sequences of {frames} steps at a time",
+        "",
+        "GiB per worker   weights  gradients  optimizer  activations    total",
+        *stages,
+        "",
         f"checkpoints: {size / _GIB:.2f} GiB each, {written:,} written, at most {number} kept: "
-        f"{number * size / _GIB:.2f} GiB of storage"
+        f"{number * size / _GIB:.2f} GiB of storage",
+    ]
+
+
+def of_run(config: Config, recipe: Config, workers: int, has_gpu: bool) -> Iterator[str]:
+    """Yield what a run on the data that are here will be and take, for people: config, network, shares, memory, time.
+
+    Args:
+        config: of the run.
+        recipe: what the config is compared with.
+        workers: how many share each global batch.
+        has_gpu: whether each has a GPU, whose time nothing here tells.
+    """
+    import torch
+
+    from zfdist.data.store import Store
+    from zfdist.data.views import sequences_of
+    from zfdist.model import systems
+
+    store = Store.open(config.data.root, verify="size", cache=config.data.cache)
+    frames_N = sequences_of(store, config.data, "train", config.data.train_view).frames
+    x_dim = store.frame_size(config.data.frame_samples)
+    config = dataclasses.replace(config, model=systems.sized(config.model, config.loss, x_dim))
+    width = max(map(len, config.flat()))
+    for name, value in config.flat().items():
+        usual = recipe.flat()[name]
+        yield f"{name:<{width}}  {value}" + (f"  (recipe: {usual})" if value != usual else "")
+    with torch.device("meta"):  # shapes without numbers
+        network = systems.build(config.model, x_dim, config.train.seed)
+    yield from ("", *systems.description(network, config.loss), "")
+    yield f"{len(frames_N):,} training sequences in {config.data.root}, of {frames_N.mean():,.0f} steps on average"
+    yield from sizes(Arguments(config=config, workers=workers, frames=int(frames_N.max()), x_dim=x_dim))[1]
+    if has_gpu:
+        yield "time: only a run tells that of a GPU; `zfdist cluster plan --from-run` reads it there"
+    else:
+        yield _tried(config, x_dim, max(1, round(frames_N.mean())), workers)
+
+
+def _tried(config: Config, x_dim: int, frames: int, workers: int) -> str:
+    """Try one worker's share of an update on its part of this machine's CPUs; say what all updates will take."""
+    import torch
+
+    from zfdist import estimate
+    from zfdist.build import threads_worth_having
+    from zfdist.container import cpus
+
+    passes, steps = config.engine.accumulation_steps, config.train.steps
+    sequences = math.ceil(config.data.global_batch / workers / passes)
+    parameters = estimate.parameters(config.model, x_dim)
+    threads = threads_worth_having(parameters, frames * sequences, max(1, cpus() // workers))
+    torch.set_num_threads(threads)
+    step_s = passes * estimate.pass_s(config.model, x_dim, frames, sequences)
+    return (
+        f"time: {steps:,} updates of some {step_s:.3g} s are {command.duration(steps * step_s)}, as tried here on "
+        f"{threads} CPU thread{'s' * (threads > 1)};\n"
+        "  validation, checkpoints and the exchange between workers come on top"
     )
-    yield from _time_lines(arguments, count)
 
 
 def _memory_line(stage: int, need: "Memory", arguments: Arguments, chosen: bool) -> str:

@@ -1,8 +1,11 @@
-"""Write a report: `zfdist report runs/A [runs/B ...] --out DIR`: report.md, figures and what runs generate.
+"""Write a report: `zfdist report runs/A [runs/B ...] --out DIR`: report.html, report.md and what it links to.
 
 Needs neither Ray nor DeepSpeed, and goes on a copy of the run folders as well.
 """
 
+import contextlib
+import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,11 +32,23 @@ class Arguments:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
     """Folders or URIs of runs, and of sweeps for all their trials."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder for report.md, figures/ and samples/."""
+    """Folder for report.html, one file to open offline and to send; and for report.md, figures/ and samples/."""
     title: str | None = None
     """First line of the page; default: the systems and what the data are."""
     samples: bool = True
     """Generate from the best run of each data set: speech to hear, images, sentences."""
+    watch: bool = False
+    """Serve the page to browsers of this machine, and make it anew while the runs go on; Ctrl-C ends that."""
+    port: int = 0
+    """With --watch: the port of 127.0.0.1 to serve it at; 0 for any that is free."""
+    every: float = 10.0
+    """With --watch: seconds between two looks at the runs."""
+
+
+_LATER = (
+    "While runs go on their curves are followed here. What is said of the test split, and what the best one generates, "
+    "comes when all are over; `zfdist report` without --watch makes it now."
+)
 
 
 @command.program
@@ -42,8 +57,52 @@ def main(argv: Sequence[str]) -> None:
     arguments = tyro.cli(Arguments, prog="zfdist report", args=argv)
     if not arguments.runs:
         command.refuse("name at least one run or sweep folder")
+    if arguments.watch:
+        _watch(arguments)
+        return
     page = write(arguments.runs, arguments.out, title=arguments.title, samples=arguments.samples)
-    print(f"written: {page}")
+    print(f"written: {page.with_suffix('.html')}, and the same as {page.name}")
+
+
+def _watch(arguments: Arguments) -> None:
+    """Serve the page and keep it fresh until Ctrl-C."""
+    from jobs.reporting import live_page, report_html, run_history
+    from zfdist.checkpoint import fetch
+    from zfdist.errors import ZfdistError
+
+    if not 0 <= arguments.port < 2**16:
+        command.refuse(f"--port {arguments.port}: must be between 0 and {2**16 - 1}")
+    command.refuse_below(arguments, every=1)
+
+    def news() -> object:
+        return run_history.news([fetch.local(run) for run in arguments.runs])
+
+    with live_page.served(arguments.port) as (page, address), contextlib.suppress(KeyboardInterrupt):
+        is_served = False
+        for _ in live_page.changes(news, arguments.every):
+            try:
+                written = write(
+                    arguments.runs,
+                    arguments.out,
+                    title=arguments.title,
+                    samples=arguments.samples,
+                    is_watched=True,
+                    say=_in_silence if is_served else command.say,
+                )
+            except (ZfdistError, OSError) as error:
+                if not is_served:
+                    raise
+                command.say(f"not made anew: {error}")
+                continue
+            page.show(functools.partial(report_html.page, written.read_text(), arguments.out))
+            if not is_served:
+                command.say(f"{address} shows the page to this machine alone, and follows the runs; Ctrl-C ends that")
+                is_served = True
+    command.say(f"no longer followed; the page stays: {arguments.out / 'report.html'}")
+
+
+def _in_silence(line: str) -> None:
+    pass
 
 
 def write(
@@ -52,17 +111,19 @@ def write(
     *,
     title: str | None = None,
     samples: bool = True,
+    is_watched: bool = False,
     say: Callable[[str], None] = command.say,
 ) -> Path:
-    """Write report.md, figures/ and samples/ into the folder `out`; return the page.
+    """Write report.md, figures/ and samples/ into the folder `out`, and all in report.html; return the Markdown page.
 
-    What cannot be had (no checkpoint yet, data elsewhere) is said on the page instead.
+    What cannot be had (no checkpoint yet, data elsewhere) is said on the page instead. A page that `is_watched`
+    evaluates and generates only once all runs are over, so as to leave the machine to them.
 
     Raises:
         HistoryError: if one of `runs` is neither a run nor a sweep.
         CheckpointError, StorageError: if one in a store is not there, or the store cannot be used.
     """
-    from jobs.reporting import report_markdown, run_history
+    from jobs.reporting import report_html, report_markdown, run_history
     from zfdist import atomic_io
     from zfdist.checkpoint import fetch
 
@@ -72,9 +133,15 @@ def write(
     parts = []
     for number, (data_set, some) in enumerate(data_sets.items(), start=1):
         name = str(number) if len(data_sets) > 1 else ""
-        parts.append(_with_bests(_drawn(data_set, some, out, name, say), out, name, samples, say))
+        part = _drawn(data_set, some, out, name, say)
+        if is_watched and any(history.state == "unfinished" for history in some):
+            parts.append(dataclasses.replace(part, problems=[_LATER]))
+            continue
+        parts.append(_with_bests(part, out, name, samples, say))
     path = out / "report.md"
-    atomic_io.write(path, report_markdown.markdown(title or report_markdown.title(parts), parts))
+    page = report_markdown.markdown(title or report_markdown.title(parts), parts)
+    atomic_io.write(path, page)
+    atomic_io.write(path.with_suffix(".html"), report_html.page(page, out))
     return path
 
 
@@ -98,8 +165,6 @@ def _drawn(data_set: "DataSet", histories: "list[History]", out: Path, name: str
 
 def _with_bests(part: "Part", out: Path, name: str, samples: bool, say: Callable[[str], None]) -> "Part":
     """Add the bound of each system's best run on the test split and what it generates, or why they cannot be had."""
-    import dataclasses
-
     from jobs.reporting import run_history
     from zfdist.errors import ZfdistError
 

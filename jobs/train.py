@@ -16,6 +16,7 @@ import tyro
 
 from jobs.cli import command
 from zfdist.config import Config, ConfigError
+from zfdist.recipes import RECIPES
 from zfdist.run_options import Machines, Range, RunLocation, RunOptions
 from zfdist.run_protocol import Outcome, Weights
 
@@ -34,6 +35,8 @@ class Arguments:
     """With --from: read sound under the mean and std that those weights were trained with, as of another voice."""
     profile: bool = False
     """Write where the time goes to the run's folder profile/: a trace of a few steps and a table."""
+    dry_run: bool = False
+    """Print the resolved config, the network, shares, memory and time, refuse what the run would; start nothing."""
     ray: bool = True
     """Let Ray start the workers, again after a fault and on more or fewer machines; --no-ray: this process is one."""
     address: str | None = None
@@ -54,6 +57,9 @@ def main(argv: Sequence[str], on_accepted: Callable[[], None] = lambda: None) ->
         arguments.machines, cpus_per_worker=1, max_failures=0, hang_timeout=1, wait_for_nodes=0, grow_every=0
     )
     _refuse_what_ray_does(arguments)
+    if arguments.dry_run:
+        _dry_run(arguments, argv[0], place)
+        return command.DONE
     if not arguments.ray:
         return _train_here(arguments, place, on_accepted)
     return _train(arguments, place, on_accepted)
@@ -86,6 +92,25 @@ def _train(arguments: Arguments, place: str, on_accepted: Callable[[], None]) ->
         is_interrupted = outcome.state == "stopped" and was_interrupted(folder)
     _say_outcome(outcome, place, command.say)
     return command.INTERRUPTED if is_interrupted else command.DONE
+
+
+def _dry_run(arguments: Arguments, recipe: str, place: str) -> None:
+    """Print what the run will be and take; raise what it would refuse before it starts."""
+    command.check_place(place)
+    command.check_data(arguments.config)
+
+    import torch
+
+    from jobs import plan
+    from zfdist import launcher, refusals
+
+    machines = arguments.machines
+    workers = Range.parsed(machines.workers) if arguments.ray else Range(*[launcher.place(os.environ).size] * 2)
+    has_gpu = machines.gpu or (machines.gpu is None and torch.cuda.is_available())
+    run = _options(arguments, place, Path(place))
+    refusals.refuse(run, device="cuda" if has_gpu else "cpu", workers=range(workers.low, workers.high + 1))
+    print("\n".join(plan.of_run(arguments.config, RECIPES[recipe](), workers.high, has_gpu)))
+    print(f"nothing was started; without --dry-run the run's folder is {command.shown(place)}")
 
 
 def _say_outcome(outcome: Outcome, place: str, say: Callable[[str], None]) -> None:

@@ -106,7 +106,7 @@ def build(
     if newest is not None:
         _restore(run, newest)
     if world.rank == 0:
-        print(f"{_introduction(config, module)}; {_implementations(module, engine)}", flush=True)
+        print(*systems.description(module, config.loss), _implementations(module, engine), sep="\n", flush=True)
         (folder / RESULT).unlink(missing_ok=True)  # written again when this run has finished
         atomic_io.write(folder / checkpoint.CONFIG, config.to_json())
         run.log = metrics.Log(folder, run.step)
@@ -136,14 +136,6 @@ def threads_worth_having(weights: int, frames: float, available: int) -> int:
     Threads wait for each other some thousand times each, and for whoever takes a CPU from one of them.
     """
     return max(1, min(available, int(6 * weights * frames / _PER_THREAD)))
-
-
-def _introduction(config: Config, module: Network) -> str:
-    counts = systems.parameter_counts(module)
-    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
-    idle = systems.idle_heads(config.model, config.loss)
-    unused = f"; {' and '.join(idle)} without weight in the objective" if idle else ""
-    return f"{config.model.system} with {config.model.density} output: {counts['total']:,} parameters ({parts}{unused})"
 
 
 def _implementations(module: Network, engine: Engine) -> str:

@@ -6,6 +6,7 @@ Ring all-reduce of n bytes over W workers moves 2 (W - 1) / W n bytes through ea
 """
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -21,6 +22,8 @@ STAGES = (0, 1, 2, 3)
 _WEIGHT = 4
 _MOMENTS = 8
 _FRAMES, _SEQUENCES = 8, 4  # of the passes that are measured: enough that memory being dealt in pages hardly shows
+
+_PASSES, _MOST_S = 5, 3.0  # of those that are timed
 
 
 class Memory(NamedTuple):
@@ -108,6 +111,24 @@ def kept_bytes(model: Network, frames: int, sequences: int) -> int:
         found = {pointer: size for pointer, size in storages if pointer not in own}
         del terms  # until here nothing that was kept is freed, so that no two have the same address
     return sum(found.values())
+
+
+def pass_s(config: ModelConfig, x_dim: int, frames: int, sequences: int) -> float:
+    """Return the seconds of a forward and backward pass of this shape on this machine's CPU: the fastest of a few."""
+    model = systems.build(config, x_dim, seed=0)
+    _pass(model, _FRAMES, sequences)  # which also compiles what is compiled at first use
+    taken_s: list[float] = []
+    while len(taken_s) < _PASSES and sum(taken_s) < _MOST_S:
+        started_s = time.perf_counter()
+        _pass(model, frames, sequences)
+        taken_s.append(time.perf_counter() - started_s)
+    return min(taken_s)
+
+
+def _pass(model: Network, frames: int, sequences: int) -> None:
+    x, eps = model.blank(frames + 1, sequences), torch.zeros(frames, sequences, model.config.z_dim)
+    terms = model(x[:-1], x[1:], torch.full((sequences,), frames), eps)
+    (terms.log_px_TB + terms.kl_TB + terms.log_pb_TB + terms.log_px_backward_TB).sum().backward()
 
 
 def checkpoint_bytes(count: int, stage: int) -> float:

@@ -49,6 +49,14 @@ _STYLE = {
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
 }
+_ON_ANY_GROUND = {
+    "axes.grid": False,
+    "savefig.transparent": True,
+    **dict.fromkeys(
+        ("text.color", "axes.titlecolor", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#7A828A"
+    ),
+    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), "inherit"),
+}
 
 
 def learning_curves(path: Path, histories: Sequence[History], labels: Sequence[str], kind: Kind) -> None:
@@ -167,18 +175,26 @@ def sweep(path: Path, histories: Sequence[History], labels: Sequence[str], kind:
         _save(figure, path)
 
 
-def speech(path: Path, waves: Mapping[str, NDArray[np.float32]], sample_rate: int) -> None:
-    """Draw waveform and log spectrogram of each sound by its title, all on the same axes."""
-    with plt.rc_context(_STYLE | {"axes.grid": False}):
+def speech(
+    path: Path, waves: Mapping[str, NDArray[np.float32]], sample_rate: int, beside: Sequence[NDArray[np.float32]] = ()
+) -> None:
+    """Draw waveform and log spectrogram of each sound by its title, all on the same axes.
+
+    The axes are those that also the sounds `beside` would fit, the first of which is the original, so that pictures of
+    sounds one by one compare. The ground is clear and the text grey, to be read on a white page and on a dark one.
+    """
+    scale = list(beside) or list(waves.values())
+    peak = max(float(np.abs(wave).max()) for wave in scale) or 1.0
+    loudest = _spectrum(scale[0], sample_rate)[2].max()
+    size = (2.75 * len(waves) + 0.9, 3.9) if len(waves) > 1 else (5.2, 3.4)
+    with plt.rc_context(_STYLE | _ON_ANY_GROUND):
         figure, grid = plt.subplots(
-            2, len(waves), figsize=(2.75 * len(waves) + 0.9, 3.9), layout="constrained", squeeze=False,
+            2, len(waves), figsize=size, layout="constrained", squeeze=False,
             sharex=True, sharey="row", height_ratios=(1, 1.5),
         )  # fmt: skip
-        peak = max(float(np.abs(wave).max()) for wave in waves.values()) or 1.0
-        loudest = _spectrum(next(iter(waves.values())), sample_rate)[2].max()
         for column, (title, wave) in enumerate(waves.items()):
             wave_axes, spectrum_axes = grid[:, column]
-            wave_axes.plot(np.arange(len(wave)) / sample_rate, wave, color="#222222", linewidth=0.25)
+            wave_axes.plot(np.arange(len(wave)) / sample_rate, wave, color=COLOURS[0], linewidth=0.25)
             wave_axes.set_title(title)
             wave_axes.set_ylim(-1.05 * peak, 1.05 * peak)
             frequencies, times, decibels = _spectrum(wave, sample_rate)
@@ -188,7 +204,7 @@ def speech(path: Path, waves: Mapping[str, NDArray[np.float32]], sample_rate: in
             spectrum_axes.set_xlabel("time (s)")
         grid[0, 0].set_ylabel("amplitude\n(full scale = 1)")
         grid[1, 0].set_ylabel("frequency (kHz)")
-        grid[1, 0].set_xlim(0, max(len(wave) for wave in waves.values()) / sample_rate)
+        grid[1, 0].set_xlim(0, max(len(wave) for wave in scale) / sample_rate)
         figure.colorbar(image, ax=grid[1, :], label="dB re original's peak", pad=0.01, aspect=14)
         _save(figure, path)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +107,7 @@ class History:
     @property
     def system(self) -> str:
         """What people call its system, e.g. "Z-Forcing" or "VRNN"."""
-        name = self.config.model.system
-        return _TITLES.get(name, name.upper())
+        return title_of(self.config.model.system)
 
     @property
     def is_exact(self) -> bool:
@@ -146,6 +146,13 @@ def read(paths: Iterable[Path]) -> list[History]:
     return sorted(found.values(), key=lambda h: h.best.elbo_nats if h.best else float("-inf"), reverse=True)
 
 
+def news(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return what differs once a run in the given run and sweep folders has written something, or a trial was added."""
+    folders = [folder for path in paths for folder in (path, *_folders(path / TRIALS))]
+    files = [folder / name for folder in folders for name in (run_protocol.METRICS, run_protocol.RESULT)]
+    return [(str(file), seen.st_mtime_ns, seen.st_size) for file in files if (seen := _stat(file))]
+
+
 def by_data_set(histories: Iterable[History]) -> dict[DataSet, list[History]]:
     """Return the runs of each data set, in their order; data sets in that of their folders."""
     groups: dict[str, tuple[DataSet, list[History]]] = {}
@@ -153,6 +160,11 @@ def by_data_set(histories: Iterable[History]) -> dict[DataSet, list[History]]:
         data_set = _data_set(history)
         groups.setdefault(data_set.identity, (data_set, []))[1].append(history)
     return dict(sorted(groups.values(), key=lambda group: group[0].shown))
+
+
+def title_of(system: str) -> str:
+    """Return what people call a system, e.g. "Z-Forcing" for zforcing."""
+    return _TITLES.get(system, system.upper())
 
 
 def systems_of(histories: Iterable[History]) -> list[str]:
@@ -247,6 +259,12 @@ def _folders(parent: Path) -> list[Path]:
         return sorted(parent.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return file.stat()
+    return None
 
 
 def _is_run(folder: Path) -> bool:

@@ -122,18 +122,18 @@ _WRITERS: dict[str, Writer] = {PCM16.name: _sound, BITS.name: _images, TOKENS.na
 
 
 def _speech(out: Path, part: str, loaded: Loaded, store: Store, seed: int) -> Iterator[str]:
-    """One utterance as it was recorded and rebuilt, and as much that is drawn: sounds, their table and picture."""
+    """One utterance as it was recorded and rebuilt, and as much that is drawn: each a sound and its picture."""
     sounds = audio.speech(loaded, store, _TEST, seed)
-    folder = out / "samples" / part
-    files = [path.relative_to(out).as_posix() for path in audio.write(folder, sounds, store.sample_rate)]
-    rows = [
-        (f"[{s.title}]({file})", s.what, f"{len(s.wave) / store.sample_rate:.2f}", f"{s.clipped_percent:.2g} %")
-        for file, s in zip(files, sounds, strict=True)
-    ]
-    yield table(("sound", "what it is", "seconds", "clipped"), rows)
-    picture = out / "figures" / part / "speech.png"
-    figures.speech(picture, {s.title: s.wave for s in sounds}, store.sample_rate)
-    yield f"![Waveforms and spectrograms]({picture.relative_to(out).as_posix()})"
+    waves = [sound.wave for sound in sounds]
+    rows = []
+    for sound, file in zip(sounds, audio.write(out / "samples" / part, sounds, store.sample_rate), strict=True):
+        picture = file.with_suffix(".png")
+        figures.speech(picture, {sound.title: sound.wave}, store.sample_rate, beside=waves)
+        heard, seen = (path.relative_to(out).as_posix() for path in (file, picture))
+        length = f"{len(sound.wave) / store.sample_rate:.2f}"
+        rows.append((f"![Waveform and spectrogram]({seen})", f"[{sound.title}]({heard})", sound.what, length,
+                     f"{sound.clipped_percent:.2g} %"))  # fmt: skip
+    yield table(("", "sound", "what it is", "seconds", "clipped"), rows)
 
 
 def _vocabulary(store: Store) -> Iterator[str]:

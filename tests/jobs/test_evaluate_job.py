@@ -15,6 +15,7 @@ import models
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from jobs import evaluate
 from zfdist import seeding, train, world
@@ -101,12 +102,18 @@ def test_validation_split_gives_the_number_that_the_run_logged(run: Path, tmp_pa
 def test_a_checkpoint_and_an_export_evaluate_alike(run: Path, tmp_path: Path) -> None:
     first = evaluated(tmp_path, run, "--export", tmp_path / "export")
     assert sorted(p.name for p in (tmp_path / "export").iterdir()) == [
+        "README.md",
         "config.json",
         "manifest.json",
         "model.safetensors",
     ]
     for path in (first["checkpoint"], tmp_path / "export"):
         assert {**evaluated(tmp_path, path), "checkpoint": ""} == {**first, "checkpoint": ""}
+    card = (tmp_path / "export/README.md").read_text()
+    data = Store.open(first["data"])
+    assert yaml.safe_load(card.split("---")[1])["library_name"] == "zfdist"
+    assert f"| ELBO per sequence | {first['elbo_nats']:,.2f} nats" in card and data.fingerprint in card
+    assert data.manifest.licence and f"| their licence | {data.manifest.licence} |" in card
 
 
 def test_importance_weighted_bound_over_seeds(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

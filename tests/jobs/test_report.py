@@ -65,8 +65,8 @@ def test_all_links_lead_to_files_of_the_report(written: Path) -> None:
     page = (written / "report.md").read_text()
     links = re.findall(r"\]\(([^)]+)\)", page)
     assert page.startswith("# Two runs\n")
-    assert {str(p.relative_to(written)) for p in written.rglob("*.*")} == {*links, "report.md"}
-    assert sum(link.endswith(".png") for link in links) == 4 and sum(link.endswith(".wav") for link in links) == 4
+    assert {str(p.relative_to(written)) for p in written.rglob("*.*")} == {*links, "report.md", "report.html"}
+    assert sum(link.endswith(".png") for link in links) == 7 and sum(link.endswith(".wav") for link in links) == 4
 
 
 def test_figures_have_print_resolution(written: Path) -> None:

@@ -9,6 +9,9 @@ from zfdist import atomic_io
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CONFIG, MANIFEST, WEIGHTS, WORDS, CheckpointError
 
+CARD = "README.md"
+"""The page beside an export that says what it is."""
+
 
 def write(folder: Path, out: Path) -> None:
     """Copy the weights, manifest and config of a checkpoint: all that evaluation needs, free of pickles.
@@ -34,5 +37,5 @@ def refuse_other(out: Path) -> None:
         names = {name for name in os.listdir(out) if not name.endswith(atomic_io.SUFFIX)}
     except FileNotFoundError:
         return
-    if names - {WEIGHTS, WORDS, CONFIG, MANIFEST}:
+    if names - {WEIGHTS, WORDS, CONFIG, MANIFEST, CARD}:
         raise CheckpointError(f"{out}: holds something else than an export; choose another folder for it")

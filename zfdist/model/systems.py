@@ -90,6 +90,17 @@ def parameter_counts(module: nn.Module) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count} | {"total": sum(counts.values())}
 
 
+def description(network: Network, loss: LossConfig) -> list[str]:
+    """Return what a network is as lines for people: its system, and a table of its parts and their parameters."""
+    counts, idle = parameter_counts(network), idle_heads(network.config, loss)
+    rows = [(f"{network.config.system}, {network.config.density} output", "parameters", "")]
+    rows += [
+        (f"  {name}", f"{count:,}", "  no weight in the objective" * (name in idle)) for name, count in counts.items()
+    ]
+    width, digits = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return [f"{name:<{width}}  {count:>{digits}}{remark}" for name, count, remark in rows]
+
+
 def _scaled(config: ModelConfig, hidden: int) -> ModelConfig:
     mlp_dim = max(1, round(hidden * config.mlp_dim / config.hidden))
     return dataclasses.replace(config, hidden=hidden, mlp_dim=mlp_dim, parameter_budget=0)
