@@ -1,5 +1,6 @@
 """The card beside an export, README.md: what the model is, its numbers, the data and their licence, how it was made."""
 
+import textwrap
 from collections.abc import Sequence
 
 import yaml
@@ -20,11 +21,10 @@ def markdown(manifest: CheckpointManifest, numbers: Sequence[tuple[str, str]], e
     """
     config, system = manifest.config, title_of(manifest.config.model.system)
     is_known = evaluated_on.fingerprint == manifest.data_fingerprint
-    licence = evaluated_on.manifest.licence if is_known else ""
+    licence = evaluated_on.manifest.licence.strip() if is_known else ""
     head = yaml.safe_dump({"library_name": "zfdist", "tags": [config.model.system, evaluated_on.kind.name]})
     made = [
         ("data", f"`{config.data.root}`: {evaluated_on.kind.title}"),
-        ("their licence", licence or "not recorded: ask whoever prepared them, before the model goes on"),
         ("their fingerprint", f"`{manifest.data_fingerprint}`"),
         ("updates", f"{manifest.step:,} of {config.train.steps:,}, each on {config.data.global_batch} sequences"),
         ("workers", f"{manifest.world_size}, {manifest.precision}"),
@@ -45,6 +45,11 @@ def markdown(manifest: CheckpointManifest, numbers: Sequence[tuple[str, str]], e
             table(("", ""), numbers),
             "## How it was made",
             table(("", ""), made),
+            "## The licence of the data",
+            textwrap.indent(licence, "    ")
+            if licence
+            else "Not recorded: ask whoever prepared them, before this model goes on to others.",
+            "## Files",
             "All settings are in `config.json`. The weights are `model.safetensors`, without pickles.",
         ]
     ) + "\n"  # fmt: skip

@@ -113,7 +113,7 @@ def test_a_checkpoint_and_an_export_evaluate_alike(run: Path, tmp_path: Path) ->
     data = Store.open(first["data"])
     assert yaml.safe_load(card.split("---")[1])["library_name"] == "zfdist"
     assert f"| ELBO per sequence | {first['elbo_nats']:,.2f} nats" in card and data.fingerprint in card
-    assert data.manifest.licence and f"| their licence | {data.manifest.licence} |" in card
+    assert data.manifest.licence and f"licence of the data\n\n    {data.manifest.licence}\n" in card
 
 
 def test_importance_weighted_bound_over_seeds(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,8 @@ def _mlflow(python: Path, run: Path, url: str) -> None:
     assert "all of it told" in _track(python, run, "--to", "mlflow", "--url", url)
     seen = read()
     assert {name: [tuple(point) for point in points] for name, points in seen["history"].items()} == _points(run)
-    assert seen["status"] == "FINISHED" and seen["params"]["model.hidden"] == "16"
+    hidden = json.loads((run / "config.json").read_text())["model"]["hidden"]
+    assert seen["status"] == "FINISHED" and seen["params"]["model.hidden"] == str(hidden)
     assert {"report.html", "report.md", "samples"} <= set(seen["files"])
     assert _track(python, run, "--to", "mlflow", "--url", url) == ""
     (run / ".told-mlflow.json").unlink()  # as of a copy of the run on another machine
