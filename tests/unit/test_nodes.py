@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from cluster import nodes
+from cluster.demand import Fallback
 from cluster.nodes import Node, WorkerResources, resources_per_worker
 from cluster.run.worker import worker_env
 from cluster.session import ClusterError
@@ -74,6 +75,21 @@ def test_shares_are_planned_from_what_may_come_and_refused_by_its_name():
     ):
         with pytest.raises(ClusterError, match=said):
             resources_per_worker([HEAD], use_gpu=None, coming=coming, **how)
+
+
+def test_what_stands_in_for_others_says_after_what_time_and_how_it_is_asked_for():
+    labels = {nodes.ASKED_AFTER: "300"}
+    kinds = {"spot": GPU_TYPE, "dear": GPU_TYPE | {"labels": labels}, "off": GPU_TYPE | {"max_workers": 0}}
+    spot, dear = nodes.autoscaler_of({"max_workers": 4, "available_node_types": kinds}).types
+    assert (spot.asked_after_s, spot.selector) == (None, {}) and (dear.asked_after_s, dear.selector) == (300, labels)
+    fallback = Fallback(dear, workers=2)
+    assert fallback.selectors(3) == [{}, labels, labels], "one of three is on a machine that is there"
+    assert str(fallback) == "no machine for 2 workers in 300 s: asking for dear"
+    for wrong in ("0", "-5", "5 min", "1.5", ""):
+        with pytest.raises(
+            ClusterError, match=r"available_node_types.dear.labels: zfdist/asked-after-s = .*: whole se"
+        ):
+            nodes.asked_after_s("dear", {"labels": {nodes.ASKED_AFTER: wrong}})
 
 
 def test_a_type_with_both_is_needed_for_workers_with_both():
