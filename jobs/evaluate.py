@@ -101,7 +101,7 @@ def _refuse_mistakes(arguments: Arguments) -> None:
 
 def _evaluate(arguments: Arguments) -> None:
     from zfdist import atomic_io
-    from zfdist.checkpoint import export
+    from zfdist.checkpoint import export, run_folder
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.checkpoint.fetch import local, with_weights
     from zfdist.evaluation.evaluate import load_model, on_split
@@ -112,7 +112,8 @@ def _evaluate(arguments: Arguments) -> None:
         command.check_place(str(files.export))
     if files.json:
         command.check_place(str(files.json.parent))
-    folder = checkpoint.resolve(with_weights(local(arguments.model)))
+    run = with_weights(local(arguments.model))
+    folder = checkpoint.resolve(run)
     given = {"data.root": arguments.data, "data.eval_view": arguments.view, "train.seed": arguments.seed}
     settings = {name: v for name, v in given.items() if v is not None}
     if arguments.machines.workers is None:
@@ -123,7 +124,10 @@ def _evaluate(arguments: Arguments) -> None:
         config = checkpoint.read_manifest(folder).config.with_values(settings)
         result = _on_ray(arguments, folder, config)
     how = ", read under the model's own mean, std and vocabulary" if arguments.as_trained else ""
-    command.say(f"{folder} on {config.data.root}{how}\n")
+    command.say(f"{folder} on {config.data.root}{how}")
+    if folder != run:
+        command.say(run_folder.choice(run, checkpoint.scores(run)))
+    command.say("")
     names_and_values = evaluation_table.rows(result)
     width = max(len(name) for name, _ in names_and_values)
     for name, value in names_and_values:

@@ -189,12 +189,15 @@ def _with_bests(part: "Part", out: Path, name: str, samples: bool, say: Callable
 
 def _loaded(history: "History") -> "tuple[Loaded, Best]":
     from jobs.reporting.report_markdown import Best
+    from zfdist.checkpoint import folder as checkpoint
+    from zfdist.checkpoint import run_folder
     from zfdist.checkpoint.fetch import with_weights
     from zfdist.evaluation.evaluate import load_model
 
     loaded = load_model(with_weights(history.folder))
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    return loaded, Best(history=history, manifest=loaded.manifest, parameters=parameters)
+    choice = run_folder.choice(history.folder, checkpoint.scores(history.folder))
+    return loaded, Best(history=history, manifest=loaded.manifest, choice=choice, parameters=parameters)
 
 
 def _bound(loaded: "Loaded") -> list[tuple[str, str]]:

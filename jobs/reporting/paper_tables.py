@@ -75,6 +75,8 @@ def write(task: Task, alpha: float, say: Callable[[str], None]) -> list[Path]:
 
 def _evaluated(task: Task, say: Callable[[str], None]) -> tuple[list[Ours], list[str]]:
     """Evaluate each run of the table; return also why some could not be."""
+    from zfdist.checkpoint import folder as checkpoint
+    from zfdist.checkpoint import run_folder
     from zfdist.checkpoint.folder import CheckpointError
 
     found, problems = [], []
@@ -85,9 +87,10 @@ def _evaluated(task: Task, say: Callable[[str], None]) -> tuple[list[Ours], list
             problems.append(f"`{past.folder}` belongs to no row of {task.table}.")
             continue
         try:
-            found.append(
-                Ours(key, str(past.folder), past.config, _numbers(task, past.folder, f"{number} of {len(runs)}", say))
-            )
+            numbers = _numbers(task, past.folder, f"{number} of {len(runs)}", say)
+            found.append(Ours(key, str(past.folder), past.config, numbers))
+            if past.best and past.best.step != numbers["step"]:
+                problems.append(f"`{past.folder}`: {run_folder.choice(past.folder, checkpoint.scores(past.folder))}.")
         except CheckpointError as error:
             problems.append(f"`{past.folder}` ({key}, {past.state}) is not evaluated: {error}.")
     if not found:
@@ -232,8 +235,9 @@ def _page(
     metrics = _metrics(kind)
     yield "# Beyond the paper" if task.table == "beyond" else f"# {task.table.replace('table', 'Table ')}"
     yield (
-        f"Ours: {len(runs)} run{'s' * (len(runs) > 1)} on {roots}, each at its checkpoint with the best validation "
-        "ELBO; KL weight 1, no auxiliary cost. \u00b1 is the standard error over training seeds."
+        f"Ours: {len(runs)} run{'s' * (len(runs) > 1)} on {roots}, each at the checkpoint with its best validation "
+        "ELBO, whose step is its updates; KL weight 1, no auxiliary cost. \u00b1 is the standard error over training "
+        "seeds."
     )
     columns = list(dict.fromkeys((p.data_set, p.metric) for p in sources))
     head = ["model", *(f"ours: {title}" for title in metrics.values()), "runs", "parameters", "updates"]

@@ -16,6 +16,8 @@ class Best:
 
     history: History
     manifest: CheckpointManifest
+    choice: str
+    """Why this checkpoint, and of which updates the best validation and the newest checkpoint are."""
     parameters: int
     """Numbers that were trained."""
     bound: Sequence[tuple[str, str]] = ()
@@ -128,13 +130,15 @@ def _bound(part: Part) -> Iterator[str]:
         yield f"> {problem}"
     for best in part.bests:
         if best.bound:
-            who = f"**{best.history.system}**: `{best.history.name}`, at its checkpoint with the best validation"
+            who = (
+                f"**{best.history.system}**: `{best.history.name}`, at its checkpoint of update {best.manifest.step:,}"
+            )
             how = "KL weight 1 and no auxiliary cost, one posterior sample a sequence"
             if best.history.is_exact:
                 how = "The likelihood is exact, as there are no latents"
             normalised = part.data_set.kind.is_normalised
             units = "; densities of samples in normalised units: a bound may be positive" if normalised else ""
-            yield f"{who}, update {best.manifest.step:,}. {how}{units}."
+            yield f"{who}: {best.choice}. {how}{units}."
             yield table(("", ""), best.bound)
 
 
