@@ -17,6 +17,7 @@ from jobs.reporting import evaluation_table
 if TYPE_CHECKING:
     from zfdist.config import Config
     from zfdist.data.store import Store
+    from zfdist.evaluation.evaluate import Evaluation
     from zfdist.evaluation.results import Question, Result
 
 
@@ -104,6 +105,7 @@ def _evaluate(arguments: Arguments) -> None:
     from zfdist.checkpoint import export, run_folder
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.checkpoint.fetch import local, with_weights
+    from zfdist.evaluation import scores
     from zfdist.evaluation.evaluate import load_model, on_split
 
     files = arguments.files
@@ -119,10 +121,10 @@ def _evaluate(arguments: Arguments) -> None:
     if arguments.machines.workers is None:
         loaded = load_model(folder)
         config = loaded.config.with_values(settings)
-        result = on_split(loaded._replace(config=config), _question(arguments, config))
+        result, sequences = on_split(loaded._replace(config=config), _question(arguments, config))
     else:
         config = checkpoint.read_manifest(folder).config.with_values(settings)
-        result = _on_ray(arguments, folder, config)
+        result, sequences = _on_ray(arguments, folder, config)
     how = ", read under the model's own mean, std and vocabulary" if arguments.as_trained else ""
     command.say(f"{folder} on {config.data.root}{how}")
     if folder != run:
@@ -132,9 +134,13 @@ def _evaluate(arguments: Arguments) -> None:
     width = max(len(name) for name, _ in names_and_values)
     for name, value in names_and_values:
         command.say(f"  {name:<{width}}  {value}")
+    kept = scores.keep(sequences, folder, command.say)
+    if kept:
+        command.say(f"\neach sequence by itself: {kept}")
     if files.json:
+        more = {"checkpoint": str(folder), "data": config.data.root, "scores": kept and str(kept)}
         files.json.parent.mkdir(parents=True, exist_ok=True)
-        atomic_io.write(files.json, evaluation_table.to_json(result, checkpoint=str(folder), data=config.data.root))
+        atomic_io.write(files.json, evaluation_table.to_json(result, **more))
         command.say(f"\nwritten to {files.json}")
     if files.export:
         from jobs.reporting import model_card
@@ -167,7 +173,7 @@ def _question(arguments: Arguments, config: "Config") -> "Question":
     )
 
 
-def _on_ray(arguments: Arguments, folder: Path, config: "Config") -> "Result":
+def _on_ray(arguments: Arguments, folder: Path, config: "Config") -> "Evaluation":
     command.check_data(config)
 
     from cluster import session

@@ -177,7 +177,7 @@ def _with_bests(part: "Part", out: Path, name: str, samples: bool, say: Callable
             loaded, best = _loaded(history)
             bests.append(best)
             say(f"evaluating {history.name} on the test split ...")
-            bests[-1] = dataclasses.replace(bests[-1], bound=_bound(loaded))
+            bests[-1] = dataclasses.replace(bests[-1], bound=_bound(loaded, say))
             if samples:
                 say(f"generating from {history.name} ...")
                 bests[-1] = dataclasses.replace(bests[-1], shown=_shown(loaded, out, folder.as_posix()))
@@ -200,12 +200,15 @@ def _loaded(history: "History") -> "tuple[Loaded, Best]":
     return loaded, Best(history=history, manifest=loaded.manifest, choice=choice, parameters=parameters)
 
 
-def _bound(loaded: "Loaded") -> list[tuple[str, str]]:
+def _bound(loaded: "Loaded", say: Callable[[str], None]) -> list[tuple[str, str]]:
     from jobs.reporting import evaluation_table
+    from zfdist.evaluation import scores
     from zfdist.evaluation.evaluate import on_split
     from zfdist.evaluation.results import Question
 
-    return evaluation_table.rows(on_split(loaded, Question(split="test", seeds=[loaded.config.train.seed])))
+    result, sequences = on_split(loaded, Question(split="test", seeds=[loaded.config.train.seed]))
+    scores.keep(sequences, loaded.folder, say)
+    return evaluation_table.rows(result)
 
 
 def _shown(loaded: "Loaded", out: Path, folder: str) -> str:

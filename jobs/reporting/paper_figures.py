@@ -80,7 +80,8 @@ def table3(task: Task) -> list[Path]:
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * 3, *rows)]
     text = (
         f"`{chosen.folder}` at update {step:,}: posterior samples of two sentences, mixed step by step, decoded "
-        "greedily and by sampling. The paper prints sentences of another data set: there is no number to compare. As in its code, "
+        "greedily and by sampling. The paper prints sentences of another data set: there is no number to compare. As "
+        "in its code, "
         "<unk> has no probability; its code keeps the best of several drawn, here a sentence is what comes first."
     )
     quoted = f"> {originals[0]}\n>\n> {originals[1]}"

@@ -110,6 +110,7 @@ def _numbers(task: Task, run: Path, place: str, say: Callable[[str], None]) -> d
     from jobs.reporting import evaluation_table
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.data.store import Store
+    from zfdist.evaluation import scores
     from zfdist.evaluation.bounds import Importance
     from zfdist.evaluation.evaluate import load_model, on_split
     from zfdist.evaluation.results import Question
@@ -134,7 +135,9 @@ def _numbers(task: Task, run: Path, place: str, say: Callable[[str], None]) -> d
             importance=Importance(samples=task.num_samples) if task.num_samples else None,
             with_legacy_denominator=store.kind == PCM16,  # of TIMIT's code
         )
-        fields = json.loads(evaluation_table.to_json(on_split(loaded, question)))
+        result, sequences = on_split(loaded, question)
+        scores.keep(sequences, folder, say)
+        fields = json.loads(evaluation_table.to_json(result))
         numbers |= {prefix + name: value for name, value in fields.items()}
     kept.parent.mkdir(parents=True, exist_ok=True)
     atomic_io.write_json(kept, numbers)
