@@ -95,14 +95,14 @@ def _differences(sides: Sequence[Side]) -> tuple[Row, list[Row]]:
     rows = []
     for side in sides[1:]:
         d = difference(side, sides[0])
-        error = d.stderr_nats
+        error = d.nats_per_sample_stderr
         rows.append(
             [
                 side.name,
-                _with(d.mean_nats, error),
+                _with(d.mean_nats, d.stderr_nats),
                 "" if math.isnan(d.seed_stderr_nats) else f"\u00b1 {d.seed_stderr_nats:,.2f}",
                 _with(d.nats_per_sample, d.nats_per_sample_stderr, 5),
-                "" if math.isnan(error) else f"{d.mean_nats / error:.1f}" if error else "",
+                "" if math.isnan(error) else f"{d.nats_per_sample / error:.1f}" if error else "",
                 f"{d.share_better:.1%}",
             ]
         )

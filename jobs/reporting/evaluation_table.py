@@ -9,6 +9,7 @@ from zfdist.data.kinds import KINDS
 
 if TYPE_CHECKING:
     from zfdist.evaluation.results import Result
+    from zfdist.evaluation.scores import Scores
 
 
 def rows(result: "Result") -> list[tuple[str, str]]:
@@ -27,6 +28,25 @@ def with_error(result: "Result", name: str, form: str = ",.2f") -> str:
     number = format(getattr(result, name), form)
     error = result.seed_stderr.get(name)
     return number if error is None else f"{number} \u00b1 {format(error, form)}"
+
+
+def baseline(scores: "Scores") -> str:
+    """Return what a simple model scores, in a line."""
+    return f"{scores.what['model']}: " + ", ".join(f"{value} {name}" for name, value in baseline_numbers(scores))
+
+
+def baseline_numbers(scores: "Scores") -> list[tuple[str, str]]:
+    """Return the units and numbers, with their standard errors, of what a simple model scores."""
+    result, kind = scores.result, KINDS[scores.what["kind"]]
+    numbers = [
+        (f"nats per {kind.sequences[scores.what['view']]}", "elbo_nats", "elbo_stderr_nats", ",.2f"),
+        (f"nats per {kind.sample}", "nats_per_sample", "nats_per_sample_stderr", ".5f"),
+    ]
+    numbers += [("perplexity", "perplexity", "perplexity_stderr", ",.2f")] * (kind.score == "perplexity")
+    return [
+        (unit, f"{result[name]:{form}}" + (f" \u00b1 {error:{form}}" if _is_known(error := result[of]) else ""))
+        for unit, name, of, form in numbers
+    ]
 
 
 def a(name: str) -> str:
@@ -55,7 +75,7 @@ def _bounds(result: "Result") -> Iterator[tuple[str, str]]:
         yield f"KL per {kind.frame}", f"{result.kl_nats_per_frame:.4f} nats"
     per_sample = f"{result.nats_per_sample:.5f} nats = {result.bits_per_sample:.5f} bits"
     error = result.nats_per_sample_stderr
-    both = f"{_error(error, '.5f')} nats = {error / math.log(2):.5f} bits" if error == error else _error(error, "")
+    both = _error(error, ".5f") + (f" nats = {error / math.log(2):.5f} bits" if _is_known(error) else "")
     yield f"{name} per {kind.sample}", f"{per_sample} ({both})"
     if result.iwae_nats is not None:
         iwae = f"{with_error(result, 'iwae_nats')} nats ({_error(result.iwae_stderr_nats, ',.2f')})"
@@ -77,7 +97,11 @@ def _bounds(result: "Result") -> Iterator[tuple[str, str]]:
 
 
 def _error(error: float | None, form: str) -> str:
-    return f"standard error {format(error, form)}" if error is not None and error == error else "no standard error"
+    return f"standard error {error:{form}}" if _is_known(error) else "no standard error"
+
+
+def _is_known(error: float | None) -> bool:
+    return error is not None and not math.isnan(error)
 
 
 _OTHERS = {

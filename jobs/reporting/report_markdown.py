@@ -37,6 +37,8 @@ class Part:
     """Paths relative to the page by name: curves, kl, sweep."""
     bests: Sequence[Best] = ()
     """Of each system, best first."""
+    baselines: Sequence[Sequence[tuple[str, str]]] = ()
+    """Of each simple model, its name and then numbers by their units, on the sequences of the best run."""
     problems: Sequence[str] = ()
     """Why there is no evaluation, or nothing generated."""
 
@@ -140,6 +142,14 @@ def _bound(part: Part) -> Iterator[str]:
             units = "; densities of samples in normalised units: a bound may be positive" if normalised else ""
             yield f"{who}: {best.choice}. {how}{units}."
             yield table(("", ""), best.bound)
+    if part.baselines:
+        yield (
+            f"Simple models on the same sequences, in the same units, with standard errors over "
+            f"{part.data_set.kind.groups or part.data_set.kind.rows}; all give the likelihood itself (`zfdist "
+            "baselines`, and `zfdist compare` for differences):"
+        )
+        head = ["model", *(unit for unit, _ in part.baselines[0][1:])]
+        yield table(head, [[value for _, value in row] for row in part.baselines])
 
 
 def _runs(part: Part) -> Iterator[str]:

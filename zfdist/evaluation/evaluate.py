@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zfdist.checkpoint import data_identity
@@ -167,10 +168,7 @@ def result_of(loaded: Loaded, store: Store, question: Question, parts: Sequence[
     scores_SNC = scores_SNC[:, scores_SNC[0, :, 1] > 0]
     scores_SNC = scores_SNC[:, scores_SNC[0, :, 0].argsort()]  # the order of the parts must not show in the last digit
     ids_N = scores_SNC[0, :, 0].long().numpy()
-    names = store.names(split)
-    recordings_N = sequences_of(store, config.data, split, config.data.eval_view).recordings[ids_N].tolist()
-    groups = [store.kind.group(names[i]) for i in recordings_N]
-    groups_N = np.unique(np.array(groups), return_inverse=True)[1]
+    names, groups, groups_N = sequences_named(store, config.data, split, ids_N)
     result = Result(
         **result_fields(scores_SNC, groups_N, question, store.kind, config.data.frame_samples),
         split=question.split,
@@ -192,7 +190,7 @@ def result_of(loaded: Loaded, store: Store, question: Question, parts: Sequence[
         config=dataclasses.asdict(loaded.manifest.config),
         result=vars(result),
         ids_N=ids_N,
-        names=[names[i] for i in recordings_N],
+        names=names,
         groups=groups,
         frames_N=mean["frames"].astype(np.int64),
         elbo_N=mean["elbo_nats"],
@@ -210,6 +208,16 @@ def _unknown_share(store: Store, split: str) -> float | None:
     from zfdist.data.sources.text import unknown_words
 
     return unknown_words(store, split) / max(1, int(store.lengths(split).sum()))
+
+
+def sequences_named(
+    store: Store, data: DataConfig, split: str, ids_N: NDArray[np.int64]
+) -> tuple[list[str], list[str], NDArray[np.int64]]:
+    """Return, of sequences of a split, the names of their rows, the groups that these are of, and their numbers."""
+    names = store.names(split)
+    rows = [names[i] for i in sequences_of(store, data, split, data.eval_view).recordings[ids_N].tolist()]
+    groups = [store.kind.group(name) for name in rows]
+    return rows, groups, np.unique(np.array(groups), return_inverse=True)[1].astype(np.int64)
 
 
 def what_of(loaded: Loaded, store: Store, question: Question) -> dict[str, Any]:
@@ -269,10 +277,15 @@ def load_model(path: Path) -> Loaded:
 
 def refuse_other_data(loaded: Loaded, store: Store, split: str) -> None:
     """Raise EvaluationError if a store has no such split, OtherDataError if it is not as a model was trained with."""
-    if split not in store.splits:
-        raise EvaluationError(f"split {split!r}: {store.root} has {', '.join(store.splits)}")
+    refuse_absent_split(store, split)
     data_identity.refuse_other_kind(loaded.manifest, store, loaded.config.data.frame_samples)
     data_identity.refuse_other_units(loaded.manifest, store)
+
+
+def refuse_absent_split(store: Store, split: str) -> None:
+    """Raise EvaluationError if a store has no such split."""
+    if split not in store.splits:
+        raise EvaluationError(f"split {split!r}: {store.root} has {', '.join(store.splits)}")
 
 
 def _x_dim_of_before(config: Config, weights: Mapping[str, Tensor]) -> int:
