@@ -88,7 +88,7 @@ def _bounds(result: "Result") -> Iterator[tuple[str, str]]:
                 number += f" ({_error(result.perplexity_stderr, ',.2f')})"
             yield what.format(at_most=at_most, **vars(result)), number
     if result.unknown_share is not None:
-        yield "<unk> among the words", f"{result.unknown_share:.2%}, which costs little to predict"
+        yield "<unk> among the words", f"{result.unknown_share:.2%}"
     if result.groups == 1:
         yield (
             "too small a split",

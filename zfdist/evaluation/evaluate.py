@@ -217,6 +217,9 @@ def sequences_named(
     names = store.names(split)
     rows = [names[i] for i in sequences_of(store, data, split, data.eval_view).recordings[ids_N].tolist()]
     groups = [store.kind.group(name) for name in rows]
+    others = [store.names(other)[:1] for other in store.splits if other != split]
+    if len(set(groups)) == 1 and any(store.kind.group(name) == groups[0] for some in others for name in some):
+        groups = rows  # what is in another split too did not come by itself: a text of which each line stands alone
     return rows, groups, np.unique(np.array(groups), return_inverse=True)[1].astype(np.int64)
 
 
