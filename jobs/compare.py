@@ -66,7 +66,11 @@ def _scores(arguments: Arguments) -> "Iterator[tuple[str, Scores]]":
     if twice := [path for i, path in enumerate(places) if path.resolve() in {p.resolve() for p in places[:i]}]:
         command.refuse(f"{twice[0]} is named twice")
     for place, name in zip(places, _names(places), strict=True):
-        yield name, _read(place) if place.suffix in (".csv", ".json") else _evaluated(place, name, arguments)
+        if not _is_file(place):
+            yield name, _evaluated(place, name, arguments)
+            continue
+        found = _read(place)
+        yield name if found.config else found.what["model"], found
 
 
 def _places(named: str) -> list[Path]:
