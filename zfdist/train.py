@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from zfdist import atomic_io, schedule, seeding, startup
+from zfdist import atomic_io, metrics, schedule, seeding, startup
 from zfdist.build import Run, build
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import room, run_folder
@@ -34,16 +34,7 @@ from zfdist.engine import OPTIMIZER, Update
 from zfdist.evaluation.evaluate import evaluate
 from zfdist.model.objective import Loss, objective
 from zfdist.profile import profiled, span, spanned
-from zfdist.run_protocol import (
-    RESULT,
-    VALID_ELBO,
-    NonFiniteError,
-    Outcome,
-    Reporter,
-    Weights,
-    best_validation,
-    records,
-)
+from zfdist.run_protocol import VALID_ELBO, NonFiniteError, Outcome, Reporter, Weights
 from zfdist.world import World, gpu_memory_explained
 
 
@@ -92,7 +83,7 @@ def _train(run: Run, reporter: Reporter, profile: bool) -> Outcome:
             state = _loop(run, reporter, step)
         if run.world.rank == 0:
             if state == "finished":
-                _write_result(run)
+                metrics.write_result(run.folder, run.step)
             print(f"step {run.step:,}: {run_folder.choice(run.folder, run.checkpointer.scores())}", flush=True)
         return Outcome(state, run.step)
     finally:
@@ -299,13 +290,3 @@ def _loss_scale(run: Run) -> dict[str, float]:
 def _write(run: Run, line: dict[str, object] | dict[str, float]) -> None:
     if run.log:
         run.log.write(run.step, line)
-
-
-def _write_result(run: Run) -> None:
-    validations = [line for line in records(run.folder) if line.get(VALID_ELBO) is not None]
-    best = best_validation(validations)
-    result = {"state": "finished", "step": run.step}
-    if best is not None:
-        result |= {name: value for name, value in validations[-1].items() if name.startswith("valid/")}
-        result |= {"best_step": best["step"], "best_valid_elbo_nats": best[VALID_ELBO]}
-    atomic_io.write_json(run.folder / RESULT, result)

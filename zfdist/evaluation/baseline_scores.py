@@ -12,9 +12,10 @@ from zfdist.data.store import Store
 from zfdist.data.views import sequences_of
 from zfdist.evaluation.baselines import digits, sound, words
 from zfdist.evaluation.bounds import COLUMNS
-from zfdist.evaluation.evaluate import refuse_absent_split, scored, sequences_named
+from zfdist.evaluation.evaluate import refuse_absent_split
 from zfdist.evaluation.results import Question, result_fields
 from zfdist.evaluation.scores import Scores
+from zfdist.evaluation.sequences import scored, sequences_named
 
 
 def baselines(store: Store, data: DataConfig, split: str, sigma_floor: float) -> Iterator[Scores]:

@@ -15,22 +15,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from zfdist.checkpoint import data_identity
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint.folder import CheckpointError, CheckpointManifest
 from zfdist.checkpoint.weights import read as read_weights
-from zfdist.config import Config, DataConfig
+from zfdist.config import Config
 from zfdist.container import cpus
-from zfdist.data.as_trained import vocabulary_sha256
 from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.data.store import Store
 from zfdist.data.views import sequences_of
 from zfdist.evaluation.bounds import COLUMNS, Model, Sums, score, sums_of
 from zfdist.evaluation.results import Bound, EvaluationError, Question, Result, bound_of, result_fields
 from zfdist.evaluation.scores import Scores
+from zfdist.evaluation.sequences import scored, sequences_named, unknown_share
 from zfdist.model import systems
 from zfdist.model.kernels import matmul_backend
 from zfdist.model.networks.network import Network
@@ -182,7 +181,7 @@ def result_of(loaded: Loaded, store: Store, question: Question, parts: Sequence[
         std=store.std,
         sigma_floor=config.model.sigma_floor,
         step=loaded.manifest.step,
-        unknown_share=_unknown_share(store, split),
+        unknown_share=unknown_share(store, split),
     )
     mean = dict(zip(COLUMNS, scores_SNC.mean(0).t().numpy(), strict=True))
     scores = Scores(
@@ -201,28 +200,6 @@ def result_of(loaded: Loaded, store: Store, question: Question, parts: Sequence[
     return Evaluation(result, scores)
 
 
-def _unknown_share(store: Store, split: str) -> float | None:
-    """Return the share of words that are <unk> as the store is read; None if it has no words."""
-    if not store.kind.has_vocabulary:
-        return None
-    from zfdist.data.sources.text import unknown_words
-
-    return unknown_words(store, split) / max(1, int(store.lengths(split).sum()))
-
-
-def sequences_named(
-    store: Store, data: DataConfig, split: str, ids_N: NDArray[np.int64]
-) -> tuple[list[str], list[str], NDArray[np.int64]]:
-    """Return, of sequences of a split, the names of their rows, the groups that these are of, and their numbers."""
-    names = store.names(split)
-    rows = [names[i] for i in sequences_of(store, data, split, data.eval_view).recordings[ids_N].tolist()]
-    groups = [store.kind.group(name) for name in rows]
-    others = [store.names(other)[:1] for other in store.splits if other != split]
-    if len(set(groups)) == 1 and any(store.kind.group(name) == groups[0] for some in others for name in some):
-        groups = rows  # what is in another split too did not come by itself: a text of which each line stands alone
-    return rows, groups, np.unique(np.array(groups), return_inverse=True)[1].astype(np.int64)
-
-
 def what_of(loaded: Loaded, store: Store, question: Question) -> dict[str, Any]:
     """Return what `Scores.what` says of an answer."""
     importance = question.importance
@@ -233,22 +210,6 @@ def what_of(loaded: Loaded, store: Store, question: Question) -> dict[str, Any]:
         "seeds": list(question.seeds),
         "iwae_samples": importance.samples if importance else None,
         "is_exact": not loaded.model.has_latents,
-    }
-
-
-def scored(store: Store, data: DataConfig, split: str) -> dict[str, Any]:
-    """Return which sequences a split has, in which units and words: the names of `zfdist.evaluation.scores.SAME`."""
-    return {
-        "data_fingerprint": store.fingerprint,
-        "data": data.root,
-        "kind": store.kind.name,
-        "split": split,
-        "view": data.eval_view,
-        "segment_frames": data.segment_frames if data.eval_view == "segments" else None,
-        "frame_samples": data.frame_samples,
-        "mean": store.mean,
-        "std": store.std,
-        "words_sha256": vocabulary_sha256(store),
     }
 
 
