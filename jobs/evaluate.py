@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zfdist.config import Config
     from zfdist.data.store import Store
     from zfdist.evaluation.evaluate import Evaluation
-    from zfdist.evaluation.results import Question, Result
+    from zfdist.evaluation.results import Question
 
 
 @dataclass(frozen=True)
