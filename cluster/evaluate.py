@@ -1,7 +1,7 @@
-"""One evaluation on N workers: each adds up its shares of a split, and the sums of all are the answer.
+"""One evaluation on N workers: each scores its shares of a split, and the scores of all are the answer.
 
 Shares are smaller than a worker's part, so that a slow or lost worker costs little; Ray hands them out again if a
-machine dies. Sums of sequences are the same however they are dealt, so the answer is that of one process.
+machine dies. The score of a sequence is the same wherever it is computed, so the answer is that of one process.
 """
 
 import functools
@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.exceptions
 import torch
+from numpy.typing import NDArray
 
 from cluster import nodes
 from cluster.demand import Say, Shortage, Supply
@@ -21,8 +23,8 @@ from cluster.run.worker import worker_env
 from zfdist.config import Config
 from zfdist.data.store import Store
 from zfdist.errors import ZfdistError
-from zfdist.evaluation.evaluate import Loaded, data_of, load_model, result_of, share_of
-from zfdist.evaluation.results import Question, Result
+from zfdist.evaluation.evaluate import Evaluation, Loaded, data_of, load_model, result_of, share_of
+from zfdist.evaluation.results import Question
 
 _SHARES_PER_WORKER = 4
 _RETRIES = 3  # of a share whose worker died
@@ -38,7 +40,7 @@ def measure(
     cpus_per_worker: int | None = None,
     use_gpu: bool | None = None,
     say: Say = print,
-) -> Result:
+) -> Evaluation:
     """Return what `evaluate_split` would, from `workers` processes at a time; needs a connected Ray.
 
     Args:
@@ -63,7 +65,7 @@ def measure(
             there, workers=workers, cpus_per_worker=cpus_per_worker, use_gpu=use_gpu, coming=coming
         )
     )
-    remote = ray.remote(_add_up).options(
+    remote = ray.remote(_score).options(
         num_cpus=resources.cpus,
         num_gpus=resources.gpus,
         max_retries=_RETRIES,
@@ -79,8 +81,8 @@ def measure(
     return result_of(loaded, store, question, _gathered(begin, count, workers, shortage, say))
 
 
-def _gathered(begin: Any, count: int, at_once: int, shortage: Shortage, say: Say) -> torch.Tensor:
-    """Return the sums over all shares, of which never more than `at_once` are under way.
+def _gathered(begin: Any, count: int, at_once: int, shortage: Shortage, say: Say) -> list[torch.Tensor]:
+    """Return the scores of all shares, of which never more than `at_once` are under way.
 
     A share that no machine can hold yet is what the cluster's autoscaler starts one for.
     """
@@ -94,7 +96,7 @@ def _gathered(begin: Any, count: int, at_once: int, shortage: Shortage, say: Say
             continue
         (ended,) = done
         try:
-            parts[under_way.pop(ended)] = torch.tensor(ray.get(ended), dtype=torch.float64)
+            parts[under_way.pop(ended)] = torch.tensor(ray.get(ended))
         except ray.exceptions.RayError as error:
             # The others end with this process: Ray's cancel now and then aborts it, where a task ends in that moment.
             raise _explained(error) from None
@@ -102,11 +104,10 @@ def _gathered(begin: Any, count: int, at_once: int, shortage: Shortage, say: Say
         for rank in waiting:
             under_way[begin(rank)] = rank
             break
-    # In the order of the ranks: the order in which they ended must not show in the last digit.
-    return torch.stack([parts[rank] for rank in sorted(parts)]).sum(0)
+    return list(parts.values())
 
 
-def _add_up(
+def _score(
     directory: Path,
     checkpoint: Path,
     config: Config,
@@ -114,17 +115,17 @@ def _add_up(
     resources: WorkerResources,
     rank: int,
     world_size: int,
-) -> list[list[float]]:
+) -> NDArray[np.float64]:
     """What a worker does with a share."""
     if directory.is_dir():
         os.chdir(directory)  # relative paths mean what they mean to the command
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # of `worker_env`
     loaded, store = _opened(checkpoint, config, question.as_trained)
     device = torch.device("cuda" if resources.gpus else "cpu")
-    sums: list[list[float]] = share_of(
+    scores: NDArray[np.float64] = share_of(
         loaded, store, question, device=device, rank=rank, world_size=world_size
-    ).tolist()
-    return sums
+    ).numpy()
+    return scores
 
 
 @functools.lru_cache(maxsize=1)

@@ -17,7 +17,8 @@ from jobs.reporting import evaluation_table
 if TYPE_CHECKING:
     from zfdist.config import Config
     from zfdist.data.store import Store
-    from zfdist.evaluation.results import Question, Result
+    from zfdist.evaluation.evaluate import Evaluation
+    from zfdist.evaluation.results import Question
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,10 @@ def _refuse_mistakes(arguments: Arguments) -> None:
 
 def _evaluate(arguments: Arguments) -> None:
     from zfdist import atomic_io
-    from zfdist.checkpoint import export
+    from zfdist.checkpoint import export, run_folder
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.checkpoint.fetch import local, with_weights
+    from zfdist.evaluation import scores
     from zfdist.evaluation.evaluate import load_model, on_split
 
     files = arguments.files
@@ -112,25 +114,33 @@ def _evaluate(arguments: Arguments) -> None:
         command.check_place(str(files.export))
     if files.json:
         command.check_place(str(files.json.parent))
-    folder = checkpoint.resolve(with_weights(local(arguments.model)))
+    run = with_weights(local(arguments.model))
+    folder = checkpoint.resolve(run)
     given = {"data.root": arguments.data, "data.eval_view": arguments.view, "train.seed": arguments.seed}
     settings = {name: v for name, v in given.items() if v is not None}
     if arguments.machines.workers is None:
         loaded = load_model(folder)
         config = loaded.config.with_values(settings)
-        result = on_split(loaded._replace(config=config), _question(arguments, config))
+        result, sequences = on_split(loaded._replace(config=config), _question(arguments, config))
     else:
         config = checkpoint.read_manifest(folder).config.with_values(settings)
-        result = _on_ray(arguments, folder, config)
+        result, sequences = _on_ray(arguments, folder, config)
     how = ", read under the model's own mean, std and vocabulary" if arguments.as_trained else ""
-    command.say(f"{folder} on {config.data.root}{how}\n")
+    command.say(f"{folder} on {config.data.root}{how}")
+    if folder != run:
+        command.say(run_folder.choice(run, checkpoint.scores(run)))
+    command.say("")
     names_and_values = evaluation_table.rows(result)
     width = max(len(name) for name, _ in names_and_values)
     for name, value in names_and_values:
         command.say(f"  {name:<{width}}  {value}")
+    kept = scores.keep(sequences, folder, command.say)
+    if kept:
+        command.say(f"\neach sequence by itself: {kept}")
     if files.json:
+        more = {"checkpoint": str(folder), "data": config.data.root, "scores": kept and str(kept)}
         files.json.parent.mkdir(parents=True, exist_ok=True)
-        atomic_io.write(files.json, evaluation_table.to_json(result, checkpoint=str(folder), data=config.data.root))
+        atomic_io.write(files.json, evaluation_table.to_json(result, **more))
         command.say(f"\nwritten to {files.json}")
     if files.export:
         from jobs.reporting import model_card
@@ -163,7 +173,7 @@ def _question(arguments: Arguments, config: "Config") -> "Question":
     )
 
 
-def _on_ray(arguments: Arguments, folder: Path, config: "Config") -> "Result":
+def _on_ray(arguments: Arguments, folder: Path, config: "Config") -> "Evaluation":
     command.check_data(config)
 
     from cluster import session

@@ -75,8 +75,8 @@ def sizes(arguments: Arguments) -> tuple[int, list[str]]:
     idle = systems.idle_heads(model, config.loss)
     unused = f" (with {' and '.join(idle)}, which have no weight in the objective)" if idle else ""
     size = estimate.checkpoint_bytes(count, config.engine.zero_stage)
-    number = estimate.checkpoints_kept(config.checkpoint, config.train.steps)
-    written = math.ceil(config.train.steps / config.checkpoint.every_steps)
+    number = estimate.checkpoints_kept(config.checkpoint, config.train)
+    written = len(estimate.checkpoints_written(config.checkpoint, config.train))
     chosen = config.engine.zero_stage
     stages = [
         _memory_line(stage, estimate.memory(count, stage, workers, kept), arguments, stage == chosen)
@@ -89,7 +89,7 @@ def sizes(arguments: Arguments) -> tuple[int, list[str]]:
         "GiB per worker   weights  gradients  optimizer  activations    total",
         *stages,
         "",
-        f"checkpoints: {size / _GIB:.2f} GiB each, {written:,} written, at most {number} kept: "
+        f"checkpoints: {size / _GIB:.2f} GiB each, at most {written:,} written, at most {number} kept: "
         f"{number * size / _GIB:.2f} GiB of storage",
     ]
 

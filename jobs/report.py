@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,6 +37,8 @@ class Arguments:
     """First line of the page; default: the systems and what the data are."""
     samples: bool = True
     """Generate from the best run of each data set: speech to hear, images, sentences."""
+    baselines: bool = True
+    """Score simple models beside the best run, on the same sequences."""
     watch: bool = False
     """Serve the page to browsers of this machine, and make it anew while the runs go on; Ctrl-C ends that."""
     port: int = 0
@@ -60,7 +62,9 @@ def main(argv: Sequence[str]) -> None:
     if arguments.watch:
         _watch(arguments)
         return
-    page = write(arguments.runs, arguments.out, title=arguments.title, samples=arguments.samples)
+    page = write(
+        arguments.runs, arguments.out, title=arguments.title, samples=arguments.samples, baselines=arguments.baselines
+    )
     print(f"written: {page.with_suffix('.html')}, and the same as {page.name}")
 
 
@@ -86,6 +90,7 @@ def _watch(arguments: Arguments) -> None:
                     arguments.out,
                     title=arguments.title,
                     samples=arguments.samples,
+                    baselines=arguments.baselines,
                     is_watched=True,
                     say=_in_silence if is_served else command.say,
                 )
@@ -111,6 +116,7 @@ def write(
     *,
     title: str | None = None,
     samples: bool = True,
+    baselines: bool = True,
     is_watched: bool = False,
     say: Callable[[str], None] = command.say,
 ) -> Path:
@@ -137,7 +143,7 @@ def write(
         if is_watched and any(history.state == "unfinished" for history in some):
             parts.append(dataclasses.replace(part, problems=[_LATER]))
             continue
-        parts.append(_with_bests(part, out, name, samples, say))
+        parts.append(_with_bests(part, out, name, samples, baselines, say))
     path = out / "report.md"
     page = report_markdown.markdown(title or report_markdown.title(parts), parts)
     atomic_io.write(path, page)
@@ -163,12 +169,15 @@ def _drawn(data_set: "DataSet", histories: "list[History]", out: Path, name: str
     return report_markdown.Part(data_set=data_set, histories=histories, figures=drawn)
 
 
-def _with_bests(part: "Part", out: Path, name: str, samples: bool, say: Callable[[str], None]) -> "Part":
+def _with_bests(
+    part: "Part", out: Path, name: str, samples: bool, baselines: bool, say: Callable[[str], None]
+) -> "Part":
     """Add the bound of each system's best run on the test split and what it generates, or why they cannot be had."""
     from jobs.reporting import run_history
     from zfdist.errors import ZfdistError
 
-    bests, problems = [], []
+    bests: list[Best] = []
+    problems, loaded = [], None
     several = run_history.systems_of(part.histories)[1:]
     for system in run_history.systems_of(part.histories):
         history = next(history for history in part.histories if history.system == system)
@@ -177,32 +186,58 @@ def _with_bests(part: "Part", out: Path, name: str, samples: bool, say: Callable
             loaded, best = _loaded(history)
             bests.append(best)
             say(f"evaluating {history.name} on the test split ...")
-            bests[-1] = dataclasses.replace(bests[-1], bound=_bound(loaded))
+            bests[-1] = dataclasses.replace(bests[-1], bound=_bound(loaded, say))
             if samples:
                 say(f"generating from {history.name} ...")
                 bests[-1] = dataclasses.replace(bests[-1], shown=_shown(loaded, out, folder.as_posix()))
         except (ZfdistError, OSError) as error:
             what = "Nothing is generated" if bests and bests[-1].bound else "Not evaluated"
             problems.append(f"{what}: {error}.")
-    return dataclasses.replace(part, bests=bests, problems=problems)
+    rows = []
+    if baselines and loaded is not None and any(best.bound for best in bests):
+        say(f"simple models on {part.data_set.shown} ...")
+        try:
+            rows = list(_baselines(loaded, out / "baselines" / name))
+        except (ZfdistError, OSError) as error:
+            problems.append(f"No simple models: {error}.")
+    return dataclasses.replace(part, bests=bests, problems=problems, baselines=rows)
+
+
+def _baselines(loaded: "Loaded", out: Path) -> "Iterator[list[tuple[str, str]]]":
+    """Yield what the page says of each simple model; writes their scores."""
+    from jobs.reporting import evaluation_table
+    from zfdist.evaluation import scores
+    from zfdist.evaluation.baseline_scores import baselines
+    from zfdist.evaluation.evaluate import data_of
+
+    config = loaded.config
+    for one in baselines(data_of(loaded), config.data, "test", config.model.sigma_floor):
+        scores.write(one, out)
+        yield [("model", one.what["model"]), *evaluation_table.baseline_numbers(one)]
 
 
 def _loaded(history: "History") -> "tuple[Loaded, Best]":
     from jobs.reporting.report_markdown import Best
+    from zfdist.checkpoint import folder as checkpoint
+    from zfdist.checkpoint import run_folder
     from zfdist.checkpoint.fetch import with_weights
     from zfdist.evaluation.evaluate import load_model
 
     loaded = load_model(with_weights(history.folder))
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    return loaded, Best(history=history, manifest=loaded.manifest, parameters=parameters)
+    choice = run_folder.choice(history.folder, checkpoint.scores(history.folder))
+    return loaded, Best(history=history, manifest=loaded.manifest, choice=choice, parameters=parameters)
 
 
-def _bound(loaded: "Loaded") -> list[tuple[str, str]]:
+def _bound(loaded: "Loaded", say: Callable[[str], None]) -> list[tuple[str, str]]:
     from jobs.reporting import evaluation_table
+    from zfdist.evaluation import scores
     from zfdist.evaluation.evaluate import on_split
     from zfdist.evaluation.results import Question
 
-    return evaluation_table.rows(on_split(loaded, Question(split="test", seeds=[loaded.config.train.seed])))
+    result, sequences = on_split(loaded, Question(split="test", seeds=[loaded.config.train.seed]))
+    scores.keep(sequences, loaded.folder, say)
+    return evaluation_table.rows(result)
 
 
 def _shown(loaded: "Loaded", out: Path, folder: str) -> str:

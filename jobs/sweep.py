@@ -115,7 +115,9 @@ def _sweep(
     if unfinished:
         command.say(f"{unfinished} of {len(record.trials)} trials are not over; the same command goes on with them")
     if results:
-        command.say(f"best trial: {results[0]['folder']}")
+        best = results[0]
+        metric = arguments.stopping.metric
+        command.say(f"best trial: {best['folder']}, {metric} {best['objective']:,.2f} at step {best['best_step']:,}")
     return command.INTERRUPTED if unfinished and was_interrupted(folder) else command.DONE
 
 

@@ -160,11 +160,11 @@ class CheckpointConfig(Section):
     PATH: ClassVar[str] = "checkpoint"
 
     every_steps: Count = 1000
-    """Optimizer steps between checkpoints; the last step always writes one."""
+    """Optimizer steps between checkpoints; the last step, and a validation that is among the best, write one too."""
     keep_last: Annotated[int, Between(1, 1_000_000)] = 2
     """Newest checkpoints that are kept."""
     keep_best: CountOrZero = 1
-    """Best checkpoints by validation ELBO that are kept as well."""
+    """Best validations whose checkpoints are written, whenever they come, and kept as well."""
     keep_every_steps: CountOrZero = 0
     """Keep for good those whose step is a multiple of this; 0 for none."""
     max_failures: Annotated[int, Between(1, 1000)] = 10

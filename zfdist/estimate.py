@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from zfdist.config import CheckpointConfig, Config, ModelConfig
+from zfdist.config import CheckpointConfig, Config, ModelConfig, TrainConfig
 from zfdist.model import systems
 from zfdist.model.networks.network import Network
 from zfdist.model.recurrent.recurrence import Recurrence
@@ -137,18 +137,17 @@ def checkpoint_bytes(count: int, stage: int) -> float:
     return count * (_WEIGHT + again + _MOMENTS + (_WEIGHT if stage else 0))
 
 
-def checkpoints_kept(config: CheckpointConfig, steps: int) -> int:
+def checkpoints_kept(config: CheckpointConfig, train: TrainConfig) -> int:
     """Return how many checkpoints are there at the end of a run, at most."""
-    written = math.ceil(steps / config.every_steps)
-    for_good = (
-        sum(step % config.keep_every_steps == 0 for step in _written(config, steps)) if config.keep_every_steps else 0
-    )
-    return min(written, config.keep_last + config.keep_best + for_good)
+    written, every = checkpoints_written(config, train), config.keep_every_steps
+    for_good = sum(step % every == 0 for step in written) if every else 0
+    return min(len(written), config.keep_last + config.keep_best + for_good)
 
 
-def _written(config: CheckpointConfig, steps: int) -> Iterator[int]:
-    yield from range(config.every_steps, steps, config.every_steps)
-    yield steps
+def checkpoints_written(config: CheckpointConfig, train: TrainConfig) -> set[int]:
+    """Return the steps at which a run writes checkpoints, at most: if each validation is the best so far."""
+    validations = range(train.validate_every, train.steps, train.validate_every) if config.keep_best else ()
+    return {*range(config.every_steps, train.steps, config.every_steps), *validations, train.steps}
 
 
 def exchange_s(count: int, workers: int, gbit_per_s: float) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zfdist import atomic_io
 from zfdist.profile import span
-from zfdist.run_protocol import METRICS, records
+from zfdist.run_protocol import METRICS, RESULT, VALID_ELBO, best_validation, records
 from zfdist.world import World
 
 Batches = TypeVar("Batches")
@@ -123,6 +123,17 @@ class Log:
         """Flush and close."""
         self._file.close()
         self._events.close()
+
+
+def write_result(run_folder: Path, step: int) -> None:
+    """Write that a run has finished at `step`, with its last validation and of which step the best one is."""
+    validations = [line for line in records(run_folder) if line.get(VALID_ELBO) is not None]
+    best = best_validation(validations)
+    result = {"state": "finished", "step": step}
+    if best is not None:
+        result |= {name: value for name, value in validations[-1].items() if name.startswith("valid/")}
+        result |= {"best_step": best["step"], "best_valid_elbo_nats": best[VALID_ELBO]}
+    atomic_io.write_json(run_folder / RESULT, result)
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -6,7 +6,7 @@ Without torch: a command that starts workers elsewhere, and what of Ray stands b
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -14,6 +14,8 @@ from zfdist.errors import ZfdistError
 
 METRICS = "metrics.jsonl"
 """One record a line, see `zfdist.metrics`."""
+VALID_ELBO = "valid/elbo_nats"
+"""The name in METRICS, and in manifests, of what validations are ranked by: the ELBO with KL weight 1 per sequence."""
 RESULT = "result.json"
 """How a run ended; there once it has."""
 LOG = "log.txt"
@@ -118,6 +120,11 @@ def result(run_folder: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict) or found.get("state") not in OVER:
         return None
     return found if found["state"] == "diverged" or _is_number(found.get("step")) else None
+
+
+def best_validation(found: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the record with the highest finite validation ELBO, of equal ones the first; None without a validation."""
+    return max((r for r in found if r.get(VALID_ELBO) is not None), key=lambda r: float(r[VALID_ELBO]), default=None)
 
 
 def _is_number(value: object) -> bool:

@@ -6,7 +6,7 @@
         terms   = network(batch, noise(seed, step))
         loss    = objective(terms, weights(step))       mean over the global batch
         engine: backward, reduce, clip, check finite, update
-        now and then: log, validate, checkpoint, report
+        now and then: log, validate, checkpoint (of the best validations too), report
 
 The step is the whole position of a run: order, noise, weights and learning rate are functions of it. A checkpoint
 therefore holds parameters, optimizer state, the step, and the sums of the log window that it fell into.
@@ -20,10 +20,10 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from zfdist import atomic_io, schedule, seeding, startup
+from zfdist import atomic_io, metrics, schedule, seeding, startup
 from zfdist.build import Run, build
 from zfdist.checkpoint import folder as checkpoint
-from zfdist.checkpoint import room
+from zfdist.checkpoint import room, run_folder
 from zfdist.checkpoint.folder import CheckpointManifest
 from zfdist.checkpoint.room import NoRoomError
 from zfdist.checkpoint.run_sync import WorkingCopy
@@ -34,7 +34,7 @@ from zfdist.engine import OPTIMIZER, Update
 from zfdist.evaluation.evaluate import evaluate
 from zfdist.model.objective import Loss, objective
 from zfdist.profile import profiled, span, spanned
-from zfdist.run_protocol import RESULT, NonFiniteError, Outcome, Reporter, Weights, records
+from zfdist.run_protocol import VALID_ELBO, NonFiniteError, Outcome, Reporter, Weights
 from zfdist.world import World, gpu_memory_explained
 
 
@@ -81,8 +81,10 @@ def _train(run: Run, reporter: Reporter, profile: bool) -> Outcome:
             run.folder if profile else None, run.world.rank, say=lambda line: print(line, flush=True)
         ) as step:
             state = _loop(run, reporter, step)
-        if state == "finished" and run.world.rank == 0:
-            _write_result(run)
+        if run.world.rank == 0:
+            if state == "finished":
+                metrics.write_result(run.folder, run.step)
+            print(f"step {run.step:,}: {run_folder.choice(run.folder, run.checkpointer.scores())}", flush=True)
         return Outcome(state, run.step)
     finally:
         if run.log:
@@ -105,7 +107,8 @@ def _loop(run: Run, reporter: Reporter, close_step: Callable[[], None]) -> Liter
             with span("logging"):
                 _write(run, run.meter.flush(run.world) | _weights(run))
         validation = _validate(run, reporter) if last or run.step % every.validate_every == 0 else None
-        saves = last or stop or run.step % run.config.checkpoint.every_steps == 0
+        is_best = validation is not None and run.checkpointer.is_among_best(run.step, validation[VALID_ELBO])
+        saves = last or stop or is_best or run.step % run.config.checkpoint.every_steps == 0
         folder = _save(run, validation, is_last=last or stop) if saves else None
         if validation or folder:
             reporter.progress(run.step)
@@ -189,7 +192,7 @@ def _validate(run: Run, reporter: Reporter) -> dict[str, float]:
         reduce=run.world.sum,
     )
     validation = {
-        "valid/elbo_nats": result.elbo_nats,
+        VALID_ELBO: result.elbo_nats,
         "valid/log_px_nats": result.log_px_nats,
         "valid/kl_nats": result.kl_nats,
         "valid/kl_nats_per_frame": result.kl_nats_per_frame,
@@ -287,13 +290,3 @@ def _loss_scale(run: Run) -> dict[str, float]:
 def _write(run: Run, line: dict[str, object] | dict[str, float]) -> None:
     if run.log:
         run.log.write(run.step, line)
-
-
-def _write_result(run: Run) -> None:
-    validations = [line for line in records(run.folder) if line.get("valid/elbo_nats") is not None]
-    best = max(validations, key=lambda line: float(line["valid/elbo_nats"]), default=None)
-    result = {"state": "finished", "step": run.step}
-    if best is not None:
-        result |= {name: value for name, value in validations[-1].items() if name.startswith("valid/")}
-        result |= {"best_step": best["step"], "best_valid_elbo_nats": best["valid/elbo_nats"]}
-    atomic_io.write_json(run.folder / RESULT, result)

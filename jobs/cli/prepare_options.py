@@ -57,8 +57,10 @@ class Speech:
     """Folder of the data set to write, e.g. data/speech."""
     sample_rate: int = 16_000
     """Samples a second of the data set."""
-    split_by: Literal["file", "folder"] = "file"
-    """Whose path decides the split: the file's, or that of its folder (keeps a speaker's folder together)."""
+    split_by: Annotated[str, tyro.conf.arg(metavar="file|folder|N|REGEX")] = "file"
+    """What decides the split: a file's path, or that of the folder it lies in; N: its first N folders, which stay
+    together with all below them (of LibriSpeech's SPEAKER/CHAPTER the speaker by 1); or what a regular expression
+    finds in the path, in its parentheses. Where the folders fall is printed."""
     valid_percent: float = 10.0
     """Share of files (or folders) for validation."""
     test_percent: float = 10.0

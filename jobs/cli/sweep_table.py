@@ -54,7 +54,7 @@ class Board:
 
     def print_results(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Print the trials by objective, best first."""
-        table = self._columns("trials by objective")
+        table = self._columns("trials by objective, each at its best validation", step="best at")
         for result in results:
             table.add_row(*self._cells(result["id"], result["values"], result["state"], result["best_step"], result))
         self._console.print(table)
@@ -76,11 +76,11 @@ class Board:
         done = sum(parts) - self._done_before
         return duration(elapsed_s * (len(rows) - sum(parts)) / done) if done > 0 else "..."
 
-    def _columns(self, title: str) -> Table:
+    def _columns(self, title: str, step: str = "step") -> Table:
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         for name in ("trial", *(name.partition(".")[2] for name in self._names), "state"):
             table.add_column(name, no_wrap=True)
-        for name in ("step", "valid elbo", "kl", "nats/sample"):
+        for name in (step, "valid elbo", "kl", "nats/sample"):
             table.add_column(name, justify="right", no_wrap=True)
         return table
 

@@ -16,6 +16,7 @@ from jobs.reporting.axes import Numbers, Scale, label_ends, limits, over_steps
 from jobs.reporting.run_history import Curve, History, systems_of
 from zfdist import atomic_io
 from zfdist.data.kinds import Kind
+from zfdist.evaluation.compare import Difference
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -172,6 +173,24 @@ def sweep(path: Path, histories: Sequence[History], labels: Sequence[str], kind:
         order.grid(axis="y", visible=True)
         which = "All runs" if len(ranked) == len(scored) else f"The best {len(ranked)} of {len(scored)} runs"
         order.set_title(f"{which}; colours as on the left")
+        _save(figure, path)
+
+
+def differences(path: Path, best: str, found: Sequence[Difference], unit: str) -> None:
+    """Draw what each configuration scores more than the best, with two standard errors over sequences."""
+    with plt.rc_context(_STYLE):
+        names_in = 0.068 * max(len(one.first) for one in found)
+        size = (4.8 + names_in, 1.1 + 0.28 * len(found))
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
+        for place, one in enumerate(found):
+            error = 0.0 if one.nats_per_sample_stderr != one.nats_per_sample_stderr else 2 * one.nats_per_sample_stderr
+            axes.errorbar(one.nats_per_sample, place, xerr=error, fmt="o", color=COLOURS[0], capsize=3, markersize=5)
+        axes.axvline(0.0, color="#444444", linewidth=0.8)
+        axes.set_yticks(range(len(found)), [one.first for one in found])
+        axes.set_ylim(len(found) - 0.4, -0.6)
+        axes.set_xlabel(f"{unit} more than {best}, with two standard errors")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(Numbers())
         _save(figure, path)
 
 

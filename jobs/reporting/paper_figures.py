@@ -70,7 +70,7 @@ def table3(task: Task) -> list[Path]:
             "for sound and images there is jobs.generate --what interpolation"
         )
     chosen = max(past, key=lambda h: h.best.kl_nats_per_frame if h.best else float("-inf"))
-    sentences = _between(chosen.folder, chosen.config.train.seed)
+    step, sentences = _between(chosen.folder, chosen.config.train.seed)
     task.out.mkdir(parents=True, exist_ok=True)
     rows = [(f"{w:.1f}", sentences[f"greedy-{w:.1f}"], sentences[f"sampled-{w:.1f}"]) for w in draw_samples.WEIGHTS]
     head = ("weight", "greedy", "sampled")
@@ -79,8 +79,9 @@ def table3(task: Task) -> list[Path]:
     originals = [text for name, text in sentences.items() if name.startswith("original")]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * 3, *rows)]
     text = (
-        f"`{chosen.folder}`: posterior samples of two sentences, mixed step by step, decoded greedily and by "
-        "sampling. The paper prints sentences of another data set: there is no number to compare. As in its code, "
+        f"`{chosen.folder}` at update {step:,}: posterior samples of two sentences, mixed step by step, decoded "
+        "greedily and by sampling. The paper prints sentences of another data set: there is no number to compare. As "
+        "in its code, "
         "<unk> has no probability; its code keeps the best of several drawn, here a sentence is what comes first."
     )
     quoted = f"> {originals[0]}\n>\n> {originals[1]}"
@@ -92,12 +93,16 @@ def table3(task: Task) -> list[Path]:
 def _latents(past: Sequence[History], chosen: History) -> str:
     """Say how much the latents tell of a sentence in the run that was chosen, and in the others."""
     named = [chosen, *(history for history in past if history is not chosen)]
-    told = [f"`{h.name}` {h.best.kl_nats_per_frame:.3f} (ELBO {h.best.elbo_nats:,.1f})" for h in named if h.best]
+    told = [
+        f"`{h.name}` {h.best.kl_nats_per_frame:.3f} (ELBO {h.best.elbo_nats:,.1f}, update {h.best.step:,})"
+        for h in named
+        if h.best
+    ]
     return f"KL on the validation split, nats per word: {', '.join(told)}; the largest is taken." if told else ""
 
 
-def _between(run: Path, seed: int) -> dict[str, str]:
-    """Return the two sentences and those between them by the names of their pieces."""
+def _between(run: Path, seed: int) -> tuple[int, dict[str, str]]:
+    """Return the step of the weights, and the two sentences and those between them by the names of their pieces."""
     from zfdist.evaluation.evaluate import data_of, load_model
 
     loaded = load_model(run)
@@ -112,4 +117,5 @@ def _between(run: Path, seed: int) -> dict[str, str]:
         seed=seed,
     )
     words = store.vocabulary()
-    return {piece.name: show.text(piece, words) for piece in draw_samples.pieces(loaded, store, request)}
+    texts = {piece.name: show.text(piece, words) for piece in draw_samples.pieces(loaded, store, request)}
+    return loaded.manifest.step, texts

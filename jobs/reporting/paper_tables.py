@@ -75,6 +75,8 @@ def write(task: Task, alpha: float, say: Callable[[str], None]) -> list[Path]:
 
 def _evaluated(task: Task, say: Callable[[str], None]) -> tuple[list[Ours], list[str]]:
     """Evaluate each run of the table; return also why some could not be."""
+    from zfdist.checkpoint import folder as checkpoint
+    from zfdist.checkpoint import run_folder
     from zfdist.checkpoint.folder import CheckpointError
 
     found, problems = [], []
@@ -85,9 +87,10 @@ def _evaluated(task: Task, say: Callable[[str], None]) -> tuple[list[Ours], list
             problems.append(f"`{past.folder}` belongs to no row of {task.table}.")
             continue
         try:
-            found.append(
-                Ours(key, str(past.folder), past.config, _numbers(task, past.folder, f"{number} of {len(runs)}", say))
-            )
+            numbers = _numbers(task, past.folder, f"{number} of {len(runs)}", say)
+            found.append(Ours(key, str(past.folder), past.config, numbers))
+            if past.best and past.best.step != numbers["step"]:
+                problems.append(f"`{past.folder}`: {run_folder.choice(past.folder, checkpoint.scores(past.folder))}.")
         except CheckpointError as error:
             problems.append(f"`{past.folder}` ({key}, {past.state}) is not evaluated: {error}.")
     if not found:
@@ -107,6 +110,7 @@ def _numbers(task: Task, run: Path, place: str, say: Callable[[str], None]) -> d
     from jobs.reporting import evaluation_table
     from zfdist.checkpoint import folder as checkpoint
     from zfdist.data.store import Store
+    from zfdist.evaluation import scores
     from zfdist.evaluation.bounds import Importance
     from zfdist.evaluation.evaluate import load_model, on_split
     from zfdist.evaluation.results import Question
@@ -131,7 +135,9 @@ def _numbers(task: Task, run: Path, place: str, say: Callable[[str], None]) -> d
             importance=Importance(samples=task.num_samples) if task.num_samples else None,
             with_legacy_denominator=store.kind == PCM16,  # of TIMIT's code
         )
-        fields = json.loads(evaluation_table.to_json(on_split(loaded, question)))
+        result, sequences = on_split(loaded, question)
+        scores.keep(sequences, folder, say)
+        fields = json.loads(evaluation_table.to_json(result))
         numbers |= {prefix + name: value for name, value in fields.items()}
     kept.parent.mkdir(parents=True, exist_ok=True)
     atomic_io.write_json(kept, numbers)
@@ -232,8 +238,9 @@ def _page(
     metrics = _metrics(kind)
     yield "# Beyond the paper" if task.table == "beyond" else f"# {task.table.replace('table', 'Table ')}"
     yield (
-        f"Ours: {len(runs)} run{'s' * (len(runs) > 1)} on {roots}, each at its checkpoint with the best validation "
-        "ELBO; KL weight 1, no auxiliary cost. \u00b1 is the standard error over training seeds."
+        f"Ours: {len(runs)} run{'s' * (len(runs) > 1)} on {roots}, each at the checkpoint with its best validation "
+        "ELBO, whose step is its updates; KL weight 1, no auxiliary cost. \u00b1 is the standard error over training "
+        "seeds."
     )
     columns = list(dict.fromkeys((p.data_set, p.metric) for p in sources))
     head = ["model", *(f"ours: {title}" for title in metrics.values()), "runs", "parameters", "updates"]

@@ -16,6 +16,8 @@ class Best:
 
     history: History
     manifest: CheckpointManifest
+    choice: str
+    """Why this checkpoint, and of which updates the best validation and the newest checkpoint are."""
     parameters: int
     """Numbers that were trained."""
     bound: Sequence[tuple[str, str]] = ()
@@ -35,6 +37,8 @@ class Part:
     """Paths relative to the page by name: curves, kl, sweep."""
     bests: Sequence[Best] = ()
     """Of each system, best first."""
+    baselines: Sequence[Sequence[tuple[str, str]]] = ()
+    """Of each simple model, its name and then numbers by their units, on the sequences of the best run."""
     problems: Sequence[str] = ()
     """Why there is no evaluation, or nothing generated."""
 
@@ -128,14 +132,24 @@ def _bound(part: Part) -> Iterator[str]:
         yield f"> {problem}"
     for best in part.bests:
         if best.bound:
-            who = f"**{best.history.system}**: `{best.history.name}`, at its checkpoint with the best validation"
+            who = (
+                f"**{best.history.system}**: `{best.history.name}`, at its checkpoint of update {best.manifest.step:,}"
+            )
             how = "KL weight 1 and no auxiliary cost, one posterior sample a sequence"
             if best.history.is_exact:
                 how = "The likelihood is exact, as there are no latents"
             normalised = part.data_set.kind.is_normalised
             units = "; densities of samples in normalised units: a bound may be positive" if normalised else ""
-            yield f"{who}, update {best.manifest.step:,}. {how}{units}."
+            yield f"{who}: {best.choice}. {how}{units}."
             yield table(("", ""), best.bound)
+    if part.baselines:
+        yield (
+            f"Simple models on the same sequences, in the same units, with standard errors over "
+            f"{part.data_set.kind.groups or part.data_set.kind.rows}; all give the likelihood itself (`zfdist "
+            "baselines`, and `zfdist compare` for differences):"
+        )
+        head = ["model", *(unit for unit, _ in part.baselines[0][1:])]
+        yield table(head, [[value for _, value in row] for row in part.baselines])
 
 
 def _runs(part: Part) -> Iterator[str]:

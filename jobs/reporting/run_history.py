@@ -82,17 +82,11 @@ class History:
     @property
     def best(self) -> Validation | None:
         """The validation with the highest ELBO; None if there was none."""
-        seen = [
-            Validation(
-                r["step"],
-                r["valid/elbo_nats"],
-                r["valid/kl_nats_per_frame"],
-                r.get("valid/nats_per_sample", math.nan),
-            )
-            for r in self.records
-            if r.get("valid/elbo_nats") is not None
-        ]
-        return max(seen, key=lambda v: v.elbo_nats, default=None)
+        r = run_protocol.best_validation(self.records)
+        if r is None:
+            return None
+        per_sample = r.get("valid/nats_per_sample", math.nan)
+        return Validation(r["step"], r[run_protocol.VALID_ELBO], r["valid/kl_nats_per_frame"], per_sample)
 
     def curve(self, name: str) -> Curve:
         """Return a metric over steps, without the lines where it is absent or not finite."""

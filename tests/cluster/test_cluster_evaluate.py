@@ -39,7 +39,7 @@ def config_of(run: Path) -> Config:
 
 
 def numbers(result: Any) -> dict[str, Any]:
-    flat = dataclasses.asdict(result)
+    flat = dataclasses.asdict(result.result)
     flat |= {f"{name} error": error for name, error in flat.pop("seed_stderr").items()}
     return {name: value for name, value in flat.items() if isinstance(value, int | float)}
 
@@ -61,19 +61,20 @@ def test_a_lost_worker_costs_its_share_only(
 ) -> None:
     from cluster import evaluate as measure
 
-    def die_once(*job: Any) -> list[list[float]]:
+    def die_once(*job: Any) -> Any:
         first = tmp_path / "died"
         if not first.exists():
             first.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return add_up(*job)
+        return score(*job)
 
     expected = measure.measure(run, config_of(run), QUESTION, workers=2, say=lambda line: None)
-    add_up = measure._add_up
-    monkeypatch.setattr(measure, "_add_up", die_once)
+    score = measure._score
+    monkeypatch.setattr(measure, "_score", die_once)
     again = measure.measure(run, config_of(run), QUESTION, workers=2, say=lambda line: None)
     assert (tmp_path / "died").exists()
-    assert again == expected
+    assert again.result == expected.result
+    assert (again.scores.elbo_N == expected.scores.elbo_N).all() and again.scores.names == expected.scores.names
 
 
 def test_what_a_worker_refuses_is_one_sentence(cluster: str, run: Path) -> None:

@@ -17,8 +17,8 @@ from safetensors.torch import load
 
 from zfdist import lease, train, world
 from zfdist import object_store as storage
+from zfdist.checkpoint import fetch, run_sync
 from zfdist.checkpoint import folder as checkpoint
-from zfdist.checkpoint import run_sync
 from zfdist.checkpoint.folder import CheckpointError
 from zfdist.config import Config
 from zfdist.object_store import ObjectFolder, StorageError
@@ -111,6 +111,18 @@ def test_a_new_run_takes_the_weights_of_one_in_a_store(server: int, store: Path,
     with pytest.raises(CheckpointError, match=r"s3://bucket/runs/nobody: no such run"):
         nobody = object_store.uri(server, "runs/nobody")
         train.train(new, tmp_path / "newer", HERE, harness.Recorder(), start_from=Weights(nobody))
+
+
+def test_the_best_validation_is_kept_in_the_store(server: int, store: Path, tmp_path: Path) -> None:
+    uri = object_store.uri(server, "runs/best")
+    values = {"checkpoint__every_steps": 100, "checkpoint__keep_last": 1, "train__validate_every": 2}
+    config = harness.tiny_config(store, **values, data__cache=str(tmp_path / "here"))
+    assert train_remotely(uri, config, str(tmp_path / "a"), stop_after=5) == ("stopped", 5)
+    ruined = config.with_values({"optim.learning_rate": 5.0})
+    assert train_remotely(uri, ruined, str(tmp_path / "b")) == ("finished", STEPS)
+    assert [name.split("/")[1][:13] for name in manifests(uri)] == ["step-00000004", "step-00000008"]
+    read = fetch.with_weights(fetch.local(uri, tmp_path / "c"))
+    assert checkpoint.resolve(read).name == "step-00000004"
 
 
 @pytest.mark.parametrize("fault", ["503", "reset", "truncated"])

@@ -185,7 +185,7 @@ def train(module: Any, forward: Any, case: Case, audit: Audit) -> dict[str, int]
 
 def evaluate(module: Any, forward: Any, case: Case, audit: Audit) -> dict[str, int]:
     importance = bounds.Importance(samples=4, chunk=2)
-    bounds.add_up(forward, [gpu_batch(case)], z_dim=8, seeds=[0], importance=importance)
+    bounds.score(forward, [gpu_batch(case)], z_dim=8, seeds=[0], importance=importance)
     return {}
 
 

@@ -84,7 +84,7 @@ def test_numbers_are_those_of_single_sequences(
 
 def test_json_has_all_that_a_comparison_needs(run: Path, store: Path, tmp_path: Path) -> None:
     got = evaluated(tmp_path, run)
-    assert {field.name for field in dataclasses.fields(Result)} | {"checkpoint", "data"} == got.keys()
+    assert {field.name for field in dataclasses.fields(Result)} | {"checkpoint", "data", "scores"} == got.keys()
     opened = Store.open(store)
     assert (got["mean"], got["std"], got["sigma_floor"]) == (opened.mean, opened.std, 1e-3)
     assert (got["split"], got["view"], got["data"]) == ("test", "utterances", str(store))
@@ -108,7 +108,8 @@ def test_a_checkpoint_and_an_export_evaluate_alike(run: Path, tmp_path: Path) ->
         "model.safetensors",
     ]
     for path in (first["checkpoint"], tmp_path / "export"):
-        assert {**evaluated(tmp_path, path), "checkpoint": ""} == {**first, "checkpoint": ""}
+        places = {"checkpoint": "", "scores": ""}
+        assert {**evaluated(tmp_path, path), **places} == {**first, **places}
     card = (tmp_path / "export/README.md").read_text()
     data = Store.open(first["data"])
     assert yaml.safe_load(card.split("---")[1])["library_name"] == "zfdist"
@@ -170,8 +171,9 @@ def test_table_is_aligned_and_says_everything(run: Path, tmp_path: Path, capsys:
     (width,) = {len(line) - len(line[2:].split("  ", 1)[1].lstrip()) for line in lines}
     values = [line[width:] for line in lines]
     assert f"{got['elbo_nats']:,.2f} nats (standard error {got['elbo_stderr_nats']:,.2f})" in values
+    error = got["nats_per_sample_stderr"]
     per_sample = f"{got['nats_per_sample']:.5f} nats = {got['bits_per_sample']:.5f} bits"
-    assert f"{per_sample} (standard error {got['nats_per_sample_stderr']:.5f} nats)" in values
+    assert f"{per_sample} (standard error {error:.5f} nats = {error / math.log(2):.5f} bits)" in values
     for number in ("log_px_nats", "kl_nats"):
         assert f"{got[number]:,.2f} nats" in values
     for number in ("sequences", "frames", "samples", "step"):

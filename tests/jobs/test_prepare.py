@@ -15,7 +15,7 @@ from folders import lists, prepare_to, tree, write
 
 from jobs import prepare as prepare_job
 from zfdist.data.manifest import StoreManifest
-from zfdist.data.sources.inputs import SourceError, split_of
+from zfdist.data.sources.inputs import SourceError, split_key, split_of_key
 from zfdist.data.sources.speech import SAMPLE, Options, prepare
 from zfdist.data.store import Store, StoreError
 from zfdist.data.store_writer import writing
@@ -64,6 +64,10 @@ def test_the_sample_that_ships_becomes_a_store(tmp_path: Path) -> None:
     assert again.returncode == 0 and "nothing to do" in again.stdout and tree(tmp_path / "out") == before
 
 
+def split_of(name: str, split_by: str, valid_percent: float, test_percent: float) -> str:
+    return split_of_key(split_key(name, split_by), valid_percent, test_percent)
+
+
 def test_the_split_rule_is_fixed_and_keeps_folders_together(source: Path, tmp_path: Path) -> None:
     names = [f"speaker/{i}.wav" for i in range(1000)]
     splits = [split_of(name, "file", 10, 10) for name in names]
@@ -74,6 +78,45 @@ def test_the_split_rule_is_fixed_and_keeps_folders_together(source: Path, tmp_pa
     store = Store.open(prepare_to(source, tmp_path / "out", split_by="folder", valid_percent=30, test_percent=30))
     owners = [{name.split("/")[0] for name in store.names(split)} for split in store.splits]
     assert sum(len(owner) for owner in owners) == 4 == len(set().union(*owners))
+
+
+@pytest.mark.parametrize(
+    ("split_by", "key"),
+    [
+        ("file", "clean/19/198/19-198-0001.flac"),
+        ("folder", "clean/19/198"),
+        ("1", "clean"),
+        ("2", "clean/19"),
+        ("9", "clean/19/198/19-198-0001.flac"),
+        ("^[^/]+/([^/]+)/", "19"),
+        (r"(\d+)-\d+-\d+\.flac$", "19"),
+    ],
+)
+def test_what_decides_a_split(split_by: str, key: str) -> None:
+    assert split_key("clean/19/198/19-198-0001.flac", split_by) == key
+
+
+def test_a_voice_with_subfolders_stays_together_and_is_listed(tmp_path: Path) -> None:
+    """Speakers with chapters below, as in LibriSpeech: by folder they leak, which is said; by depth they do not."""
+    tree = tmp_path / "tree"
+    for i in range(24):
+        write(tree / f"speaker{i // 3}" / f"chapter{i % 3}" / "a.wav", 500, i)
+    flags = ("--valid-percent", "30", "--test-percent", "30")
+    leaky = job("speech", "--source", tree, "--out", tmp_path / "leaky", "--split-by", "folder", *flags)
+    assert leaky.returncode == 0, leaky.stderr
+    assert "of 8 top folders are in several splits through their subfolders" in leaky.stdout + leaky.stderr
+    whole = job("speech", "--source", tree, "--out", tmp_path / "whole", "--split-by", "1", *flags)
+    assert whole.returncode == 0, whole.stderr
+    store = Store.open(tmp_path / "whole")
+    owners = {split: {name.split("/")[0] for name in store.names(split)} for split in store.splits}
+    assert sum(map(len, owners.values())) == 8 == len(set().union(*owners.values()))
+    for split, found in owners.items():
+        assert f"{split}: {len(found)} folder{'s' * (len(found) != 1)}: {', '.join(sorted(found))}" in whole.stdout
+    by_name = job("speech", "--source", tree, "--out", tmp_path / "none", "--split-by", "(nobody)")
+    assert by_name.returncode != 0 and "finds nothing in 'speaker0/" in by_name.stderr
+    few = job("speech", "--source", tree / "speaker0", "--out", tmp_path / "few", "--split-by", "folder")
+    assert few.returncode != 0 and "3 folders are too few for the rule (--split-by folder" in few.stderr
+    assert not re.search(r"\d+ files are too few", few.stderr)
 
 
 def test_contents_names_statistics_and_licence(source: Path, tmp_path: Path) -> None:
@@ -229,7 +272,9 @@ def test_two_at_once_are_kept_apart(source: Path, tmp_path: Path) -> None:
         (["--max-bad", "-1"], "error: --max-bad -1: must be 0 to"),
         (["--sample-rate", "10"], "error: --sample-rate 10: must be 1000 to 768000"),
         (["--splitby", "file"], "--split-by"),
-        (["--split-by", "speaker"], "speaker"),
+        (["--split-by", "speaker"], "--split-by speaker: must be file, folder, a number of leading folders, or"),
+        (["--split-by", "0"], "--split-by 0: must be file, folder, a number"),
+        (["--split-by", "(["], "--split-by ([: must be file, folder"),
     ],
 )
 def test_bad_options(tmp_path: Path, flags: list[str], message: str) -> None:

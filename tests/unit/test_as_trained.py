@@ -99,7 +99,7 @@ def test_sound_is_read_in_the_units_of_the_model(trained: Path, other: Path) -> 
     )
     expected_TBX = (plain.y_TBX * own.std + own.mean - units["mean"]) / units["std"]
     assert torch.allclose(given.y_TBX[given.mask_TB], expected_TBX[plain.mask_TB], atol=1e-5)
-    result = on_split(loaded, Question(split="test", seeds=[1], as_trained=True))
+    result = on_split(loaded, Question(split="test", seeds=[1], as_trained=True)).result
     assert (result.mean, result.std) == (units["mean"], units["std"])
 
 

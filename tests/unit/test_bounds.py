@@ -13,8 +13,8 @@ from zfdist import seeding
 from zfdist.config import ModelConfig
 from zfdist.data.kinds import BITS, PCM16, TOKENS
 from zfdist.data.loader import Batch
-from zfdist.evaluation.bounds import Importance, Sums, add_up, importance_weighted
-from zfdist.evaluation.results import Question, legacy_rows, result_fields
+from zfdist.evaluation.bounds import COLUMNS, Importance, importance_weighted, score, sums_of
+from zfdist.evaluation.results import Question, legacy_rows, ratio_stderr, result_fields
 from zfdist.model.systems import build
 from zfdist.model.terms import Terms
 
@@ -82,8 +82,7 @@ def test_one_sample_is_the_elbo_with_sampled_kl(model):
 def test_the_sampled_kl_is_the_analytic_one_in_expectation(model):
     given, count = batch(), 400
     sampled = torch.stack([bound(model, given, 1, seed=seed) for seed in range(count)])
-    sums = add_up(model, [given], z_dim=Z, seeds=range(count))
-    analytic = sums[:, Sums._fields.index("elbo")]
+    analytic = column(score(model, [given], z_dim=Z, seeds=range(count)), "elbo_nats").sum(1)
     difference = sampled.sum(1) - analytic
     assert abs(float(difference.mean())) <= 4 * float(difference.std()) / count**0.5 + 1e-9
 
@@ -132,35 +131,48 @@ def test_memory_does_not_grow_with_k(model):
     assert peak(model, 25, 25) > 1.5 * one_chunk, "else this measures nothing"
 
 
-def sums_of(model, given, seeds=(3,), importance=None):
-    return add_up(model, given, z_dim=Z, seeds=seeds, importance=importance)
+def scored(model, given, seeds=(3,), importance=None):
+    return score(model, given, z_dim=Z, seeds=seeds, importance=importance)
+
+
+def column(scores, name):
+    return scores[..., COLUMNS.index(name)]
 
 
 def test_seeds_are_rows_and_their_mean_and_error_are_reported(model):
     importance = Importance(samples=3, chunk=2)
-    sums = sums_of(model, [batch([0, 1]), batch([2, 3, 4])], seeds=[3, 4, 5], importance=importance)
-    alone = [sums_of(model, [batch()], seeds=[seed], importance=importance)[0] for seed in (3, 4, 5)]
-    torch.testing.assert_close(sums, torch.stack(alone), rtol=1e-9, atol=1e-9)
+    scores = scored(model, [batch([0, 1]), batch([2, 3, 4])], seeds=[3, 4, 5], importance=importance)
+    alone = [scored(model, [batch()], seeds=[seed], importance=importance)[0] for seed in (3, 4, 5)]
+    torch.testing.assert_close(scores, torch.stack(alone), rtol=1e-9, atol=1e-9)
     question = Question(split="test", seeds=[3, 4, 5], importance=importance)
-    fields = result_fields(sums, question, PCM16, X)
-    for name, column in (("elbo_nats", "elbo"), ("iwae_nats", "iwae"), ("kl_nats", "kl")):
-        values = [float(row[Sums._fields.index(column)]) / 5 for row in sums]
+    fields = result_fields(scores, np.arange(5), question, PCM16, X)
+    for name in ("elbo_nats", "iwae_nats", "kl_nats"):
+        values = column(scores, name).mean(1).tolist()
         assert fields[name] == pytest.approx(statistics.fmean(values))
         assert fields["seed_stderr"][name] == pytest.approx(statistics.stdev(values) / 3**0.5)
     assert (fields["num_seeds"], fields["iwae_samples"], fields["sequences"]) == (3, 3, 5)
+    sums = sums_of(scores[0]).tolist()
+    assert sums[:2] == [5, sum(LENGTHS)] and sums[2] == pytest.approx(sums[3] - sums[4])
 
 
-def row(**values):
-    defaults = dict.fromkeys(Sums._fields, 0.0) | {"sequences": 1.0, "frames": 1.0}
-    return torch.tensor([list((defaults | values).values())], dtype=torch.float64)
+def rows(**columns):
+    """Scores of one seed; what is not given is 0, frames are 1."""
+    count = len(next(iter(columns.values())))
+    defaults = {name: [float(name == "frames")] * count for name in COLUMNS}
+    return torch.tensor(list((defaults | columns).values()), dtype=torch.float64).t()[None]
+
+
+def fields_of(scores, kind, frame_samples=1, groups=None, **question):
+    groups = np.arange(scores.shape[1]) if groups is None else groups
+    return result_fields(scores, groups, Question(split="test", seeds=[0], **question), kind, frame_samples)
 
 
 def test_perplexity_by_hand():
     """A bigram model that gives the next of 4 words probability 1/4, and </s> 1/2, has these two sentences right."""
     log_px = [3 * math.log(1 / 4) + math.log(1 / 2), math.log(1 / 4) + math.log(1 / 2)]  # 3 words, 1 word
     importance = Importance(samples=2)
-    sums = row(sequences=2.0, frames=4.0 + 2.0, elbo=sum(log_px), iwae=sum(log_px) + 0.6)
-    fields = result_fields(sums, Question(split="test", seeds=[0], importance=importance), TOKENS, 1)
+    scores = rows(frames=[4, 2], elbo_nats=log_px, iwae_nats=[log + 0.3 for log in log_px])
+    fields = fields_of(scores, TOKENS, importance=importance)
     assert fields["perplexity"] == pytest.approx((4**4 * 2**2) ** (1 / 6))
     assert fields["iwae_perplexity"] == pytest.approx((4**4 * 2**2) ** (1 / 6) * math.exp(-0.1))
     assert fields["perplexity"] == pytest.approx(math.exp(-fields["nats_per_sample"]))
@@ -172,48 +184,50 @@ def test_errors_of_means_over_words_are_those_of_sentences_drawn_again():
     rng = np.random.default_rng(0)
     frames = rng.integers(2, 20, 400).astype(float)
     elbos = -4.0 * frames + rng.normal(size=400) * 5 + 0.8 * frames * rng.normal(size=400)
-    sums = row(
-        sequences=400.0,
-        frames=frames.sum(),
-        elbo=elbos.sum(),
-        elbo_squared=np.square(elbos).sum(),
-        elbo_frames=(elbos * frames).sum(),
-        frames_squared=np.square(frames).sum(),
-    )
-    fields = result_fields(sums, Question(split="test", seeds=[0]), TOKENS, 1)
+    scores = rows(frames=frames.tolist(), elbo_nats=elbos.tolist())
+    fields = fields_of(scores, TOKENS)
     drawn = rng.integers(0, 400, (2000, 400))
     ratios = elbos[drawn].sum(1) / frames[drawn].sum(1)
     assert fields["nats_per_sample_stderr"] == pytest.approx(ratios.std(), rel=0.1)
     assert fields["perplexity_stderr"] == pytest.approx(np.exp(-ratios).std(), rel=0.1)
-    assert result_fields(sums, Question(split="test", seeds=[0]), PCM16, 4)["nats_per_sample_stderr"] == pytest.approx(
-        fields["nats_per_sample_stderr"] / 4
-    )
-    assert math.isnan(result_fields(row(), Question(split="test", seeds=[0]), PCM16, 1)["nats_per_sample_stderr"])
+    assert fields_of(scores, PCM16, 4)["nats_per_sample_stderr"] == pytest.approx(fields["nats_per_sample_stderr"] / 4)
+    assert math.isnan(fields_of(rows(elbo_nats=[1.0]), PCM16)["nats_per_sample_stderr"])
 
 
-def test_sums_for_errors_count_real_frames_alone(model):
-    given = batch()._replace(lengths_B=torch.tensor([6, 0, 1, 6, 3]))
-    sums = Sums(*sums_of(model, [given])[0].tolist())
-    alone = [Sums(*sums_of(model, [batch([i])._replace(lengths_B=given.lengths_B[[i]])])[0].tolist()) for i in range(5)]
-    assert sums.frames_squared == 36 + 1 + 36 + 9
-    assert sums.elbo_frames == pytest.approx(sum(one.elbo * one.frames for one in alone))
+def test_errors_over_segments_are_those_of_recordings_drawn_again():
+    """Bootstrap over recordings, whose segments are alike: what treats segments as independent says far too little."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), rng.integers(1, 12, 60))
+    frames = rng.integers(5, 41, len(groups)).astype(float)
+    elbos = frames * (10 + rng.normal(size=60)[groups] * 3 + rng.normal(size=len(groups)))
+    error = ratio_stderr(elbos, frames, groups)
+    drawn = rng.integers(0, 60, (2000, 60))
+    sums, lengths = np.bincount(groups, elbos), np.bincount(groups, frames)
+    assert error == pytest.approx((sums[drawn].sum(1) / lengths[drawn].sum(1)).std(), rel=0.1)
+    assert error > 2 * ratio_stderr(elbos, frames, np.arange(len(groups)))
+    fields = fields_of(rows(frames=frames.tolist(), elbo_nats=elbos.tolist()), PCM16, groups=groups)
+    assert (fields["groups"], fields["nats_per_sample_stderr"]) == (60, pytest.approx(error))
+    assert math.isnan(ratio_stderr(elbos, frames, np.zeros(len(groups), int))), "one recording says nothing of others"
+
+
+def test_the_error_of_a_mean_is_the_usual_one():
+    values = np.array([1.0, 4.0, -2.0, 7.0])
+    assert ratio_stderr(values, np.ones(4), np.arange(4)) == pytest.approx(values.std(ddof=1) / 2)
 
 
 def test_likelihood_of_images_is_in_nats_per_image():
-    fields = result_fields(
-        row(sequences=4.0, frames=4 * 784.0, elbo=-360.0), Question(split="test", seeds=[0]), BITS, 1
-    )
+    fields = fields_of(rows(frames=[784.0] * 4, elbo_nats=[-90.0] * 4), BITS)
     assert fields["nll_nats"] == 90.0
     assert "perplexity" not in fields and "iwae_nats" not in fields
 
 
-@pytest.mark.parametrize(("sequences", "rows"), [(1680, 1696), (1, 32), (31, 32), (32, 64), (64, 96)])
-def test_legacy_denominator_by_hand(sequences, rows):
-    assert legacy_rows(sequences) == rows
-    sums = row(sequences=float(sequences), frames=float(sequences), elbo=70_469.0 * rows)
-    fields = result_fields(sums, Question(split="test", seeds=[0], with_legacy_denominator=True), PCM16, 200)
+@pytest.mark.parametrize(("sequences", "padded"), [(1680, 1696), (1, 32), (31, 32), (32, 64), (64, 96)])
+def test_legacy_denominator_by_hand(sequences, padded):
+    assert legacy_rows(sequences) == padded
+    scores = rows(elbo_nats=[70_469.0 * padded / sequences] * sequences)
+    fields = fields_of(scores, PCM16, 200, with_legacy_denominator=True)
     assert fields["legacy_elbo_nats"] == pytest.approx(70_469)
-    assert fields["elbo_nats"] == pytest.approx(70_469 * rows / sequences)
+    assert fields["elbo_nats"] == pytest.approx(70_469 * padded / sequences)
 
 
 def test_accuracy_counts_known_labels_of_real_rows():
@@ -225,7 +239,6 @@ def test_accuracy_counts_known_labels_of_real_rows():
     given = batch()._replace(
         labels_B=torch.tensor([1, 1, -1, 0, 1]), lengths_B=torch.tensor([6, 4, 1, 6, 0]), num_sequences=4
     )
-    sums = sums_of(told, [given])
-    fields = result_fields(sums, Question(split="test", seeds=[3]), TOKENS, 1)
+    fields = fields_of(scored(told, [given]), TOKENS)
     assert (fields["labelled"], fields["accuracy"]) == (3, pytest.approx(1 / 3))
-    assert "accuracy" not in result_fields(sums_of(told, [batch()]), Question(split="test", seeds=[3]), TOKENS, 1)
+    assert "accuracy" not in fields_of(scored(told, [batch()]), TOKENS)

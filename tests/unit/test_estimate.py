@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from jobs import plan as job
 from zfdist import estimate
-from zfdist.config import CheckpointConfig, EngineConfig, ModelConfig, OptimConfig
+from zfdist.checkpoint import retention
+from zfdist.config import CheckpointConfig, EngineConfig, ModelConfig, OptimConfig, TrainConfig
 from zfdist.model import systems
 from zfdist.recipes import RECIPES
 
@@ -114,14 +115,20 @@ def test_a_step_lies_between_its_bounds(measured_s: float, before: int, now: int
 
 @given(st.integers(1, 50), st.integers(1, 400), st.integers(1, 9), st.integers(0, 9), st.integers(0, 60), st.randoms())
 def test_never_more_checkpoints_than_foretold(every, steps, last, best, for_good, random) -> None:
+    validate_every = random.randint(1, 50)
     config = CheckpointConfig(every_steps=every, keep_last=last, keep_best=best, keep_every_steps=for_good)
-    kept: set[int] = set()
-    for step in [*range(every, steps, every), steps]:
-        kept.add(step)
-        ranked = sorted(kept, key=lambda step: random.random())
-        keep = set(sorted(kept)[-last:]) | set(ranked[len(ranked) - best :])
-        kept &= keep | {step for step in kept if for_good and step % for_good == 0}
-    assert len(kept) <= estimate.checkpoints_kept(config, steps)
+    train = TrainConfig(steps=steps, validate_every=validate_every)
+    scores: dict[int, float | None] = {}
+    written = 0
+    for step in range(1, steps + 1):
+        elbo = random.random() if step % validate_every == 0 or step == steps else None
+        is_best = elbo is not None and retention.is_among_best(step, elbo, scores, config)
+        if is_best or step % every == 0 or step == steps:
+            written += 1
+            scores[step] = elbo
+            scores = {step: scores[step] for step in retention.kept(scores, config)}
+    assert written <= len(estimate.checkpoints_written(config, train))
+    assert len(scores) <= estimate.checkpoints_kept(config, train)
 
 
 def test_money() -> None:

@@ -61,6 +61,10 @@ class Checkpointer:
             self._last_bytes = _bytes_of(checkpoint.read_manifest(newest).files)
         return newest
 
+    def is_among_best(self, step: int, elbo_nats: float) -> bool:
+        """Return whether the config keeps a checkpoint of a step for its validation ELBO; the same on all workers."""
+        return agreed(self._world, lambda: retention.is_among_best(step, elbo_nats, self.scores(), self._config))
+
     def begin(self, step: int) -> Path:
         """Return an empty folder to write the checkpoint of a step into; raises NoRoomError."""
         partial = checkpoint.folder_of(self.folder, step).with_suffix(".partial")
@@ -114,6 +118,10 @@ class Checkpointer:
 
     def close(self) -> None:
         """Let go, after a failure as well; on one worker alone."""
+
+    def scores(self) -> dict[int, float | None]:
+        """Return the validation ELBO of the run's checkpoints by step; on rank 0."""
+        return checkpoint.scores(self.folder)
 
     def _committed(self, final: Path, manifest: CheckpointManifest, own: list[str]) -> None:
         """Store what this worker leads; nothing more to do on a shared disk."""

@@ -37,5 +37,5 @@ def refuse_other(out: Path) -> None:
         names = {name for name in os.listdir(out) if not name.endswith(atomic_io.SUFFIX)}
     except FileNotFoundError:
         return
-    if names - {WEIGHTS, WORDS, CONFIG, MANIFEST, CARD}:
+    if names - {WEIGHTS, WORDS, CONFIG, MANIFEST, CARD, "scores"}:  # of its sequences, once it was evaluated
         raise CheckpointError(f"{out}: holds something else than an export; choose another folder for it")

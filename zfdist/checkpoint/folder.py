@@ -16,6 +16,7 @@ its workers run what they like. `model.safetensors` is all that evaluation, expo
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from typing import Any
 from zfdist import atomic_io
 from zfdist.config import Config, ConfigError
 from zfdist.errors import ZfdistError
+from zfdist.run_protocol import VALID_ELBO
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -79,7 +81,7 @@ class CheckpointManifest:
     @property
     def valid_elbo_nats(self) -> float | None:
         """Validation ELBO with KL weight 1, in nats per sequence."""
-        return None if self.validation is None else self.validation.get("valid/elbo_nats")
+        return None if self.validation is None else self.validation.get(VALID_ELBO)
 
 
 def folder_of(run_folder: Path, step: int) -> Path:
@@ -240,8 +242,14 @@ def none_intact(run_folder: Path, problems: Sequence[str]) -> CheckpointError:
 
 def best(run_folder: Path) -> Path | None:
     """Return the checkpoint with the highest validation ELBO, or None if none was validated."""
-    scored = [(elbo, step) for step, elbo in scores(run_folder).items() if elbo is not None]
-    return folder_of(run_folder, max(scored)[1]) if scored else None
+    first = ranked(scores(run_folder))[:1]
+    return folder_of(run_folder, first[0]) if first else None
+
+
+def ranked(scores: Mapping[int, float | None]) -> list[int]:
+    """Return the steps with a finite validation ELBO, the best first; of equal ones the earlier."""
+    known = [(elbo, step) for step, elbo in scores.items() if elbo is not None and math.isfinite(elbo)]
+    return [step for elbo, step in sorted(known, key=lambda pair: (-pair[0], pair[1]))]
 
 
 def resolve(path: Path) -> Path:

@@ -125,6 +125,11 @@ class RemoteCheckpointer(Checkpointer):
             self._upload = threading.Thread(target=self._store, args=(final, manifest, own), daemon=True)
             self._upload.start()
 
+    def scores(self) -> dict[int, float | None]:
+        """Of those in the store, and of the one that is on its way there."""
+        stored = {manifest.step: manifest.valid_elbo_nats for manifest in list(self._stored.values())}
+        return stored | super().scores()
+
     def _store(self, final: Path, manifest: CheckpointManifest, own: Iterable[str]) -> None:
         """Write this node's files; on rank 0, once those of all nodes are there, the manifest. In a thread."""
         started = time.monotonic()

@@ -20,8 +20,12 @@ def prune(run_folder: Path, config: CheckpointConfig) -> None:
 
 def kept(scores: Mapping[int, float | None], config: CheckpointConfig) -> set[int]:
     """Return the steps whose checkpoints stay, from all of them with their validation ELBO."""
-    ranked = sorted((s for s in scores if scores[s] is not None), key=lambda s: (scores[s], s))
-    keep = set(sorted(scores)[-config.keep_last :]) | set(ranked[len(ranked) - config.keep_best :])
+    keep = set(sorted(scores)[-config.keep_last :]) | set(checkpoint.ranked(scores)[: config.keep_best])
     if config.keep_every_steps:
         keep |= {step for step in scores if step % config.keep_every_steps == 0}
     return keep
+
+
+def is_among_best(step: int, elbo_nats: float, scores: Mapping[int, float | None], config: CheckpointConfig) -> bool:
+    """Return whether a validation is one of the best that the config keeps, beside the checkpoints that are there."""
+    return step in checkpoint.ranked({**scores, step: elbo_nats})[: config.keep_best]

@@ -1,5 +1,6 @@
 """What a run folder says of its run although some of its files are torn or damaged; nothing is changed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from zfdist import run_protocol
@@ -42,6 +43,30 @@ def config_of(run_folder: Path) -> Config | None:
     except CheckpointError:
         return None
     return None if manifest is None else manifest.config
+
+
+def choice(run_folder: Path, kept: Mapping[int, float | None]) -> str:
+    """Return in words which checkpoint of a run is evaluated, and of which steps its best validation and newest are.
+
+    Args:
+        run_folder: with the records of the run.
+        kept: validation ELBO of its checkpoints by step, see `zfdist.checkpoint.folder.scores`.
+    """
+    best, ranked = run_protocol.best_validation(run_protocol.records(run_folder)), checkpoint.ranked(kept)
+    if not kept:
+        return "no checkpoint"
+    if not ranked:
+        return f"no checkpoint was validated; the newest, of step {max(kept):,}, is what is evaluated"
+    if best is None or best["step"] == ranked[0]:
+        words = f"the best validation, {kept[ranked[0]]:,.2f} nats per sequence, is that of step {ranked[0]:,}, kept"
+    else:
+        words = (
+            f"the best validation, {best[run_protocol.VALID_ELBO]:,.2f} nats per sequence at step {best['step']:,}, "
+            f"has no checkpoint; the best that has is that of step {ranked[0]:,}, {kept[ranked[0]]:,.2f} nats"
+        )
+    if kept[max(kept)] is None:
+        words += f"; the newest checkpoint, of step {max(kept):,}, was not validated"
+    return words
 
 
 def changes(config: Config, run_folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """What a row of a store is: 16-bit sound, a binary image, or a sentence of word ids; and all that follows from it."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,13 @@ PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 """Their names, the first entries of every vocabulary."""
 NO_LABEL = -1
+
+
+def _text_of(name: str) -> str:
+    """Return the review, or the line or row of a file, that a sentence FILE:LINE[:PART ...] is of."""
+    file, line = re.fullmatch(r"(.*?)((?::\d+)*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+    is_review = re.search(r"\.txt(\.\w+)?$", file, re.IGNORECASE)  # a file of this name is read as one review
+    return file if is_review else file + ":".join(line.split(":")[:2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,10 @@ class Kind:
     """What the steps are that are scored, e.g. "frames"."""
     score: Literal["nll_nats", "perplexity"] | None = None
     """What of `zfdist.evaluation.results.Result` readers expect beside the bound."""
+    group: Callable[[str], str] = field(hash=False, default=str)
+    """What a row is a part of, from its name: the errors of means are over what came by itself."""
+    groups: str = ""
+    """What those are, if they are not the rows."""
     prefix: float
     """What a continuation begins with unless told otherwise: seconds of a store with a rate, else frames."""
     new: float
@@ -120,11 +132,13 @@ TOKENS = Kind(
     has_vocabulary=True,
     title="sentences",
     rows="sentences",
+    groups="reviews or lines",
     sequences={"utterances": "sentence"},
     frame="word",
     sample="word",
     scored="words, with </s>",
     score="perplexity",
+    group=_text_of,
     prefix=3,
     new=20,
 )

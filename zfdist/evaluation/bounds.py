@@ -1,4 +1,4 @@
-"""What bounds are made of: sums and counts over real sequences, which add up over batches, workers and machines.
+"""What bounds are made of: the scores of single sequences, the same however they are dealt to batches and workers.
 
 Two bounds on log p(x) of a sequence, with KL weight 1 and no auxiliary cost:
 
@@ -8,7 +8,7 @@ Two bounds on log p(x) of a sequence, with KL weight 1 and no auxiliary cost:
 The second is of Burda et al., "Importance Weighted Autoencoders"; with K = 1 it is the ELBO with a sampled KL.
 Noise depends on the seed, a sequence's place in the split and the number of the sample only.
 
-Shapes: T time, B batch, K samples, N = K * B rows, Z latent.
+Shapes: T time, B batch, K samples, N = K * B rows or sequences, C columns, Z latent.
 """
 
 import math
@@ -21,9 +21,7 @@ from torch import Tensor
 
 from zfdist import seeding
 from zfdist.data.loader import Batch
-from zfdist.model.objective import objective
 from zfdist.model.terms import Terms
-from zfdist.schedule import EVALUATION
 
 Model = Callable[..., Terms]
 """Anything called like the `forward` of a system."""
@@ -39,39 +37,38 @@ class Importance:
     """Trajectories at a time: memory grows with this, not with K; at least 1. Changes nothing but rounding."""
 
 
+COLUMNS = ("id", "frames", "elbo_nats", "log_px_nats", "kl_nats", "iwae_nats", "is_labelled", "is_correct")
+"""What `score` says of a sequence: its place in the split, its scored frames, its bounds, and of a model with a label
+head whether its label is known, and whether the likeliest label is right."""
+
+
 class Sums(NamedTuple):
     """Sums over real sequences, in nats, and counts."""
 
     sequences: float
     frames: float
     elbo: float
-    elbo_squared: float
-    elbo_frames: float
-    """Of each sequence's ELBO times its scored frames; with the next for the error of a mean over frames."""
-    frames_squared: float
     log_px: float
     kl: float
-    iwae: float
-    iwae_squared: float
-    labelled: float
-    """Sequences whose label is known, if the model has a label head."""
-    correct: float
-    """Of these, the ones whose likeliest label is right."""
 
 
-def add_up(
+def score(
     model: Model, batches: Iterable[Batch], *, z_dim: int, seeds: Sequence[int], importance: Importance | None = None
 ) -> Tensor:
-    """Return the `Sums` over all sequences of `batches` for each seed: float64 [len(seeds), len(Sums)].
+    """Return the `COLUMNS` of all sequences of `batches` for each seed: float64 [len(seeds), sequences, COLUMNS].
 
-    Each batch is read once. Without `importance` the sums of IWAE are 0.
+    Each batch is read once; sequences come in its order, dummy rows among them with 0 frames. Without `importance` the
+    bound of IWAE is 0.
     """
-    total: Tensor | None = None
     with torch.no_grad():
-        for batch in batches:
-            rows = torch.stack([torch.stack(_sums(model, batch, z_dim, seed, importance)) for seed in seeds])
-            total = rows if total is None else total + rows
-    return torch.zeros(len(seeds), len(Sums._fields), dtype=torch.float64) if total is None else total
+        rows = [torch.stack([_scored(model, batch, z_dim, seed, importance) for seed in seeds]) for batch in batches]
+    return torch.cat(rows or [torch.empty(len(seeds), 0, len(COLUMNS), dtype=torch.float64)], dim=1)
+
+
+def sums_of(scores_NC: Tensor) -> Tensor:
+    """Return the `Sums` of what `score` gave for one seed, [sequences, COLUMNS]: float64 [len(Sums)]."""
+    _, frames_N, *bounds = scores_NC.unbind(1)
+    return torch.stack([(frames_N > 0).sum().double(), *(column.sum() for column in (frames_N, *bounds[:3]))])
 
 
 def importance_weighted(model: Model, batch: Batch, *, z_dim: int, seed: int, importance: Importance) -> Tensor:
@@ -94,33 +91,23 @@ def _log_weights(model: Model, batch: Batch, z_dim: int, keys: Sequence[seeding.
     return torch.where(batch.mask_TB.repeat(1, copies), log_weights_TN, 0.0).sum(0).view(copies, -1)
 
 
-def _sums(model: Model, batch: Batch, z_dim: int, seed: int, importance: Importance | None) -> tuple[Tensor, ...]:
+def _scored(model: Model, batch: Batch, z_dim: int, seed: int, importance: Importance | None) -> Tensor:
     eps_TBZ = seeding.normals(seeding.key(seed, "evaluate"), batch.positions_B, batch.x_TBX.shape[0], z_dim)
     terms = model(batch.x_TBX, batch.y_TBX, batch.lengths_B, eps_TBZ)
-    loss = objective(terms, batch.mask_TB, EVALUATION, max(batch.num_sequences, 1))
-    iwae_B = torch.zeros_like(loss.elbo_B)
+    px_B, kl_B = (
+        torch.where(batch.mask_TB, term_TB, 0.0).double().sum(0) for term_TB in (terms.log_px_TB, terms.kl_TB)
+    )
+    iwae_B = torch.zeros_like(px_B)
     if importance is not None:
         iwae_B = importance_weighted(model, batch, z_dim=z_dim, seed=seed, importance=importance)
-    return (
-        (batch.lengths_B > 0).sum().double(),
-        batch.lengths_B.sum().double(),
-        loss.sums["elbo_nats"],
-        loss.elbo_B.square().sum(),
-        (loss.elbo_B * batch.lengths_B).sum(),
-        batch.lengths_B.double().square().sum(),
-        loss.sums["log_px_nats"],
-        loss.sums["kl_nats"],
-        iwae_B.sum(),
-        iwae_B.square().sum(),
-        *_told_apart(terms, batch),
-    )
+    columns = (batch.ids_B, batch.lengths_B, px_B - kl_B, px_B, kl_B, iwae_B, *_told_apart(terms, batch))
+    return torch.stack([column.double() for column in columns], dim=1)
 
 
 def _told_apart(terms: Terms, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return how many labels are known, and how many of them the label head finds."""
-    none = torch.zeros((), dtype=torch.float64, device=batch.lengths_B.device)
+    """Return of each row whether its label is known, and whether the label head finds it."""
+    none_B = torch.zeros_like(batch.lengths_B, dtype=torch.bool)
     if terms.label_logits_BC is None or batch.labels_B is None:
-        return none, none
+        return none_B, none_B
     is_known_B = (batch.labels_B >= 0) & (batch.lengths_B > 0)
-    is_right_B = is_known_B & (terms.label_logits_BC.argmax(-1) == batch.labels_B)
-    return is_known_B.sum().double(), is_right_B.sum().double()
+    return is_known_B, is_known_B & (terms.label_logits_BC.argmax(-1) == batch.labels_B)

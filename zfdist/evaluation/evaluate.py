@@ -6,12 +6,14 @@ Needs neither Ray nor DeepSpeed, and reads no pickles.
 """
 
 import contextlib
+import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,13 +26,16 @@ from zfdist.container import cpus
 from zfdist.data.loader import Batch, evaluation_batches
 from zfdist.data.store import Store
 from zfdist.data.views import sequences_of
-from zfdist.evaluation.bounds import Model, Sums, add_up
+from zfdist.evaluation.bounds import COLUMNS, Model, Sums, score, sums_of
 from zfdist.evaluation.results import Bound, EvaluationError, Question, Result, bound_of, result_fields
+from zfdist.evaluation.scores import Scores
+from zfdist.evaluation.sequences import scored, sequences_named, unknown_share
 from zfdist.model import systems
 from zfdist.model.kernels import matmul_backend
 from zfdist.model.networks.network import Network
 
 __all__ = [
+    "Evaluation",
     "EvaluationError",
     "Loaded",
     "data_of",
@@ -42,6 +47,13 @@ __all__ = [
     "result_of",
     "share_of",
 ]
+
+
+class Evaluation(NamedTuple):
+    """An answer: what a split amounts to, and its single sequences."""
+
+    result: Result
+    scores: Scores
 
 
 class Loaded(NamedTuple):
@@ -71,21 +83,21 @@ def evaluate(
     Raises:
         EvaluationError: if there are no sequences on any worker.
     """
-    sums = add_up(model, batches, z_dim=z_dim, seeds=[seed])
-    return bound_of(Sums(*reduce(sums)[0].tolist()), frame_samples, seed)
+    sums = sums_of(score(model, batches, z_dim=z_dim, seeds=[seed])[0])
+    return bound_of(Sums(*reduce(sums).tolist()), frame_samples, seed)
 
 
-def evaluate_split(loaded: Loaded, store: Store, question: Question, *, device: torch.device) -> Result:
+def evaluate_split(loaded: Loaded, store: Store, question: Question, *, device: torch.device) -> Evaluation:
     """Return what is asked about a loaded model over one split of a store, in one process.
 
     Raises:
         EvaluationError: if the store has no such split.
         OtherDataError: if it has other frames, words or units than the model was trained with.
     """
-    return result_of(loaded, store, question, share_of(loaded, store, question, device=device))
+    return result_of(loaded, store, question, [share_of(loaded, store, question, device=device)])
 
 
-def on_split(loaded: Loaded, question: Question) -> Result:
+def on_split(loaded: Loaded, question: Question) -> Evaluation:
     """Return what is asked about a loaded model, on the data of its config; shows progress if it takes long.
 
     Raises:
@@ -131,7 +143,7 @@ def data_of(loaded: Loaded, as_trained: bool = False) -> Store:
 def share_of(
     loaded: Loaded, store: Store, question: Question, *, device: torch.device, rank: int = 0, world_size: int = 1
 ) -> Tensor:
-    """Return one worker's part of an answer, to be added to the others': float64 [seeds, sums] on the CPU.
+    """Return one worker's part of an answer, as `bounds.score` does, on the CPU.
 
     Raises:
         EvaluationError: as `evaluate_split`.
@@ -139,7 +151,7 @@ def share_of(
     refuse_other_data(loaded, store, question.split)
     data = loaded.config.data
     with matmul_backend.float32(device, onednn=loaded.config.engine.matmul == "auto"):
-        return add_up(
+        return score(
             loaded.model.to(device),
             evaluation_batches(store, data, question.split, rank=rank, world_size=world_size, device=device),
             z_dim=loaded.config.model.z_dim,
@@ -148,11 +160,16 @@ def share_of(
         ).cpu()
 
 
-def result_of(loaded: Loaded, store: Store, question: Question, sums: Tensor) -> Result:
-    """Return the answer that all workers' parts, added up, amount to; raises EvaluationError if that is nothing."""
-    config = loaded.config
-    return Result(
-        **result_fields(sums, question, store.kind, config.data.frame_samples),
+def result_of(loaded: Loaded, store: Store, question: Question, parts: Sequence[Tensor]) -> Evaluation:
+    """Return the answer that all workers' parts amount to; raises EvaluationError if that is nothing."""
+    config, split = loaded.config, question.split
+    scores_SNC = torch.cat(list(parts), dim=1)
+    scores_SNC = scores_SNC[:, scores_SNC[0, :, 1] > 0]
+    scores_SNC = scores_SNC[:, scores_SNC[0, :, 0].argsort()]  # the order of the parts must not show in the last digit
+    ids_N = scores_SNC[0, :, 0].long().numpy()
+    names, groups, groups_N = sequences_named(store, config.data, split, ids_N)
+    result = Result(
+        **result_fields(scores_SNC, groups_N, question, store.kind, config.data.frame_samples),
         split=question.split,
         view=config.data.eval_view,
         kind=store.kind.name,
@@ -164,7 +181,36 @@ def result_of(loaded: Loaded, store: Store, question: Question, sums: Tensor) ->
         std=store.std,
         sigma_floor=config.model.sigma_floor,
         step=loaded.manifest.step,
+        unknown_share=unknown_share(store, split),
     )
+    mean = dict(zip(COLUMNS, scores_SNC.mean(0).t().numpy(), strict=True))
+    scores = Scores(
+        what=what_of(loaded, store, question),
+        config=dataclasses.asdict(loaded.manifest.config),
+        result=vars(result),
+        ids_N=ids_N,
+        names=names,
+        groups=groups,
+        frames_N=mean["frames"].astype(np.int64),
+        elbo_N=mean["elbo_nats"],
+        log_px_N=mean["log_px_nats"],
+        kl_N=mean["kl_nats"],
+        iwae_N=mean["iwae_nats"] if question.importance else None,
+    )
+    return Evaluation(result, scores)
+
+
+def what_of(loaded: Loaded, store: Store, question: Question) -> dict[str, Any]:
+    """Return what `Scores.what` says of an answer."""
+    importance = question.importance
+    return scored(store, loaded.config.data, question.split) | {
+        "model": loaded.config.model.system,
+        "step": loaded.manifest.step,
+        "weights": loaded.manifest.files[checkpoint.WEIGHTS]["xxh3_128"],
+        "seeds": list(question.seeds),
+        "iwae_samples": importance.samples if importance else None,
+        "is_exact": not loaded.model.has_latents,
+    }
 
 
 def load_model(path: Path) -> Loaded:
@@ -195,10 +241,15 @@ def load_model(path: Path) -> Loaded:
 
 def refuse_other_data(loaded: Loaded, store: Store, split: str) -> None:
     """Raise EvaluationError if a store has no such split, OtherDataError if it is not as a model was trained with."""
-    if split not in store.splits:
-        raise EvaluationError(f"split {split!r}: {store.root} has {', '.join(store.splits)}")
+    refuse_absent_split(store, split)
     data_identity.refuse_other_kind(loaded.manifest, store, loaded.config.data.frame_samples)
     data_identity.refuse_other_units(loaded.manifest, store)
+
+
+def refuse_absent_split(store: Store, split: str) -> None:
+    """Raise EvaluationError if a store has no such split."""
+    if split not in store.splits:
+        raise EvaluationError(f"split {split!r}: {store.root} has {', '.join(store.splits)}")
 
 
 def _x_dim_of_before(config: Config, weights: Mapping[str, Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""What sums over a split amount to: bounds as means over sequences, and what must be known to compare them."""
+"""What the scores of a split amount to: bounds as means over sequences, and what must be known to compare them."""
 
 import math
 import statistics
@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zfdist.data.kinds import Kind
 from zfdist.errors import ZfdistError
-from zfdist.evaluation.bounds import Importance, Sums
+from zfdist.evaluation.bounds import COLUMNS, Importance, Sums, sums_of
 
 _LEGACY_BATCH = 32
 _MOST_NATS = 700.0  # whose exponential a float still holds
@@ -48,13 +50,9 @@ class Bound:
     log_px_nats: float
     """Reconstruction part of the ELBO."""
     kl_nats: float
-    elbo_stderr_nats: float
-    """Standard error of the mean over sequences; NaN for a single one."""
     kl_nats_per_frame: float
     nats_per_sample: float
     """ELBO per scored sample; a log-density in normalised units, so it may be positive."""
-    nats_per_sample_stderr: float
-    """Standard error of that, over sequences as if each came by itself; NaN for a single one."""
     bits_per_sample: float
     """The same in bits."""
     seed: int
@@ -76,6 +74,11 @@ class Result(Bound):
     density: str
     parameters: int
     """Numbers that were trained."""
+    groups: int
+    """Rows of the data (recordings, images) or reviews that the sequences are of: what came by itself."""
+    elbo_stderr_nats: float
+    """Standard error of the mean, over groups, as for all others; NaN for a single one."""
+    nats_per_sample_stderr: float
     mean: float
     """Mean of the training samples that the model's units subtract, in stored integer units."""
     std: float
@@ -90,15 +93,16 @@ class Result(Bound):
     iwae_samples: int | None = None
     iwae_nats: float | None = None
     iwae_stderr_nats: float | None = None
-    """Standard error of the mean over sequences."""
     nll_nats: float | None = None
     """Of images: minus the ELBO, an upper bound; exact without latents."""
     iwae_nll_nats: float | None = None
     perplexity: float | None = None
     """Of sentences: exp(-sum of ELBOs / sum of (words + 1)), an upper bound; </s> counts, <s> does not."""
     perplexity_stderr: float | None = None
-    """Standard error over sentences, that of its logarithm times it."""
+    """That of its logarithm times it."""
     iwae_perplexity: float | None = None
+    unknown_share: float | None = None
+    """Of sentences: how many of the words, without </s>, are <unk> to the model."""
     legacy_rows: int | None = None
     legacy_elbo_nats: float | None = None
     """Sum of the ELBOs over `legacy_rows` instead of `sequences`."""
@@ -122,37 +126,67 @@ def bound_of(sums: Sums, frame_samples: int, seed: int) -> Bound:
         elbo_nats=mean,
         log_px_nats=sums.log_px / n,
         kl_nats=sums.kl / n,
-        elbo_stderr_nats=_spread(sums.elbo_squared, mean, n),
         kl_nats_per_frame=sums.kl / frames,
         nats_per_sample=sums.elbo / samples,
-        nats_per_sample_stderr=_spread_of_ratio(sums) / frame_samples,
         bits_per_sample=sums.elbo / samples / math.log(2.0),
         seed=seed,
     )
 
 
-def result_fields(sums: Tensor, question: Question, kind: Kind, frame_samples: int) -> dict[str, Any]:
-    """Return the fields of a `Result` that follow from the sums of each seed alone, float64 [seeds, sums].
+def result_fields(
+    scores_SNC: Tensor, groups_N: NDArray[np.int64], question: Question, kind: Kind, frame_samples: int
+) -> dict[str, Any]:
+    """Return the fields of a `Result` that follow from what `bounds.score` says of each sequence alone.
+
+    Args:
+        scores_SNC: for each seed, on the CPU.
+        groups_N: number of the group that each sequence is of.
+        question: what was asked.
+        kind: of the data.
+        frame_samples: samples of a frame.
 
     Raises:
         EvaluationError: if there are no sequences.
     """
-    mean = Sums(*sums.mean(0).tolist())
-    bound = bound_of(mean, frame_samples, question.seeds[0])
-    by_seed = [_numbers(Sums(*row), question, kind) for row in sums.tolist()]
+    seeds = [dict(zip(COLUMNS, columns, strict=True)) for columns in scores_SNC.permute(0, 2, 1).numpy()]
+    mean = dict(zip(COLUMNS, scores_SNC.mean(0).t().numpy(), strict=True))
+    bound = bound_of(Sums(*sums_of(scores_SNC.mean(0)).tolist()), frame_samples, question.seeds[0])
+    by_seed = [_numbers(one, question, kind) for one in seeds]
     means = {name: statistics.fmean(numbers[name] for numbers in by_seed) for name in by_seed[0]}
     errors = {name: _stderr([numbers[name] for numbers in by_seed]) for name in by_seed[0] if len(by_seed) > 1}
-    asked: dict[str, Any] = {"num_seeds": len(by_seed), "seed_stderr": errors}
+    ones_N = np.ones(len(groups_N))
+    asked: dict[str, Any] = {
+        "num_seeds": len(by_seed),
+        "seed_stderr": errors,
+        "groups": len(np.unique(groups_N)),
+        "elbo_stderr_nats": ratio_stderr(mean["elbo_nats"], ones_N, groups_N),
+        "nats_per_sample_stderr": ratio_stderr(mean["elbo_nats"], mean["frames"], groups_N) / frame_samples,
+    }
     if question.importance is not None:
-        spread = _spread(mean.iwae_squared, mean.iwae / bound.sequences, bound.sequences)
+        spread = ratio_stderr(mean["iwae_nats"], ones_N, groups_N)
         asked |= {"iwae_samples": question.importance.samples, "iwae_stderr_nats": spread}
     if question.with_legacy_denominator:
         asked["legacy_rows"] = legacy_rows(bound.sequences)
-    if mean.labelled:
-        asked["labelled"] = int(mean.labelled)
+    if mean["is_labelled"].any():
+        asked["labelled"] = int(mean["is_labelled"].sum())
     if "perplexity" in means:
-        asked["perplexity_stderr"] = means["perplexity"] * bound.nats_per_sample_stderr
+        asked["perplexity_stderr"] = means["perplexity"] * asked["nats_per_sample_stderr"]
     return vars(bound) | means | asked
+
+
+def ratio_stderr(values_N: NDArray[np.float64], weights_N: NDArray[np.float64], groups_N: NDArray[np.int64]) -> float:
+    """Return the standard error of sum(values) / sum(weights) over groups that came by themselves; NaN for one group.
+
+    By its linearisation: the spread over groups of the sums of v - r w (Cochran, Sampling Techniques, 1977, Eq. 6.13).
+    With weights 1 and groups of one sequence it is that of a mean.
+    """
+    _, places_N = np.unique(groups_N, return_inverse=True)
+    count = int(places_N.max(initial=-1)) + 1
+    if count < 2:
+        return math.nan
+    total = weights_N.sum()
+    residuals_G = np.bincount(places_N, values_N - values_N.sum() / total * weights_N)
+    return float(np.sqrt(np.square(residuals_G).sum() * count / (count - 1)) / total)
 
 
 def legacy_rows(sequences: int) -> int:
@@ -168,42 +202,23 @@ def perplexity(nats_per_word: float) -> float:
     return math.exp(min(-nats_per_word, _MOST_NATS))
 
 
-def _numbers(sums: Sums, question: Question, kind: Kind) -> dict[str, float]:
-    """Return what one seed's sums amount to, by the names of `Result`."""
-    n, totals = max(sums.sequences, 1.0), {"": sums.elbo}
-    numbers = {"elbo_nats": sums.elbo / n, "kl_nats": sums.kl / n}
+def _numbers(scores: Mapping[str, NDArray[np.float64]], question: Question, kind: Kind) -> dict[str, float]:
+    """Return what one seed's scores amount to, by the names of `Result`."""
+    n, totals = max(len(scores["id"]), 1), {"": float(scores["elbo_nats"].sum())}
+    numbers = {"elbo_nats": totals[""] / n, "kl_nats": float(scores["kl_nats"].sum()) / n}
     if question.importance is not None:
-        totals["iwae_"] = sums.iwae
-        numbers["iwae_nats"] = sums.iwae / n
+        totals["iwae_"] = float(scores["iwae_nats"].sum())
+        numbers["iwae_nats"] = totals["iwae_"] / n
     for prefix, total in totals.items():
         if kind.score == "nll_nats":
             numbers[f"{prefix}nll_nats"] = -total / n
         if kind.score == "perplexity":
-            numbers[f"{prefix}perplexity"] = perplexity(total / max(sums.frames, 1.0))
+            numbers[f"{prefix}perplexity"] = perplexity(total / max(float(scores["frames"].sum()), 1.0))
     if question.with_legacy_denominator:
-        numbers["legacy_elbo_nats"] = sums.elbo / legacy_rows(int(sums.sequences))
-    if sums.labelled:
-        numbers["accuracy"] = sums.correct / sums.labelled
+        numbers["legacy_elbo_nats"] = totals[""] / legacy_rows(n)
+    if scores["is_labelled"].any():
+        numbers["accuracy"] = float(scores["is_correct"].sum() / scores["is_labelled"].sum())
     return numbers
-
-
-def _spread(squares: float, mean: float, count: int) -> float:
-    """Return the standard error of a mean over `count` sequences, from the sum of their squares."""
-    if count < 2:
-        return math.nan
-    return math.sqrt(max(squares / count - mean * mean, 0.0) / (count - 1))
-
-
-def _spread_of_ratio(sums: Sums) -> float:
-    """Return the standard error of ELBO per frame, a ratio of means over sequences of several lengths.
-
-    By its linearisation: the spread of E_i - r N_i over the mean of N (Cochran, Sampling Techniques, 1977, Eq. 6.13).
-    """
-    if sums.sequences < 2:
-        return math.nan
-    ratio = sums.elbo / sums.frames
-    squares = sums.elbo_squared - 2 * ratio * sums.elbo_frames + ratio * ratio * sums.frames_squared
-    return math.sqrt(max(squares, 0.0) * sums.sequences / (sums.sequences - 1)) / sums.frames
 
 
 def _stderr(values: Sequence[float]) -> float:

@@ -19,11 +19,12 @@ from zfdist.data.sources.convert import (
     licence_beside,
     silent,
 )
-from zfdist.data.sources.inputs import Input, SourceError, list_inputs, split_of
+from zfdist.data.sources.inputs import Input, SourceError, check_split_by, list_inputs, split_key, split_of_key
 from zfdist.data.sources.lists import splits_by_lists
 from zfdist.data.store_writer import Recording
 
 VERSION = 1
+_LISTED = 12  # folders of a split that are named
 SAMPLE = Path(__file__).parent / "sample" / "speech"
 """The speech that ships: one speaker, 16 kHz."""
 
@@ -35,7 +36,7 @@ class Options:
     source: Path
     sample_rate: int = 16_000
     split_by: str = "file"
-    """"file" or "folder": whose relative path decides the split."""
+    """What decides the split of a file, see `zfdist.data.sources.inputs.split_key`."""
     valid_percent: float = 10.0
     test_percent: float = 10.0
     lists: Mapping[str, Path] | None = None
@@ -50,6 +51,7 @@ class Options:
         for name, (low, high) in (ranges | {"valid_percent": (0, 100), "test_percent": (0, 100)}).items():
             if not low <= getattr(self, name) <= high:
                 raise SourceError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be {low} to {high}")
+        check_split_by(self.split_by)
         if self.valid_percent + self.test_percent >= 100:
             raise SourceError(
                 f"--valid-percent {self.valid_percent:g} and --test-percent {self.test_percent:g} "
@@ -69,7 +71,8 @@ def prepare(options: Options, out: Path, progress: Progress = silent, converter:
     source = {"converter": converter, "version": VERSION, "split": _rule(options, splits)}
     outcome = prepare_files(options, splits, source, out, progress)
     unlisted = len(listing.inputs) - sum(len(items) for items in splits.values())
-    return replace(outcome, remarks=listing.remarks({"in no list": unlisted}))
+    said = listing.remarks({"in no list": unlisted})
+    return replace(outcome, remarks=(*said, *(_whereabouts(options, splits) if options.lists is None else ())))
 
 
 def prepare_files(
@@ -104,25 +107,69 @@ def _splits(options: Options, inputs: list[Input]) -> dict[str, list[Input]]:
     else:
         splits = {name: [] for name in SPLITS}
         for item in inputs:
-            splits[split_of(item.name, options.split_by, options.valid_percent, options.test_percent)].append(item)
+            key = split_key(item.name, options.split_by)
+            splits[split_of_key(key, options.valid_percent, options.test_percent)].append(item)
     empty = [name for name, items in splits.items() if not items]
+    if empty and options.lists is not None:
+        raise SourceError(f"split {empty[0]!r} is empty: {options.lists[empty[0]]} names no file")
     if empty:
-        raise SourceError(
-            f"split {empty[0]!r} would be empty: {len(inputs)} files are too few for the rule "
-            f"(--split-by {options.split_by}, --valid-percent {options.valid_percent:g}, --test-percent "
-            f"{options.test_percent:g}); raise the percentages or give --list-train, --list-valid and --list-test"
-            if options.lists is None
-            else f"split {empty[0]!r} is empty: {options.lists[empty[0]]} names no file"
-        )
+        raise SourceError(_too_few(options, splits, empty[0]))
     return splits
+
+
+def _too_few(options: Options, splits: Mapping[str, list[Input]], empty: str) -> str:
+    """Return the sentence for a split that stays empty: what there is, and where it falls."""
+    keys = _keys(options, splits)
+    count, unit = sum(map(len, keys.values())), _unit(options.split_by)
+    fell = ", ".join(f"{len(found)} in {name}" for name, found in keys.items())
+    return (
+        f"split {empty!r} would be empty: {count} {unit}{'s' * (count != 1)} "
+        f"{'are' if count != 1 else 'is'} too few for the rule (--split-by {options.split_by}, --valid-percent "
+        f"{options.valid_percent:g}, --test-percent {options.test_percent:g}; they fall {fell}); raise the "
+        "percentages, split by something finer, or give --list-train, --list-valid and --list-test"
+    )
+
+
+def _keys(options: Options, splits: Mapping[str, list[Input]]) -> dict[str, list[str]]:
+    """Return what decided, by the split where it falls."""
+    return {name: sorted({split_key(item.name, options.split_by) for item in items}) for name, items in splits.items()}
+
+
+def _unit(split_by: str) -> str:
+    return "file" if split_by == "file" else "folder" if split_by == "folder" or split_by.isdecimal() else "group"
+
+
+def _whereabouts(options: Options, splits: Mapping[str, list[Input]]) -> Iterator[str]:
+    """Say in which split each folder falls, and which folders are spread over several."""
+    keys = _keys(options, splits)
+    if options.split_by != "file":
+        for name, found in keys.items():
+            more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+            listed = ", ".join(key or "." for key in found[:_LISTED])
+            yield f"{name}: {len(found)} {_unit(options.split_by)}{'s' * (len(found) != 1)}: {listed}{more}"
+    if options.split_by == "folder":
+        above: dict[str, set[str]] = {}
+        for name, found in keys.items():
+            for key in found:
+                above.setdefault(key.partition("/")[0], set()).add(name)
+        spread = sorted(folder for folder, names in above.items() if len(names) > 1)
+        if spread:
+            yield (
+                f"{len(spread)} of {len(above)} top folders are in several splits through their subfolders, e.g. "
+                f"{spread[0]}: if each is a voice, pass --split-by 1"
+            )
 
 
 def _rule(options: Options, splits: Mapping[str, list[Input]]) -> dict[str, Any]:
     """Describe how the splits came about."""
     if options.lists is not None:
         return lists_rule(splits)
+    by = options.split_by
+    what = f"the path of the {by}" if by in ("file", "folder") else f"what {by!r} finds in the path"
+    if by.isdecimal():
+        what = f"the first {by} folders of the path"
     return {
-        "rule": f"sha256 of the path of the {options.split_by} under the source",
+        "rule": f"sha256 of {what} under the source",
         "valid_percent": options.valid_percent,
         "test_percent": options.test_percent,
     }
