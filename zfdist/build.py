@@ -1,5 +1,6 @@
 """Setting up a run on one worker: make all parts, and put them where the newest intact checkpoint left off."""
 
+import math
 import shutil
 import socket
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from zfdist import atomic_io, continuation, metrics, seeding, startup
+from zfdist import atomic_io, continuation, loop_choice, metrics, seeding, startup
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import weights
 from zfdist.checkpoint.checkpointer import Checkpointer
@@ -20,8 +21,9 @@ from zfdist.data.loader import TrainLoader
 from zfdist.data.manifest import StoreError
 from zfdist.data.store import Store
 from zfdist.data.views import sequences_of
-from zfdist.engine import OPERANDS, OPTIMIZER, Engine, EngineError
+from zfdist.engine import OPTIMIZER, Engine, EngineError
 from zfdist.model import systems
+from zfdist.model.kernels.mixed_precision import OPERANDS
 from zfdist.model.networks.network import Network
 from zfdist.model.objective import LABEL_SUMS, SUMS
 from zfdist.model.recurrent.latent_chain import LatentChain
@@ -46,6 +48,8 @@ class Run:
     engine: Engine
     meter: metrics.Meter
     log: metrics.Log | None
+    recurrence: str | None
+    """What computes the loop over time, for checkpoints: a run that goes on takes the same."""
     step: int = 0
     skipped_in_a_row: int = 0
     unsaved_in_a_row: int = 0
@@ -87,9 +91,9 @@ def build(
     module = systems.build(config.model, x_dim, config.train.seed)
     if start_from is not None and newest is None:
         _load_weights(module, config, store, start_from)
-    parameters = systems.parameter_counts(module)["total"]  # now, as ZeRO 3 leaves none
+    choice = _settle(module, config, store, manifest, world)
+    startup.ended("choice of the loop")
     engine = Engine(module, config.engine, config.optim, world)
-    _limit_threads(config, store, world, parameters)
     names = SUMS + LABEL_SUMS if config.model.label_classes else SUMS
     run = Run(
         config=config,
@@ -101,6 +105,7 @@ def build(
         engine=engine,
         meter=metrics.Meter(names, world.device),
         log=None,
+        recurrence=choice and choice.name,
     )
     startup.ended("model and DeepSpeed")
     if newest is not None:
@@ -121,13 +126,28 @@ def _open_data(config: Config) -> Store:
         raise type(error)(f"{error} (on {socket.gethostname()})") from None
 
 
-def _limit_threads(config: Config, store: Store, world: World, parameters: int) -> None:
-    """Let a small network have fewer threads, unless it was told how many."""
-    if config.engine.threads_per_worker:
-        return
-    frames = sequences_of(store, config.data, "train", config.data.train_view).frames.mean()
-    share = frames * config.data.global_batch / (world.size * config.engine.accumulation_steps)
-    torch.set_num_threads(threads_worth_having(parameters, float(share), min(torch.get_num_threads(), cpus())))
+def _settle(
+    module: Network, config: Config, store: Store, manifest: CheckpointManifest | None, world: World
+) -> loop_choice.Choice | None:
+    """Decide on CPU threads and on what computes the loop over time; rank 0 tells how that was measured, if it was.
+
+    Before the engine is made, which under ZeRO 3 leaves no sizes to be seen and on a GPU takes its memory.
+    """
+    steps = float(sequences_of(store, config.data, "train", config.data.train_view).frames.mean())
+    batch = config.data.global_batch / (world.size * config.engine.accumulation_steps)
+    if not config.engine.threads_per_worker:
+        parameters, available = systems.parameter_counts(module)["total"], min(torch.get_num_threads(), cpus())
+        torch.set_num_threads(threads_worth_having(parameters, batch * steps, available))
+    wanted = config.model.recurrence
+    before = manifest.recurrence if manifest and manifest.config.model.recurrence == wanted else None
+    asked = loop_choice.Asked(wanted, before, is_resumed=manifest is not None)
+    choice = loop_choice.settle(
+        module, asked, world, steps=math.ceil(steps), batch=math.ceil(batch),
+        precision=config.engine.precision_on(world.device.type), onednn=config.engine.matmul == "auto",
+    )  # fmt: skip
+    if choice is not None and world.rank == 0:
+        print("".join(f"{line}\n" for line in choice.told), end="", flush=True)
+    return choice
 
 
 def threads_worth_having(weights: int, frames: float, available: int) -> int:

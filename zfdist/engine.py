@@ -24,11 +24,9 @@ from zfdist.config import EngineConfig, OptimConfig
 from zfdist.errors import ZfdistError
 from zfdist.loss_scale import LossScale
 from zfdist.model.kernels import cuda_graphs, matmul_backend
+from zfdist.model.kernels.mixed_precision import OPERANDS
 from zfdist.profile import spanned
 from zfdist.world import World
-
-OPERANDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What the operands of products are rounded to; in TF32 the GPU does that inside."""
 
 OPTIMIZER = "torch.optim.Adam"
 """What every device and ZeRO stage trains with, as manifests of checkpoints call it; it needs no CUDA toolkit."""

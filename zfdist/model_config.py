@@ -70,9 +70,10 @@ class ModelConfig(Section):
     """lru: blocks of linear recurrent units, one after another."""
     label_classes: CountOrZero = 0
     """Classes that a head on the latents tells apart, trained jointly; 0 for no such head."""
-    recurrence: Literal["auto", "reference", "bptt", "native", "graph", "triton"] = "auto"
+    recurrence: Literal["auto", "measured", "reference", "bptt", "native", "graph", "triton"] = "auto"
     """Implementation of the time loop (zforcing, vrnn, srnn, which takes triton for graph); all give the same numbers
-    to rounding. graph and triton are for a GPU; on a CPU they stand for auto."""
+    to rounding. measured: the fastest that is right, tried on this machine before the first step; auto: that on a GPU,
+    native on a CPU. graph and triton are for a GPU; on a CPU they stand for auto."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -253,6 +253,7 @@ def _save(run: Run, validation: dict[str, float] | None, *, is_last: bool = Fals
             config=run.config,
             world_size=run.world.size,
             precision=run.engine.precision,
+            recurrence=run.recurrence,
             optimizer=OPTIMIZER,
             x_dim=run.store.frame_size(run.config.data.frame_samples),
             data_fingerprint=run.store.fingerprint,

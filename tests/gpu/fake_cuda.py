@@ -34,9 +34,9 @@ from zfdist import seeding
 from zfdist.config import ModelConfig
 from zfdist.data import kinds
 from zfdist.data.loader import Batch, _batches, _Rows
-from zfdist.engine import OPERANDS
 from zfdist.evaluation import bounds, generate
 from zfdist.model.kernels import cuda_graphs, matmul_backend, triton_kernels
+from zfdist.model.kernels.mixed_precision import OPERANDS
 from zfdist.model.objective import objective
 from zfdist.model.systems import build
 from zfdist.schedule import Weights

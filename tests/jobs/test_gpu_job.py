@@ -26,13 +26,15 @@ def test_on_a_cpu_runs_are_repeated_and_resumed_with_equal_bytes(tmp_path: Path)
     done = run("--cpu", "--steps", "2", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())
-    by_hand, native, rounded = found["runs"]
+    by_hand, native, measured = found["runs"]
     for case in (by_hand, native):
         assert case["again_is_equal"] is case["resumed_is_equal"] is True
-    assert rounded["again_is_equal"] is None and rounded["error"] is None
+    assert measured["again_is_equal"] is None and measured["error"] is None
     assert abs(by_hand["elbo_nats"] - native["elbo_nats"]) < 1e-3 * abs(native["elbo_nats"])
     text = (tmp_path / "gpu.md").read_text()
     assert "- a run that was cut and resumed ends in the bytes of an unbroken one: 2 of 2" in text
+    title, *rows = measured["measured"]
+    assert title in text and {row.split()[0] for row in rows} == {"native", "bptt", "reference"}
     assert text.count("| yes | yes |") == 2 and found["machine"]["torch"] in text
     assert not (tmp_path / "runs").exists()
 

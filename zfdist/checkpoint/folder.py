@@ -58,6 +58,8 @@ class CheckpointManifest:
     world_size: int
     precision: str
     """What engine.precision came to: fp32, tf32, bf16 or fp16."""
+    recurrence: str | None = None
+    """What model.recurrence came to; None where it was not recorded, or there is no such loop."""
     optimizer: str | None = None  # by its name in torch; None where it was not recorded: AdamW on a CPU
     x_dim: int | None = None
     """Values of a frame, or words of the vocabulary; None where it was not recorded."""

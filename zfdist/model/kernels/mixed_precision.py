@@ -14,6 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from zfdist.model.kernels.lstm_cell import no_autocast, operand_dtype
 
+OPERANDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What the operands of products are rounded to, by precision; in TF32 the GPU does that inside."""
+
 
 def widen(value: Tensor) -> Tensor:
     """Return 16-bit floats as float32, anything wider as it is."""

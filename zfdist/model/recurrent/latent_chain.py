@@ -17,7 +17,7 @@ the operands of the products with z are rounded to 16 bits.
 Shapes: as in zfdist.model.kernels.core_arguments, and N = T * B.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from zfdist.model.distributions import Gaussian, latent_gaussian
-from zfdist.model.kernels import cpp_latent_chain
 from zfdist.model.kernels.core_arguments import ChainCore, ChainResults, chain_gradients
 from zfdist.model.kernels.cuda_graphs import graphs_of
 from zfdist.model.kernels.lstm_cell import (
@@ -41,8 +40,16 @@ from zfdist.model.kernels.lstm_cell import (
 )
 from zfdist.model.kernels.mixed_precision import linear, product, rounded, widen
 from zfdist.model.kernels.recording import Loop
-from zfdist.model.recurrent.recurrence import Implementation, choose, describe
+from zfdist.model.recurrent.recurrence import UNDECIDED, Implementation, choose, describe, found
 from zfdist.profile import span, spanned
+
+LOOPS: Mapping[str, str] = {
+    "reference": f"{__name__}:reference",
+    "bptt": f"{__name__}:by_hand",
+    "native": "zfdist.model.kernels.cpp_latent_chain:unroll",
+    "graph": f"{__name__}:recorded",
+}
+"""The implementations by name, and where each is: functions that are called like `reference` and give the same."""
 
 
 class Chain(NamedTuple):
@@ -80,6 +87,11 @@ def by_hand(core: ChainCore) -> ChainResults:
     """Run the loop as `reference` does, with a backward pass that is written out."""
     results: ChainResults = ByHand.apply(*core.prepared())  # type: ignore[no-untyped-call]
     return results
+
+
+def recorded(core: ChainCore) -> tuple[Tensor, ...]:
+    """Run the loop as `by_hand` does, recorded as a CUDA graph."""
+    return graphs_of(Loop(ByHand, timed=2))(core)
 
 
 class ByHand(torch.autograd.Function):
@@ -128,6 +140,8 @@ class LatentChain(nn.Module):
         super().__init__()
         self.latent_clamp = latent_clamp
         self.implementation = implementation
+        self.fastest = "auto"
+        """What was measured to be so, if it was: `zfdist.loop_choice` sets it."""
         nets = [(nn.Linear(z_dim, mlp_dim, bias=False), nn.Linear(mlp_dim, 2 * z_dim)) for _ in range(2)]
         self.w_z_PZ = nn.Parameter(torch.cat([hidden.weight.detach() for hidden, _ in nets]))
         self.w_q_2QM = nn.Parameter(torch.stack([out.weight.detach() for _, out in nets]))
@@ -142,7 +156,7 @@ class LatentChain(nn.Module):
         with no_autocast(pq_TBP), span("forward core"):
             weights = (self.w_z_PZ, self.w_q_2QM, self.b_q_2Q)
             core = ChainCore(pq_TBP, eps_TBZ, z_BZ, *weights, self.latent_clamp, narrow)
-            z_TBZ, q_T2BQ = _unroll(self._serving(eps_TBZ, narrow))(core)
+            z_TBZ, q_T2BQ = found(LOOPS[self._serving(eps_TBZ, narrow)])(core)
         (m_TBZ, v_TBZ), (r_TBZ, s_TBZ) = (q_TBQ.chunk(2, dim=-1) for q_TBQ in q_T2BQ.unbind(1))
         return Chain(z_TBZ, latent_gaussian(m_TBZ + r_TBZ, s_TBZ), latent_gaussian(m_TBZ, v_TBZ))
 
@@ -159,34 +173,25 @@ class LatentChain(nn.Module):
 
     def describe(self, operand: torch.dtype) -> str:
         """Return what training on this machine takes, and why that is not `native` where it might have been."""
-        return describe(self._wanted, self.b_q_2Q, operand)
+        like = self.b_q_2Q
+        return describe(self.implementation, choose(self._wanted, like.device, like.dtype, operand), like, operand)
 
     @property
-    def _wanted(self) -> Implementation:
+    def _wanted(self) -> str:
         """What is asked for; there are no fused kernels for this loop, but it can be recorded."""
-        return "graph" if self.implementation == "triton" else self.implementation
+        wanted = self.fastest if self.implementation in UNDECIDED else self.implementation
+        return "graph" if wanted == "triton" else wanted
 
-    def _serving(self, eps_TBZ: Tensor, operand: torch.dtype) -> Implementation:
+    def _serving(self, eps_TBZ: Tensor, operand: torch.dtype) -> str:
+        undecided = self.implementation in UNDECIDED
         if torch.compiler.is_compiling():  # which cannot look into C++
             return "reference"
-        if self.implementation == "auto" and eps_TBZ.requires_grad:
+        if undecided and eps_TBZ.requires_grad:
             return "reference"  # the only one that is differentiable in the noise
         chosen = choose(self._wanted, self.w_z_PZ.device, self.w_z_PZ.dtype, operand)
         # Without a gradient the plain loop keeps nothing and saves the memory of what it would save.
-        spares = self.implementation == "auto" and chosen == "bptt" and not torch.is_grad_enabled()
+        spares = undecided and chosen == "bptt" and not torch.is_grad_enabled()
         return "reference" if spares else chosen
-
-
-def _unroll(name: Implementation) -> Callable[[ChainCore], tuple[Tensor, ...]]:
-    match name:
-        case "native":
-            return cpp_latent_chain.unroll
-        case "bptt":
-            return by_hand
-        case "graph":
-            return graphs_of(Loop(ByHand, timed=2))
-        case _:
-            return reference
 
 
 def _nets(both_BP: Tensor) -> Tensor:

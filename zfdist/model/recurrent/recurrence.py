@@ -13,27 +13,23 @@ computed afterwards on the stacked results. Inside, for t = 1 .. T, equations (7
 `reference` is this text under autograd: the definition. All other implementations are one autograd function with the
 same arguments and results, and the same numbers to rounding: `bptt` (kernels.manual_backward) writes the backward pass
 by hand; `native` (kernels.cpp_recurrence) is that in C++ for a CPU; `graph` and `triton` (kernels.cuda_graphs,
-kernels.triton_recurrence) are for a GPU. `choose` says which is used. Under autocast only the operands of matrix
-products are rounded to 16 bits; sums, states, mu and v stay float32.
+kernels.triton_recurrence) are for a GPU. `LOOPS` says where they are, and `choose` which is used where nothing was
+measured. Under autocast only the operands of matrix products are rounded to 16 bits; sums, states, mu and v stay
+float32.
 
 Shapes: as in zfdist.model.kernels.core_arguments, and P = G + M all that is computed from h_{t-1}.
 """
 
+import functools
 import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from zfdist.model.kernels import (
-    cpp_library,
-    cpp_lstm_step,
-    cpp_recurrence,
-    cuda_graphs,
-    manual_backward,
-    triton_recurrence,
-)
+from zfdist.model.kernels import cpp_library, cpp_lstm_step, cuda_graphs, triton_recurrence
 from zfdist.model.kernels.core_arguments import Core, Results
 from zfdist.model.kernels.lstm_cell import (
     GATES,
@@ -47,10 +43,19 @@ from zfdist.model.kernels.lstm_cell import (
 from zfdist.model.kernels.mixed_precision import linear, widen
 from zfdist.profile import span
 
-Implementation = Literal["auto", "reference", "bptt", "native", "graph", "triton"]
+Implementation = Literal["auto", "measured", "reference", "bptt", "native", "graph", "triton"]
 
-Unroll = Callable[[Core], Results]
-"""An implementation: called like `reference`, gives the same."""
+LOOPS: Mapping[str, str] = {
+    "reference": f"{__name__}:reference",
+    "bptt": "zfdist.model.kernels.manual_backward:unroll",
+    "native": "zfdist.model.kernels.cpp_recurrence:unroll",
+    "graph": "zfdist.model.kernels.cuda_graphs:unroll",
+    "triton": "zfdist.model.kernels.cuda_graphs:unroll_fused",  # alone it would wait for Python to launch it
+}
+"""The implementations by name, and where each is: functions that are called like `reference` and give the same."""
+
+UNDECIDED = ("auto", "measured")
+"""What may be asked for that names no implementation."""
 
 
 class Unrolled(NamedTuple):
@@ -81,43 +86,43 @@ def reference(core: Core) -> Results:
     return torch.stack(h_TBH), torch.stack(z_TBZ), torch.stack(q_TBQ), state.c_BH
 
 
-def choose(wanted: Implementation, device: torch.device, wide: torch.dtype, operand: torch.dtype) -> Implementation:
-    """Return what `wanted` means: for auto the fastest implementation that serves this device and these types.
-
-    `wide` is the type of sums and states, `operand` that of the operands of products. Where `native` cannot be
-    built (no compiler) or the operands are narrow, it is `bptt`, which serves everywhere. On a GPU auto is `bptt` as
-    well: `graph` and `triton` should be faster there, but have not been measured; they are there to be asked for.
-    """
-    if (wanted == "graph" and not cuda_graphs.is_supported(device)) or (
-        wanted == "triton" and not triton_recurrence.is_supported(device, wide, operand)
-    ):
-        wanted = "auto"  # e.g. a run of a GPU that is evaluated on a CPU
-    if wanted == "auto":
-        return "native" if not cpp_library.unsupported_reason(device, wide, operand) else "bptt"
-    if wanted == "native" and cpp_library.unsupported_reason(device, wide, operand):
-        return "bptt"
-    return wanted
-
-
-def describe(wanted: Implementation, like: Tensor, operand: torch.dtype) -> str:
-    """Return what `choose` does for `like`, and why that is not `native` where it might have been."""
-    chosen = choose(wanted, like.device, like.dtype, operand)
-    missed = like.device.type == "cpu" and chosen == "bptt" and wanted in ("auto", "native")
-    return chosen + (f" (native: {cpp_library.unsupported_reason(like.device, like.dtype, operand)})" if missed else "")
-
-
-def _unroll(name: Implementation) -> Unroll:
+def serves(name: str, device: torch.device, wide: torch.dtype, operand: torch.dtype) -> bool:
+    """Return whether an implementation runs on a device, with sums and states of type `wide` and such operands."""
     match name:
-        case "bptt":
-            return manual_backward.unroll
         case "native":
-            return cpp_recurrence.unroll
+            return not cpp_library.unsupported_reason(device, wide, operand)
         case "graph":
-            return cuda_graphs.unroll
-        case "triton":  # alone it would wait for Python to launch it
-            return cuda_graphs.unroll_fused
+            return cuda_graphs.is_supported(device)
+        case "triton":
+            return triton_recurrence.is_supported(device, wide, operand)
         case _:
-            return reference
+            return True
+
+
+def choose(wanted: str, device: torch.device, wide: torch.dtype, operand: torch.dtype) -> str:
+    """Return what `wanted` means where nothing was measured.
+
+    That is itself, or where it names none or one that does not serve (as in a run of a GPU that is evaluated on a CPU)
+    `native` where that serves, else `bptt`, which does everywhere.
+    """
+    if wanted in LOOPS and serves(wanted, device, wide, operand):
+        return wanted
+    return "native" if serves("native", device, wide, operand) else "bptt"
+
+
+def describe(asked: str, chosen: str, like: Tensor, operand: torch.dtype) -> str:
+    """Return what was chosen for `like`, and why that is not `native` where it might have been."""
+    if like.device.type != "cpu" or chosen != "bptt" or asked not in (*UNDECIDED, "native"):
+        return chosen
+    reason = cpp_library.unsupported_reason(like.device, like.dtype, operand)
+    return f"bptt (native: {reason})" if reason else "bptt"
+
+
+@functools.cache
+def found(where: str) -> Callable[[Any], tuple[Tensor, ...]]:
+    """Return the function that "module:name" tells; imports it."""
+    function: Callable[[Any], tuple[Tensor, ...]] = pkgutil.resolve_name(where)
+    return function
 
 
 class Recurrence(nn.Module):
@@ -129,6 +134,8 @@ class Recurrence(nn.Module):
         super().__init__()
         self.latent_clamp = latent_clamp
         self.implementation = implementation
+        self.fastest = "auto"
+        """What was measured to be so, if it was: `zfdist.loop_choice` sets it."""
         self.w_h_GH = nn.Parameter(torch.empty(GATES * hidden, hidden))
         self.w_z_GZ = nn.Parameter(torch.empty(GATES * hidden, z_dim))
         self.w_a_MH = nn.Parameter(torch.empty(mlp_dim, hidden))
@@ -148,7 +155,7 @@ class Recurrence(nn.Module):
         with no_autocast(gx_TBG), span("forward core"):
             weights = (self.w_h_GH, self.w_z_GZ, self.w_a_MH, self.w_q_QM, self.b_q_Q)
             core = Core(gx_TBG, qb_TBM, eps_TBZ, *state, *weights, self.latent_clamp, narrow)
-            h_TBH, z_TBZ, q_TBQ, c_BH = _unroll(self._serving(eps_TBZ, narrow))(core)
+            h_TBH, z_TBZ, q_TBQ, c_BH = found(LOOPS[self._serving(eps_TBZ, narrow)])(core)
         mu_TBZ, logvar_TBZ = q_TBQ.chunk(2, dim=-1)
         return Unrolled(h_TBH, z_TBZ, mu_TBZ, logvar_TBZ, State(h_TBH[-1], c_BH))
 
@@ -165,7 +172,7 @@ class Recurrence(nn.Module):
     def stepping(self, steps: int) -> Callable[[Tensor, Tensor, State], State]:
         """Return `step` for a loop of so many: by the C++ of `native` or the kernels of `triton` where these serve."""
         weight, operand = self.w_h_GH, operand_dtype(self.w_h_GH)
-        serving = choose(self.implementation, weight.device, weight.dtype, operand)
+        serving = choose(self._wanted, weight.device, weight.dtype, operand)
         if serving == "native" and cpp_lstm_step.is_worthwhile(steps):
             return cpp_lstm_step.Stepper(weight, self.w_z_GZ, cpp_lstm_step.OURS)
         if serving == "triton" and not torch.is_grad_enabled():
@@ -174,12 +181,18 @@ class Recurrence(nn.Module):
 
     def describe(self, operand: torch.dtype) -> str:
         """Return what training on this machine takes, and why that is not `native` where it might have been."""
-        return describe(self.implementation, self.b_q_Q, operand)
+        like = self.b_q_Q
+        return describe(self.implementation, choose(self._wanted, like.device, like.dtype, operand), like, operand)
 
-    def _serving(self, eps_TBZ: Tensor, operand: torch.dtype) -> Implementation:
-        if self.implementation == "auto" and eps_TBZ.requires_grad:
+    @property
+    def _wanted(self) -> str:
+        return self.fastest if self.implementation in UNDECIDED else self.implementation
+
+    def _serving(self, eps_TBZ: Tensor, operand: torch.dtype) -> str:
+        undecided = self.implementation in UNDECIDED
+        if undecided and eps_TBZ.requires_grad:
             return "reference"  # the only one that is differentiable in the noise
-        chosen = choose(self.implementation, self.w_h_GH.device, self.w_h_GH.dtype, operand)
+        chosen = choose(self._wanted, self.w_h_GH.device, self.w_h_GH.dtype, operand)
         # Without a gradient the plain loop keeps nothing and saves the memory of what it would save.
-        spares = self.implementation == "auto" and chosen == "bptt" and not torch.is_grad_enabled()
+        spares = undecided and chosen == "bptt" and not torch.is_grad_enabled()
         return "reference" if spares else chosen
