@@ -3,8 +3,10 @@
 import math
 import shutil
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -17,15 +19,15 @@ from zfdist.checkpoint.remote_checkpointer import RemoteCheckpointer
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.container import cpus
-from zfdist.data.loader import TrainLoader
+from zfdist.data.loader import Batch, TrainLoader
 from zfdist.data.manifest import StoreError
 from zfdist.data.store import Store
 from zfdist.data.views import sequences_of
-from zfdist.engine import OPTIMIZER, Engine, EngineError
+from zfdist.engine import OPTIMIZER, Engine, EngineError, Update
 from zfdist.model import systems
 from zfdist.model.kernels.mixed_precision import OPERANDS
 from zfdist.model.networks.network import Network
-from zfdist.model.objective import LABEL_SUMS, SUMS
+from zfdist.model.objective import LABEL_SUMS, SUMS, Loss
 from zfdist.model.recurrent.latent_chain import LatentChain
 from zfdist.model.recurrent.recurrence import Recurrence
 from zfdist.run_protocol import RESULT, Weights
@@ -33,6 +35,17 @@ from zfdist.world import World
 
 _PER_THREAD = 10**9
 """Operations of a micro-batch that each thread should have: with fewer, two took longer than one on a busy node."""
+
+
+class Unread(NamedTuple):
+    """An update whose norm was not read back from the device yet."""
+
+    step: int
+    micro_batches: list[Batch]
+    losses: list[Loss]
+    update: Callable[[], Update]
+    loss_scale: dict[str, float]
+    """As it is after the update, under fp16."""
 
 
 @dataclass(kw_only=True)
@@ -53,6 +66,7 @@ class Run:
     step: int = 0
     skipped_in_a_row: int = 0
     unsaved_in_a_row: int = 0
+    unread: Unread | None = None
 
 
 def build(

@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from zfdist.loss_scale import LossScale
 from zfdist.model.kernels import cuda_graphs, matmul_backend
 from zfdist.model.kernels.mixed_precision import OPERANDS
 from zfdist.profile import spanned
+from zfdist.readback import Readback
 from zfdist.world import World
 
 OPTIMIZER = "torch.optim.Adam"
@@ -99,8 +100,11 @@ class Engine:
         # DeepSpeed averages over workers and micro-batches; ours is a sum.
         self._engine.backward(loss * poison * self._scale * scale)
 
-    def step(self, learning_rate: float) -> Update | None:
-        """Close a micro-batch; at the last one of the step update the weights, otherwise return None."""
+    def step(self, learning_rate: float) -> Callable[[], Update] | None:
+        """Close a micro-batch; at the last one of the step update the weights, otherwise return None.
+
+        What is returned tells what became of it, and waits for the device to have come so far.
+        """
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
             return None
@@ -108,28 +112,37 @@ class Engine:
             group["lr"] = learning_rate
         update = self._sharded_step() if self.zero_stage else self._replicated_step()
         if self.precision == "fp16":
-            self._scale_loss_by(self._loss_scale.after(skipped=update.skipped))
+            self._scale_loss_by(self._loss_scale.after(skipped=update().skipped))
         return update
 
-    def _sharded_step(self) -> Update:
-        self._engine.step()
-        return Update(float(self._engine.get_global_grad_norm()), bool(self._engine.optimizer.overflow))
+    def _sharded_step(self) -> Callable[[], Update]:
+        self._engine.step()  # which waits for both
+        update = Update(float(self._engine.get_global_grad_norm()), bool(self._engine.optimizer.overflow))
+        return lambda: update
 
-    def _replicated_step(self) -> Update:
-        """Stage 0 checks and clips here, since DeepSpeed only does both when it shards the optimizer."""
+    def _replicated_step(self) -> Callable[[], Update]:
+        """Stage 0 checks and clips here, since DeepSpeed only does both when it shards the optimizer.
+
+        On the device, so that nobody waits: told that a gradient is not finite, Adam leaves weights, moments and
+        counts as they are.
+        """
         parameters = [p for p in self._engine.module.parameters() if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self._loss_scale.value != 1.0:
             torch._foreach_div_(gradients, self._loss_scale.value)
         norm = torch.nn.utils.get_total_norm(gradients)
-        skipped = not bool(torch.isfinite(norm))
-        if skipped:
-            for parameter in parameters:  # without gradients Adam leaves weights and moments as they are
-                parameter.grad = None
-        elif self._clip_norm:
+        skips = torch.logical_not(torch.isfinite(norm)).float()
+        self._engine.basic_optimizer.found_inf = skips
+        if self._clip_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
         self._engine.step()
-        return Update(float(norm), skipped)
+        numbers = Readback(torch.stack([norm, skips.to(norm.dtype)]))
+
+        def told() -> Update:
+            grad_norm, skipped = numbers.values()
+            return Update(grad_norm, bool(skipped))
+
+        return told
 
     def _scale_loss_by(self, scale: LossScale) -> None:
         """From here on; DeepSpeed's own dynamic scale would divide by the new one what the old one has multiplied."""

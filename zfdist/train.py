@@ -20,8 +20,8 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from zfdist import atomic_io, metrics, schedule, seeding, startup
-from zfdist.build import Run, build
+from zfdist import atomic_io, metrics, schedule, seeding, startup, updates
+from zfdist.build import Run, Unread, build
 from zfdist.checkpoint import folder as checkpoint
 from zfdist.checkpoint import room, run_folder
 from zfdist.checkpoint.folder import CheckpointManifest
@@ -34,7 +34,7 @@ from zfdist.engine import OPTIMIZER, Update
 from zfdist.evaluation.evaluate import evaluate
 from zfdist.model.objective import Loss, objective
 from zfdist.profile import profiled, span, spanned
-from zfdist.run_protocol import VALID_ELBO, NonFiniteError, Outcome, Reporter, Weights
+from zfdist.run_protocol import VALID_ELBO, Outcome, Reporter, Weights
 from zfdist.world import World, gpu_memory_explained
 
 
@@ -103,6 +103,9 @@ def _loop(run: Run, reporter: Reporter, close_step: Callable[[], None]) -> Liter
         reporter.progress(run.step)
         last = run.step == steps
         stop = run.world.any(reporter.should_stop()) and not last
+        steps_of_notice = (every.log_every, every.validate_every, run.config.checkpoint.every_steps)
+        if last or stop or any(run.step % n == 0 for n in steps_of_notice):
+            updates.read_back(run)
         if last or run.step % every.log_every == 0:
             with span("logging"):
                 _write(run, run.meter.flush(run.world) | _weights(run))
@@ -124,7 +127,7 @@ def _update(run: Run, micro_batches: list[Batch]) -> None:
     weights = schedule.weights(run.config.loss, run.step)
     noise_key = seeding.key(run.config.train.seed, "noise", run.step)
     losses: list[Loss] = []
-    update: Update | None = None
+    update: Callable[[], Update] | None = None
     for batch in micro_batches:
         with span("forward tail"):
             eps_TBZ = seeding.normals(noise_key, batch.positions_B, len(batch.x_TBX), run.config.model.z_dim)
@@ -132,43 +135,12 @@ def _update(run: Run, micro_batches: list[Batch]) -> None:
             loss = objective(terms, batch.mask_TB, weights, batch.num_sequences, batch.labels_B)
         with span("backward tail"):
             run.engine.backward(loss.total)
-        losses.append(loss)
+        losses.append(loss._replace(total=loss.total.detach()))  # without what led to it: it is kept for a while
         with span("optimizer"):
             update = run.engine.step(schedule.learning_rate(run.config.optim, run.step))
     assert update is not None, "the last micro-batch of a step closes it"
-    first = micro_batches[0]
-    run.meter.count(
-        sequences=first.num_sequences, frames=first.num_frames, grad_norm=update.grad_norm, skipped=update.skipped
-    )
-    if update.skipped:
-        _skipped(run, micro_batches, losses)
-        return
-    run.skipped_in_a_row = 0
-    for loss in losses:
-        run.meter.add(loss.sums)
-
-
-def _skipped(run: Run, micro_batches: list[Batch], losses: list[Loss]) -> None:
-    """Say which terms and sequences made all workers skip this update; give up after too many in a row."""
-    run.skipped_in_a_row += 1
-    bad_terms = {name for loss in losses for name, value in loss.sums.items() if not torch.isfinite(value)}
-    bad_ids = {
-        int(i)
-        for batch, loss in zip(micro_batches, losses, strict=True)
-        for i in batch.ids_B[~torch.isfinite(loss.elbo_B)].tolist()
-        if i >= 0
-    }
-    everyone = run.world.gather((sorted(bad_terms), sorted(bad_ids)))
-    terms = sorted({term for worker_terms, _ in everyone for term in worker_terms}) or ["gradient"]
-    ids = sorted({i for _, worker_ids in everyone for i in worker_ids})
-    line = {"skipped/terms": terms, "skipped/sequence_ids": ids, "skipped/in_a_row": run.skipped_in_a_row}
-    _write(run, line | _loss_scale(run))
-    if run.skipped_in_a_row >= run.config.engine.max_nonfinite_steps:
-        raise NonFiniteError(
-            f"step {run.step + 1}: {run.skipped_in_a_row} updates in a row had a non-finite {', '.join(terms)}"
-            + (f" (sequences {ids[:20]})" if ids else "")
-            + "; lower optim.learning_rate or optim.clip_norm, or look at these sequences"
-        )
+    updates.read_back(run)  # the update before this one: the device goes on with this one meanwhile
+    run.unread = Unread(run.step, micro_batches, losses, update, updates.loss_scale(run))
 
 
 @spanned("validation", whole=True)
@@ -275,17 +247,12 @@ def _weights(run: Run) -> dict[str, float]:
     """The weights of the update that was just made."""
     now = schedule.weights(run.config.loss, run.step - 1)
     rate = schedule.learning_rate(run.config.optim, run.step - 1)
-    return _loss_scale(run) | {
+    return updates.loss_scale(run) | {
         "weights/kl": now.kl,
         "weights/alpha": now.alpha,
         "weights/beta": now.beta,
         "optim/learning_rate": rate,
     }
-
-
-def _loss_scale(run: Run) -> dict[str, float]:
-    """That of the next update, under fp16."""
-    return {"optim/loss_scale": run.engine.loss_scale} if run.engine.precision == "fp16" else {}
 
 
 def _write(run: Run, line: dict[str, object] | dict[str, float]) -> None:

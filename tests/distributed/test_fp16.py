@@ -33,7 +33,7 @@ def one_step(engine: Any, loudness: float, rank: int) -> Seen:
     before, scale = engine.weights(), engine.loss_scale
     rows = torch.randn(6, INPUTS, generator=torch.Generator().manual_seed(7 + rank))
     engine.backward(loudness * engine.forward(rows).float().sin().sum() / 12)
-    update = engine.step(0.1)
+    update = engine.step(0.1)()
     after = engine.weights()
     moved = before is not None and any(not torch.equal(before[name], after[name]) for name in before)
     return Seen(update.grad_norm, update.skipped, scale, engine.loss_scale, moved)

@@ -25,7 +25,7 @@ def _settings_of_an_update(matmul: str) -> tuple[str, set[str], str]:
     seen = {setting()}
     out.register_hook(lambda _: seen.add(setting()))
     engine.backward(out.square().sum())
-    assert engine.step(1e-3).skipped is False
+    assert engine.step(1e-3)().skipped is False
     said = engine.products
     engine.close()
     return said, seen, setting()
