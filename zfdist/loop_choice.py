@@ -125,7 +125,9 @@ def machine(device: torch.device) -> dict[str, Any]:
 def _measured(case: LoopCase, place: Place, names: list[str], probe: Probe) -> tuple[list[Trial], list[str]]:
     """Return the trials of a case, from the cache or made now, and their table with its title."""
     here = machine(torch.device(place.device))
-    key = {"case": case._asdict(), "place": place._asdict(), "names": names, "machine": here}
+    on_gpu = place.device != "cpu"  # any of its kind, and whatever CPUs it has beside it
+    alike = place._replace(device="cuda", threads=0) if on_gpu else place
+    key = {"case": case._asdict(), "place": alike._asdict(), "names": names, "machine": here}
     text = json.dumps(key, sort_keys=True)
     path = cache_home() / "zfdist/loops" / f"{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}.json"
     with _alone(path):

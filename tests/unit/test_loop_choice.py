@@ -8,6 +8,7 @@ import torch
 
 from zfdist import loop_choice
 from zfdist.loop_choice import Asked, chosen
+from zfdist.loop_probe import Place
 from zfdist.model.recurrent.loop_trial import LoopCase, Trial
 from zfdist.world import World
 
@@ -125,6 +126,18 @@ def test_on_a_cpu_auto_does_not_measure():
     assert choice(probe, NEW._replace(name="auto"), CASE._replace(precision="bf16")) == ("bptt", [])
     assert choice(probe, NEW._replace(name="reference")) == ("reference", [])
     assert probe.asked == []
+
+
+def test_on_a_gpu_auto_measures_once_for_all_of_its_kind(monkeypatch):
+    monkeypatch.setattr(loop_choice, "machine", lambda device: {"device": "H100"})
+    monkeypatch.setattr(loop_choice.loop_probe, "place_of", lambda device, onednn: Place(str(device), 0.5, 4, onednn))
+    probe = Probe(Trial("graph", 0.1, 4e-3), Trial("triton", problem="crashed"), Trial("bptt", 0.3, 4e-3))
+    case, auto = CASE._replace(precision="bf16"), NEW._replace(name="auto")
+    for index in (0, 3):
+        name, told = choice(probe, auto, case, ALONE._replace(device=torch.device("cuda", index)))
+        assert name == "graph" and told[0].startswith("loop over time, forward and backward on H100 (6 steps")
+    (asked,) = probe.asked
+    assert set(asked) - {"triton"} == {"graph", "bptt", "reference"} and asked[-1] == "reference"
 
 
 @pytest.mark.parametrize("name", ["auto", "measured"])
