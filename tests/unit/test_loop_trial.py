@@ -4,7 +4,17 @@ import bad_loops
 import pytest
 import torch
 
-from zfdist.model.recurrent.loop_trial import MOST_ERROR, MOST_STEPS, LoopCase, case_of, exact, example, loops_of, tried
+from zfdist.model.recurrent.loop_trial import (
+    MOST_ERROR,
+    MOST_STEPS,
+    LoopCase,
+    by_turns,
+    case_of,
+    exact,
+    example,
+    loops_of,
+    tried,
+)
 from zfdist.model.recurrent.recurrence import found
 from zfdist.model.systems import build
 from zfdist.model_config import ModelConfig
@@ -66,3 +76,22 @@ def test_the_case_of_a_network_has_its_sizes_and_arguments_their_shapes():
     assert case == LoopCase("chain", 0, 3, 7, 8.0, MOST_STEPS, 2, "bf16")
     shapes = {name: a.shape for name, a in example(case, CPU)._asdict().items() if name.startswith(("w_", "b_"))}
     assert shapes == {name: weight.shape for name, weight in chain.named_parameters()}
+
+
+def test_by_turns_all_are_called_equally_often_and_a_slow_one_shows():
+    case, calls = CASES["recurrence"], []
+    fast = found(loops_of(case)["bptt"])
+
+    def slow(core):
+        calls.append("slow")
+        for _ in range(9):
+            fast(core)
+        return fast(core)
+
+    def counted(core):
+        calls.append("fast")
+        return fast(core)
+
+    seconds = by_turns({"slow": slow, "fast": counted}, example(case, CPU), 120.0)
+    assert calls == ["slow", "fast"] * 20 and seconds["slow"] > seconds["fast"] > 0
+    assert by_turns({"slow": slow, "fast": counted}, example(case, CPU), 0.0).keys() == {"slow"}

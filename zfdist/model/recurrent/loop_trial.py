@@ -27,7 +27,7 @@ MOST_ERROR = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2, "bf16": 1e-1}
 MOST_STEPS = 256
 """Longer loops are tried at this length: their time is proportional, their rounding errors are not."""
 _CHECKS = 3  # what is recorded runs as it comes, then is recorded, then replayed
-_MOST_CALLS, _CALLS_S = 20, 1.0
+_MOST_TURNS = 20
 
 
 class LoopCase(NamedTuple):
@@ -121,13 +121,10 @@ def tried(
     arguments: Core | ChainCore, wanted: Sequence[Tensor],
 ) -> Trial:  # fmt: skip
     """Try an implementation against the numbers of `exact`."""
-    error, first, spent_s = 0.0, None, list[float]()
-    while len(spent_s) < _CHECKS or (len(spent_s) < _MOST_CALLS and sum(spent_s) < _CALLS_S):
-        _wait(arguments[0].device)
-        started_s = time.perf_counter()
-        got = results(run, arguments)
-        _wait(arguments[0].device)
-        spent_s.append(time.perf_counter() - started_s)
+    error, first, seconds = 0.0, None, math.inf
+    for _ in range(_CHECKS):
+        got, spent_s = _timed(run, arguments)
+        seconds = min(seconds, spent_s)
         if not all(bool(torch.isfinite(g).all()) for g in got):
             return Trial(name, problem="gives numbers that are not finite")
         error = max(error, *(_relative(g, w) for g, w in zip(got, wanted, strict=True)))
@@ -136,7 +133,31 @@ def tried(
         if first is not None and not all(torch.equal(a, b) for a, b in zip(first, got, strict=True)):
             return Trial(name, error=error, problem="gives other bits each time")
         first = got
-    return Trial(name, min(spent_s), error)
+    return Trial(name, seconds, error)
+
+
+def by_turns(
+    runs: Mapping[str, Callable[[Any], tuple[Tensor, ...]]], arguments: Core | ChainCore, limit_s: float
+) -> dict[str, float]:
+    """Return the seconds of several, the least disturbed call of each, as often as fits, twenty times at most.
+
+    They take turns, so that what else the machine does disturbs all alike.
+    """
+    found, started_s = dict.fromkeys(runs, math.inf), time.perf_counter()
+    for _ in range(_MOST_TURNS):
+        for name, run in runs.items():
+            found[name] = min(found[name], _timed(run, arguments)[1])
+            if time.perf_counter() - started_s > limit_s:
+                return {name: seconds for name, seconds in found.items() if seconds < math.inf}
+    return found
+
+
+def _timed(run: Callable[[Any], tuple[Tensor, ...]], arguments: Core | ChainCore) -> tuple[list[Tensor], float]:
+    _wait(arguments[0].device)
+    started_s = time.perf_counter()
+    got = results(run, arguments)
+    _wait(arguments[0].device)
+    return got, time.perf_counter() - started_s
 
 
 def _relative(got: Tensor, wanted: Tensor) -> float:
