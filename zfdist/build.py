@@ -106,7 +106,6 @@ def build(
     if start_from is not None and newest is None:
         _load_weights(module, config, store, start_from)
     choice = _settle(module, config, store, manifest, world)
-    startup.ended("choice of the loop")
     engine = Engine(module, config.engine, config.optim, world)
     names = SUMS + LABEL_SUMS if config.model.label_classes else SUMS
     run = Run(
@@ -161,6 +160,7 @@ def _settle(
     )  # fmt: skip
     if choice is not None and world.rank == 0:
         print("".join(f"{line}\n" for line in choice.told), end="", flush=True)
+    startup.ended("choice of the loop")
     return choice
 
 
