@@ -197,14 +197,14 @@ def _with_bests(
     if baselines and loaded is not None and any(best.bound for best in bests):
         say(f"simple models on {part.data_set.shown} ...")
         try:
-            rows = list(_baselines(loaded, out / "baselines" / name))
+            rows = list(_baselines(loaded, say))
         except (ZfdistError, OSError) as error:
             problems.append(f"No simple models: {error}.")
     return dataclasses.replace(part, bests=bests, problems=problems, baselines=rows)
 
 
-def _baselines(loaded: "Loaded", out: Path) -> "Iterator[list[tuple[str, str]]]":
-    """Yield what the page says of each simple model; writes their scores."""
+def _baselines(loaded: "Loaded", say: Callable[[str], None]) -> "Iterator[list[tuple[str, str]]]":
+    """Yield what the page says of each simple model; keeps their scores beside those of the run."""
     from jobs.reporting import evaluation_table
     from zfdist.evaluation import scores
     from zfdist.evaluation.baseline_scores import baselines
@@ -212,7 +212,7 @@ def _baselines(loaded: "Loaded", out: Path) -> "Iterator[list[tuple[str, str]]]"
 
     config = loaded.config
     for one in baselines(data_of(loaded), config.data, "test", config.model.sigma_floor):
-        scores.write(one, out)
+        scores.keep(one, loaded.folder, say)
         yield [("model", one.what["model"]), *evaluation_table.baseline_numbers(one)]
 
 
