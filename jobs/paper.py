@@ -58,7 +58,7 @@ class Arguments:
     """Of IWAE; 0 for none; default: 25 for table2, else none."""
     workers_per_trial: int = 1
     """Processes that share each run's global batch."""
-    max_concurrent: int | None = None
+    trials_at_once: int | None = None
     """Runs at a time; None for as many as fit."""
     address: str | None = None
     """A running Ray cluster, "auto" or host:port; None takes RAY_ADDRESS, else starts Ray on this machine."""
@@ -68,7 +68,7 @@ class Arguments:
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code."""
     arguments, rest = tyro.cli(Arguments, prog="zfdist paper", args=argv, return_unknown_args=True)
-    command.refuse_below(arguments, seeds=1, workers_per_trial=1, max_concurrent=1, parameters=0, num_samples=0)
+    command.refuse_below(arguments, seeds=1, workers_per_trial=1, trials_at_once=1, parameters=0, num_samples=0)
     if (arguments.name is None) == (not arguments.runs):
         command.refuse("give --name to train the table's rows, or --runs to take trained ones")
     if arguments.runs and arguments.out is None:
@@ -107,7 +107,7 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> int | None:
     budget = 0 if arguments.parameters is None and arguments.table not in _OF_ONE_SIZE else arguments.parameters
     points = paper_rows.points(base, rows, arguments.seeds, x_dim, budget)
 
-    from cluster.sweep.search_space import prepare_list
+    from cluster.sweep.record import prepare_list
     from zfdist import run_protocol
 
     record = prepare_list(folder, base, points)
@@ -122,8 +122,8 @@ def _train(arguments: Arguments, base: Config, folder: Path) -> int | None:
         from cluster.sweep.plan import Stopping, SweepPlan, TrialMachines
         from zfdist.signals import was_interrupted
 
-        machines = TrialMachines(arguments.workers_per_trial, max_concurrent=arguments.max_concurrent)
-        plan = SweepPlan(Stopping(asha=False), machines)
+        machines = TrialMachines(arguments.workers_per_trial, trials_at_once=arguments.trials_at_once)
+        plan = SweepPlan(Stopping("none"), machines)
         results = sweep(folder, base, record, plan, show=board.show, say=board.say)
     unfinished = len(record.trials) - sum(result["state"] != "unfinished" for result in results)
     if not unfinished:

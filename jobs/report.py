@@ -146,9 +146,22 @@ def write(
         parts.append(_with_bests(part, out, name, samples, baselines, say))
     path = out / "report.md"
     page = report_markdown.markdown(title or report_markdown.title(parts), parts)
+    page += "".join(_searches([Path(fetch.local(str(run))) for run in runs], out))
     atomic_io.write(path, page)
     atomic_io.write(path.with_suffix(".html"), report_html.page(page, out))
     return path
+
+
+def _searches(folders: Sequence[Path], out: Path) -> Iterator[str]:
+    """Yield the section about each sweep's search: what was tried, what counted, and what it came to."""
+    from jobs.reporting import sweep_figures
+
+    for folder in folders:
+        swept = sweep_figures.read(folder)
+        if swept is not None:
+            place = Path("figures") / f"search-{folder.resolve().name}"
+            (out / place).mkdir(parents=True, exist_ok=True)
+            yield f"\n## The search in {folder.name}\n\n{sweep_figures.write(swept, out, place)}\n"
 
 
 def _drawn(data_set: "DataSet", histories: "list[History]", out: Path, name: str, say: Callable[[str], None]) -> "Part":

@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from zfdist.config_base import Between, ConfigError, Section, build, flatten, kind_name, nest, unknown_name
 from zfdist.model_config import Count, CountOrZero, ModelConfig
@@ -236,6 +236,31 @@ class Config:
         if not isinstance(tree, dict):
             raise ConfigError("config is not a JSON object")
         return build(Config, tree, Config().flat())
+
+
+class Only(NamedTuple):
+    """Where a knob says anything: where another one has one of some values; with `unless`, none of them."""
+
+    name: str
+    values: tuple[Any, ...]
+    unless: bool = False
+
+    def holds(self, value: object) -> bool:
+        """Return whether the knob says something beside this value of the other one."""
+        return (value in self.values) != self.unless
+
+    def __str__(self) -> str:
+        return f"{self.name} is {'not ' * self.unless}{' or '.join(map(str, self.values))}"
+
+
+ONLY_WHERE: Mapping[str, Only] = {
+    "loss.kl.start": Only("loss.kl.kind", ("linear", "cyclical")),
+    "loss.kl.increment": Only("loss.kl.kind", ("linear", "cyclical")),
+    "loss.kl.period_steps": Only("loss.kl.kind", ("cyclical",)),
+    "loss.alpha_ramp_steps": Only("loss.alpha", (0.0,), unless=True),
+    "loss.beta_ramp_steps": Only("loss.beta", (0.0,), unless=True),
+}
+"""Knobs that change nothing beside some values of others: configs that differ in them alone train the same."""
 
 
 def parse_value(name: str, text: str) -> Any:

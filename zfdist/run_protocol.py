@@ -24,6 +24,14 @@ ERRORS = "error.log"
 """Tracebacks of workers, appended to."""
 STOP = "stop"
 """A file of this name in a run folder asks the run to save and end."""
+VALIDATION = (
+    VALID_ELBO,
+    "valid/log_px_nats",
+    "valid/kl_nats",
+    "valid/kl_nats_per_frame",
+    "valid/nats_per_sample",
+)
+"""The metrics that every validation writes."""
 OVER = ("finished", "stopped", "diverged")
 """The states in which a run may have ended; a sweep never trains such a trial again."""
 

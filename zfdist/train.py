@@ -34,7 +34,7 @@ from zfdist.engine import OPTIMIZER, Update
 from zfdist.evaluation.evaluate import evaluate
 from zfdist.model.objective import Loss, objective
 from zfdist.profile import profiled, span, spanned
-from zfdist.run_protocol import VALID_ELBO, Outcome, Reporter, Weights
+from zfdist.run_protocol import VALID_ELBO, VALIDATION, Outcome, Reporter, Weights
 from zfdist.world import World, gpu_memory_explained
 
 
@@ -163,13 +163,7 @@ def _validate(run: Run, reporter: Reporter) -> dict[str, float]:
         seed=run.config.train.seed,
         reduce=run.world.sum,
     )
-    validation = {
-        VALID_ELBO: result.elbo_nats,
-        "valid/log_px_nats": result.log_px_nats,
-        "valid/kl_nats": result.kl_nats,
-        "valid/kl_nats_per_frame": result.kl_nats_per_frame,
-        "valid/nats_per_sample": result.nats_per_sample,
-    }
+    validation: dict[str, float] = {name: getattr(result, name.removeprefix("valid/")) for name in VALIDATION}
     _write(run, validation)
     return validation
 

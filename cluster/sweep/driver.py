@@ -1,16 +1,15 @@
 """A search space -> Ray Tune trials, each one run; the folder of the sweep is all that a resume needs.
 
-    runs/NAME/sweep.json                the base config, the space, the trials
-    runs/NAME/trials/000/ 001/ ...      a run folder for each trial
+    runs/NAME/sweep.json                the base config, the space, the listed trials
+    runs/NAME/trials/000/ 001/ ...      a run folder for each trial: also what a search suggested, and what was decided
     runs/NAME/results.json results.csv  the trials by objective, best first
 
-Nothing of Ray's is kept: the same command makes the same trials and hands them to a fresh Tuner, where a trial that was
-begun gives its recorded validations again before it goes on.
+Nothing of Ray's is kept: the same command tells a fresh scheduler and a fresh search what the folder holds, and gives a
+fresh Tuner the trials that are not over.
 """
 
 import contextlib
 import logging
-import math
 import os
 import shutil
 import time
@@ -19,19 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import BasicVariantGenerator
 
 from cluster import nodes
 from cluster.demand import Say, Shortage, Supply
 from cluster.nodes import WorkerResources
 from cluster.run.attempt import Background, FitError
-from cluster.sweep import results
+from cluster.sweep import journal, results
+from cluster.sweep.budget import Budget
 from cluster.sweep.plan import SweepPlan
+from cluster.sweep.record import SweepRecord, suggestions
 from cluster.sweep.remote_sweep import SweepStore
-from cluster.sweep.search_space import SweepRecord, Trial
-from cluster.sweep.trial import TrialActor, state
-from cluster.sweep.watch import Crowd, Row, Watch
+from cluster.sweep.row import Row, stop
+from cluster.sweep.schedulers import Journaled, Judge, stock
+from cluster.sweep.search_space import Trial
+from cluster.sweep.searcher import NextTrial
+from cluster.sweep.trial import TrialActor
+from cluster.sweep.watch import Crowd, Watch
 from zfdist.checkpoint import room
 from zfdist.config import Config
 from zfdist.refusals import refuse
@@ -60,8 +62,8 @@ def sweep(
     Args:
         folder: of the sweep; see `prepare`.
         base: the config that trials change.
-        record: its trials: what `space.prepare` gave.
-        plan: objective, early stopping, workers.
+        record: its trials: what `record.prepare` gave.
+        plan: objective, early stopping, search, workers.
         show: called about once a second with the state of all trials.
         on_accepted: called once nothing of it was refused, before the first trial.
         say: told what happens.
@@ -80,30 +82,39 @@ def sweep(
     resources = _resources(plan, supply)
     rows = _rows(folder, base, record, plan, resources, store)
     over = sum(row.state in OVER for row in rows.values())
-    crowd = Crowd(plan.workers, plan.machines.max_concurrent, resources, supply)
-    say(f"{len(rows)} trials, {over} of them over, {crowd.limit()} at a time of {plan.workers} worker(s)")
+    crowd = Crowd(plan.workers, plan.machines.trials_at_once, resources, supply)
+    total = len(rows) + record.to_suggest
+    say(f"{total} trials, {over} of them over, {crowd.limit()} at a time of {plan.workers} worker(s)")
     with room.explained(folder), claim(folder, wait_s=10), store.held() if store else contextlib.nullcontext():
-        record.write(folder)
-        on_accepted()
-        if store is not None:
-            store.send_results()
-        (folder / STOP).unlink(missing_ok=True)
-        if over < len(rows):
-            search = BasicVariantGenerator(max_concurrent=crowd.limit())
-            watch = Watch(rows, folder / STOP, store, search, crowd)
-            tuner = _tuner(folder, base, rows, plan, resources, search, watch, store)
+        _begin(folder, record, on_accepted, store)
+        judge = _judge_of_before(base, rows, plan, store)
+        to_come = sum(row.state not in OVER for row in rows.values()) + record.to_suggest
+        if to_come:
+            search = _search(folder, base, rows, record, plan, resources, crowd, store)
+            watch = Watch(rows, folder / STOP, store, search.set_limit, crowd)
+            tuner = _tuner(folder, plan, resources, search, to_come, Journaled(*judge, rows, store), watch)
             shortage = Shortage(supply, resources, say, others_ask_instead=plan.workers > 1)
-            with stop_on_signals(folder, say):
+            with stop_on_signals(folder, say), Budget(folder, plan.time_budget_s) as budget:
                 for _ in _until_over(tuner, folder / STOP, shortage, plan, crowd, rows):
                     show(list(rows.values()))
+                    budget.look(say)
                     if store:
                         store.pass_on_stop(folder)
             if watch.no_room is not None:
                 raise room.NoRoomError(f"{watch.no_room}; the sweep has stopped, the same command goes on with it")
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
-        found = _collected(folder, record.trials, plan, store)
+        found = _collected(folder, [row.trial for row in rows.values()], plan, store)
     _refuse_failed(list(rows.values()))
     return found
+
+
+def _begin(folder: Path, record: SweepRecord, on_accepted: Callable[[], None], store: SweepStore | None) -> None:
+    """Write down what the sweep is, once nothing of it was refused."""
+    record.write(folder)
+    on_accepted()
+    if store is not None:
+        store.send_results()
+    (folder / STOP).unlink(missing_ok=True)
 
 
 def _rows(
@@ -115,15 +126,46 @@ def _rows(
     store: SweepStore | None,
 ) -> dict[str, Row]:
     """Return what is known of the trials by their ids; raises what one of those to come would refuse."""
-    rows = {t.id: Row(t, folder / "trials" / t.id) for t in record.trials}
+    made = suggestions(folder)
+    rows = {
+        t.id: Row(t, folder / "trials" / t.id, notes=made[t.id].notes if t.id in made else {}) for t in record.trials
+    }
     if store is not None:
         store.fetch(rows)
     for row in rows.values():
-        row.state = state(row.folder) or row.state
+        row.read()
         if row.state not in OVER:
             trial = RunOptions(base.with_values(row.trial.values), row.folder)
             refuse(trial, device=resources.device, workers=[plan.workers])
     return rows
+
+
+def _judge_of_before(
+    base: Config, rows: Mapping[str, Row], plan: SweepPlan, store: SweepStore | None
+) -> tuple[Judge, int]:
+    """Return a scheduler that knows all that was decided before, and the order of the next event.
+
+    What a run folder of a trial that is over recorded and no driver has seen is taken as decided now: the driver was
+    killed in between, or is of a version that kept no journal.
+    """
+    judge = Judge(stock(plan.stopping, plan.goal, base))
+    events = journal.in_order(event for row in rows.values() for event in row.events)
+    judge.replay(events)
+    order = events[-1].order + 1 if events else 0
+    for row in rows.values():
+        if row.events and row.events[-1].decision == "STOP":
+            if row.state not in OVER:
+                stop(row, store)
+        elif row.state in OVER:
+            for event in journal.without_journal(row.folder, row.trial.id, order):
+                if event.step > row.step:
+                    judge.decide(row.trial.id, event.result, is_last=event.decision == "END")
+                    journal.write(row.folder, event)
+                    row.events.append(event)
+                    order = event.order + 1
+            if store is not None and row.events:
+                store.send(row.trial.id, journal.FILE)
+    return judge, order
 
 
 def _resources(plan: SweepPlan, supply: Supply) -> WorkerResources:
@@ -156,13 +198,14 @@ def _until_over(
         elif not shortage.has_room_for(plan.workers):
             return  # no trial is left that could hear of it
     launch.result()
+    yield  # so that the last change is seen
 
 
 def _refuse_failed(rows: Sequence[Row]) -> None:
     failed = [row for row in rows if row.state == "failed"]
     if failed:
         raise FitError(
-            f"{len(failed)} of {len(rows)} trials failed, the first with: {(failed[0].latest or {}).get('error')} "
+            f"{len(failed)} of {len(rows)} trials failed, the first with: {failed[0].error} "
             f"(details in {failed[0].folder}); the same command tries them again"
         )
 
@@ -173,7 +216,7 @@ def _collected(
     """Return what the trials came to, and write it down."""
     if store is not None:
         store.fetch(t.id for t in trials)
-    found = results.collect(folder, trials, metric=plan.stopping.metric, mode=plan.stopping.mode)
+    found = results.collect(folder, trials, plan.goal)
     if store is not None:
         found = [result | {"folder": f"{store.shown}/trials/{result['id']}"} for result in found]
     results.write(folder, found)
@@ -182,66 +225,61 @@ def _collected(
     return found
 
 
-def _tuner(
+def _search(
     folder: Path,
     base: Config,
-    rows: Mapping[str, Row],
+    rows: dict[str, Row],
+    record: SweepRecord,
     plan: SweepPlan,
     resources: WorkerResources,
-    search: BasicVariantGenerator,
-    watch: Watch,
+    crowd: Crowd,
     store: SweepStore | None,
-) -> tune.Tuner:
-    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may end without a validation
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told by `sweep`
-    shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
-    own = resources.bundle if plan.workers == 1 else {nodes.HEAD: 0.001}  # what waits for workers takes no CPU
-    # Those that are over come first: they take no time, and fill the scheduler's rungs for the others.
-    order = sorted(rows.values(), key=lambda row: row.state not in OVER)
-    jobs = [
-        {
+) -> NextTrial:
+    """Return what gives Tune the trials."""
+
+    def job(row: Row) -> dict[str, Any]:
+        return {
             "id": row.trial.id,
             "folder": str(row.folder.absolute()),
             "sweep_stop": str((folder / STOP).absolute()),
             "directory": str(Path.cwd()),
             "config": base.with_values(row.trial.values).to_json(),
+            "step": row.step,
             "resources": tuple(resources),
             "workers": plan.workers,
             "profile": plan.profile,
             "store": store and tuple(store.of_trial(row.trial.id)),  # of a named tuple Tune makes a plain one
             "sweep_uri": store and store.uri,
         }
-        for row in order
-    ]
+
+    return NextTrial(
+        rows, job, folder, folder / STOP, plan.search, record.to_suggest, plan.before, crowd.limit(), store
+    )
+
+
+def _tuner(
+    folder: Path,
+    plan: SweepPlan,
+    resources: WorkerResources,
+    search: NextTrial,
+    to_come: int,
+    scheduler: Journaled,
+    watch: Watch,
+) -> tune.Tuner:
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may end without a validation
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "200"  # the search itself says when there is room for one more
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told by `sweep`
+    shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
+    own = resources.bundle if plan.workers == 1 else {nodes.HEAD: 0.001}  # what waits for workers takes no CPU
     return tune.Tuner(
         tune.with_resources(TrialActor, tune.PlacementGroupFactory([own])),
-        param_space={"job": tune.grid_search(jobs)},
-        tune_config=tune.TuneConfig(
-            metric=plan.stopping.metric,
-            mode=plan.stopping.mode,
-            search_alg=search,
-            scheduler=_scheduler(base, plan),
-            reuse_actors=True,
-        ),
+        tune_config=tune.TuneConfig(num_samples=to_come, search_alg=search, scheduler=scheduler, reuse_actors=True),
         run_config=tune.RunConfig(
             name=f"{time.time_ns():x}",
             storage_path=str((folder / _SCRATCH).absolute()),
-            failure_config=tune.FailureConfig(max_failures=plan.max_failures),
+            failure_config=tune.FailureConfig(max_failures=plan.machines.retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[watch],
             verbose=0,
         ),
-    )
-
-
-def _scheduler(base: Config, plan: SweepPlan) -> TrialScheduler:
-    if not plan.stopping.asha:
-        return FIFOScheduler()
-    every, steps = base.train.validate_every, base.train.steps
-    grace = plan.stopping.grace_steps or max(every, math.ceil(steps / 4 / every) * every)
-    return ASHAScheduler(
-        time_attr="step",
-        grace_period=min(grace, steps),
-        max_t=steps + 1,  # the last validation ends a trial by itself
-        reduction_factor=plan.stopping.reduction_factor,
     )

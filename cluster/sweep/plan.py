@@ -1,23 +1,39 @@
-"""How a sweep is run, whole from the command line to the driver; none of it changes what a trial is."""
+"""How a sweep is run, whole from the command line to the driver; none of it changes what a listed trial is."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
+
+from cluster.sweep.goal import Goal
+from cluster.sweep.suggest import Known, Search
+from zfdist.config import Config
+
+Rule = Literal["asha", "hyperband", "median", "none"]
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """What trials are compared by, and which of them are stopped early."""
+    """Which trials are stopped early."""
 
-    metric: str = "valid/elbo_nats"
-    """The objective, a name of metrics.jsonl that validations write."""
-    mode: Literal["max", "min"] = "max"
-    """Whether more or less of it is better."""
-    asha: bool = True
-    """Stop early (ASHA) what lags behind the other trials at the same step."""
+    scheduler: Literal["asha", "hyperband", "median", "none", "pbt"] | None = None
+    """Who stops early what lags behind others at the same step; default asha, and none with several objectives. pbt:
+    nobody, but the worst quarter of a population goes on from the best, with other values (see --population)."""
     grace_steps: int | None = None
     """Optimizer steps before which no trial is stopped; None for a quarter of the run."""
     reduction_factor: float = 3.0
-    """One in so many trials goes on from each rung; rungs are this factor apart in steps."""
+    """asha, hyperband: one in so many trials goes on from each rung; rungs are this factor apart in steps."""
+
+    def rule(self, goal: Goal) -> Rule:
+        """Return who stops trials of a sweep with such a goal."""
+        if self.scheduler is None or self.scheduler == "pbt":
+            return "none" if len(goal.objectives) > 1 else "asha"
+        return self.scheduler
+
+    def grace(self, base: Config) -> int:
+        """Return the optimizer steps before which no trial is stopped; at least one validation."""
+        every, steps = base.train.validate_every, base.train.steps
+        return min(self.grace_steps or max(every, math.ceil(steps / 4 / every) * every), steps)
 
 
 @dataclass(frozen=True)
@@ -32,8 +48,10 @@ class TrialMachines:
     """A GPU for each worker; None if there are any."""
     gpus_per_trial: float | None = None
     """Part of one GPU that each trial takes, e.g. 0.25 for four trials on a GPU; for trials of one worker."""
-    max_concurrent: int | None = None
-    """Trials at a time; None for as many as fit."""
+    trials_at_once: int | None = None
+    """None for as many as fit."""
+    retries: int = 2
+    """How often a trial whose process died is tried again, from its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +62,13 @@ class SweepPlan:
     machines: TrialMachines = TrialMachines()
     profile: bool = False
     """Every trial also writes where its time goes, see `zfdist.profile`."""
-    max_failures: int = 2
-    """Times that a trial is begun again after its process died."""
+    goal: Goal = field(default_factory=Goal)
+    search: Search | None = None
+    """What suggests the trials that the record still lacks."""
+    before: Sequence[Known] = ()
+    """What the search knows from elsewhere."""
+    time_budget_s: float | None = None
+    """For the whole sweep, over all commands that went on with it; None for no end."""
 
     @property
     def workers(self) -> int:

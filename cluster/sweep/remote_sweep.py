@@ -12,9 +12,16 @@ from zfdist import lease
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.object_store import join
 from zfdist.run_options import RunLocation
-from zfdist.run_protocol import RESULT, STOP
+from zfdist.run_protocol import STOP
 
-RESULTS = ("sweep.json", "results.json", "results.csv")
+RESULTS = ("sweep.json", "results.json", "results.csv", "spent.json")
+
+
+def fetch_suggestions(copy: WorkingCopy) -> None:
+    """Have here what was suggested in a sweep, however many trials that are; raises StorageError."""
+    for name in copy.place.objects("trials", recursive=True):
+        if name.endswith("/suggestion.json"):
+            copy.pull(name.rpartition("/")[0])
 
 
 class SweepStore:
@@ -58,9 +65,9 @@ class SweepStore:
             if (self._copy.folder / name).is_file():
                 self._copy.place.upload(self._copy.folder / name, name)
 
-    def send_mark(self, trial: str) -> None:
-        """Send how a trial ended."""
-        self._copy.place.upload(self._copy.folder / "trials" / trial / RESULT, f"trials/{trial}/{RESULT}")
+    def send(self, trial: str, name: str) -> None:
+        """Send a file that this process has written into a trial's folder."""
+        self._copy.place.upload(self._copy.folder / "trials" / trial / name, f"trials/{trial}/{name}")
 
     def pass_on_stop(self, folder: Path) -> None:
         """Ask all trials to save and end, if this process was asked to."""

@@ -2,30 +2,40 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from cluster.sweep.goal import Goal, pareto_front
+from cluster.sweep.record import state
 from cluster.sweep.search_space import Trial
-from cluster.sweep.trial import state
 from zfdist import atomic_io
 from zfdist.run_protocol import records
 
 
-def collect(folder: Path, trials: Sequence[Trial], *, metric: str, mode: Literal["max", "min"]) -> list[dict[str, Any]]:
-    """Return what the run folders say of each trial, best objective first; a trial without validation is left out."""
+def collect(folder: Path, trials: Sequence[Trial], goal: Goal) -> list[dict[str, Any]]:
+    """Return what the run folders say of each trial, best objective first; a trial without validation is left out.
+
+    With requirements a result says whether it is `feasible`, with several objectives whether it is on the `pareto`
+    front of those that are.
+    """
     results = []
-    sign = -1 if mode == "max" else 1
     for t in trials:
         run = folder / "trials" / t.id
-        lines = [line for line in records(run) if line.get(metric) is not None]
-        if not lines:
+        lines = list(records(run))
+        best = goal.best(lines)
+        if best is None:
             continue
-        best = min(lines, key=lambda line: sign * line[metric])
+        last = max(line["step"] for line in lines if line.get(goal.first.metric) is not None)
         results.append(
-            {"id": t.id, "folder": str(run), "state": state(run) or "unfinished", "step": lines[-1]["step"]}
-            | {"values": t.values, "objective": best[metric], "best_step": best["step"]}
+            {"id": t.id, "folder": str(run), "state": state(run) or "unfinished", "step": last}
+            | {"values": t.values, "objective": best[goal.first.metric], "best_step": best["step"]}
             | {name: value for name, value in best.items() if name.startswith("valid/")}
+            | ({"feasible": goal.is_met(best)} if goal.requirements else {})
         )
-    return sorted(results, key=lambda result: sign * result["objective"])
+    if len(goal.objectives) > 1:
+        able = [result for result in results if result.get("feasible", True)]
+        for result, is_on in zip(able, pareto_front(goal, [goal.values(r) for r in able]), strict=True):
+            result["pareto"] = is_on
+    return goal.sorted(results)
 
 
 def write(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:

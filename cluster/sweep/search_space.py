@@ -1,24 +1,18 @@
 """Search space of dotted names -> the list of trials: a pure function of space, samples and seed.
 
-The same command therefore means the same trials, and more samples only append to the list.
+The same command therefore means the same trials, and more samples only append to the list. A name that says nothing
+beside the others of a trial is no part of it, and no two trials train the same.
 """
 
-import dataclasses
+import functools
 import itertools
-import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from zfdist import atomic_io
-from zfdist.checkpoint.run_folder import config_of
-from zfdist.config import Config, ConfigError, unknown_name
-
-FILE = "sweep.json"
-"""In a sweep's folder: its base config, space and trials."""
+from zfdist.config import ONLY_WHERE, Config, ConfigError, Only, unknown_name
 
 Values = Mapping[str, tuple[Any, ...]]
 Bounds = Mapping[str, tuple[float, float]]
@@ -36,12 +30,14 @@ class Space:
     """Drawn evenly between two bounds."""
     loguniform: Bounds = field(default_factory=dict)
     """Drawn between two positive bounds, evenly in the logarithm."""
+    only: Mapping[str, Only] = field(default_factory=dict)
+    """Names that are part of a trial only beside some values of another; those of ONLY_WHERE are so anyway."""
 
     def names(self) -> list[str]:
         """Return the swept names; raises ConfigError for one that is given twice, unknown, or has bad bounds."""
         names = [*self.grid, *self.choice, *self.uniform, *self.loguniform]
         known = Config().flat()
-        for name in names:
+        for name in (*names, *self.only, *(only.name for only in self.only.values())):
             if name not in known:
                 raise ConfigError(unknown_name(name, known))
             if names.count(name) > 1:
@@ -50,6 +46,40 @@ class Space:
             if not low <= high or (name in self.loguniform and low <= 0):
                 raise ConfigError(f"{name} = {low:g},{high:g}: must be two rising bounds, above 0 for loguniform")
         return names
+
+    def conditions(self, name: str) -> list[Only]:
+        """Return where a name says something; everywhere, if there are none."""
+        return [where[name] for where in (ONLY_WHERE, self.only) if name in where]
+
+    def ordered(self) -> list[str]:
+        """Return the swept names, each behind those that decide whether it is part of a trial.
+
+        Raises:
+            ConfigError: as `names`, or if names wait for each other.
+        """
+        left, order = self.names(), list[str]()
+        while left:
+            ready = [n for n in left if not any(only.name in left for only in self.conditions(n))]
+            if not ready:
+                raise ConfigError(f"{' and '.join(left)} are each swept only where the other is")
+            order += ready
+            left = [n for n in left if n not in ready]
+        return order
+
+    def spoken(self, base: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a point without the names that say nothing there; `base` is the flat config that trials change."""
+        kept: dict[str, Any] = {}
+        names = self.ordered()
+
+        def holds(only: Only) -> bool:
+            if only.name in names:
+                return only.name in kept and only.holds(kept[only.name])
+            return only.holds(base[only.name])
+
+        for name in names:
+            if all(holds(only) for only in self.conditions(name)):
+                kept[name] = point[name]
+        return {name: kept[name] for name in self.names() if name in kept}
 
 
 DEFAULT = Space(
@@ -65,125 +95,93 @@ class Trial(NamedTuple):
 
     id: str
     values: dict[str, Any]
-    """Its value of each swept name."""
+    """Its value of each swept name that says something there."""
 
 
-class SweepRecord(NamedTuple):
-    """A sweep's trials, and what is written down of it."""
+class Listing(NamedTuple):
+    """The trials of a space, and what was left out of them."""
 
     trials: list[Trial]
-    tree: dict[str, Any]
+    combinations: int
+    """Of the grid."""
+    samples: int
+    equal: int
+    """Combinations and samples that would train the same as an earlier one."""
 
-    def write(self, folder: Path) -> None:
-        """Write it into the sweep's folder, which is made if need be."""
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_io.write_json(folder / FILE, self.tree)
+
+def trial_id(number: int) -> str:
+    """Return the name of a trial: of its folder, and in all tables."""
+    return f"{number:03}"
 
 
-def trials(base: Config, space: Space, samples: int, seed: int) -> list[Trial]:
+def essence(base: Config, values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return what a trial trains: equal for two exactly if no knob that says something differs.
+
+    Raises:
+        ConfigError: if a value cannot be.
+    """
+    return _essence(base, tuple(values.items()))
+
+
+@functools.lru_cache(maxsize=100_000)  # every suggestion asks it of all trials
+def _essence(base: Config, values: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+    flat = base.with_values(dict(values)).flat()
+    return tuple(
+        (name, value)
+        for name, value in sorted(flat.items())
+        if name not in ONLY_WHERE or ONLY_WHERE[name].holds(flat[ONLY_WHERE[name].name])
+    )
+
+
+def listing(base: Config, space: Space, samples: int, seed: int) -> Listing:
     """Return the grid's combinations, in which names outside the grid keep their base value, then `samples` draws.
 
     Raises:
-        ConfigError: if a name, bound or value cannot be; every trial's config is tried here.
+        ConfigError: if a name, bound or value cannot be, or says nothing in any trial; every trial's config is tried.
     """
-    names = space.names()
-    points = list(_combinations(space.grid)) + [_draw(base, space, seed, i) for i in range(samples)]
+    flat, names = base.flat(), space.names()
+    _refuse_idle(flat, space)
+    combinations = list(_combinations(space.grid))
+    points = combinations + [draw(base, space, seed, i) for i in range(samples)]
     if not points:
         raise ConfigError("nothing to try: give --samples, or a --grid")
+    found: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
+    for point in points:
+        values = space.spoken(flat, {name: point.get(name, flat[name]) for name in names})
+        found.setdefault(essence(base, values), values)
+    listed = [Trial(trial_id(i), values) for i, values in enumerate(found.values())]
+    return Listing(listed, len(combinations), samples, len(points) - len(listed))
+
+
+def trials(base: Config, space: Space, samples: int, seed: int) -> list[Trial]:
+    """Return the trials of `listing`; raises as it does."""
+    return listing(base, space, samples, seed).trials
+
+
+def refuse_bounds(base: Config, space: Space) -> None:
+    """Raise ConfigError if a value that may be drawn cannot be; each end of a range is tried."""
+    _refuse_idle(base.flat(), space)
     flat = base.flat()
-    points = [{name: point.get(name, flat[name]) for name in names} for point in points]
-    for point in points:
-        base.with_values(point)
-    return [Trial(f"{i:03}", point) for i, point in enumerate(points)]
+    for name, values in (*space.grid.items(), *space.choice.items()):
+        for value in values:
+            base.with_values({name: value})
+    for name, bounds in (*space.uniform.items(), *space.loguniform.items()):
+        for bound in bounds:
+            base.with_values({name: rounded(bound, type(flat[name]))})
 
 
-def prepare(folder: Path, base: Config, search: Space, *, samples: int, seed: int) -> SweepRecord:
-    """Return the trials of a sweep; one that was begun must be the same, but may have more samples.
-
-    Raises:
-        ConfigError: if a trial cannot be, or the sweep in `folder` is another one; names the difference.
-    """
-    listed = trials(base, search, samples, seed)
-    return _recorded(folder, base, _decisive(base, search, seed), search.names(), listed)
-
-
-def prepare_list(folder: Path, base: Config, points: Sequence[dict[str, Any]]) -> SweepRecord:
-    """Return a sweep with a trial for each of `points`, which all have the same names; as `prepare`.
-
-    Raises:
-        ConfigError: if a trial cannot be, or the sweep in `folder` is another one; names the difference.
-    """
-    for point in points:
-        base.with_values(point)
-    listed = [Trial(f"{i:03}", point) for i, point in enumerate(points)]
-    decided = base.flat() | {f"{name} of trial {trial.id}": v for trial in listed for name, v in trial.values.items()}
-    return _recorded(folder, base, decided, list(points[0]), listed)
-
-
-def _recorded(
-    folder: Path, base: Config, decisive: Mapping[str, Any], names: list[str], listed: list[Trial]
-) -> SweepRecord:
-    decided = json.loads(json.dumps(decisive))
-    before = _read(folder / FILE)
-    if before is None:
-        changed = _difference_from_trials(folder, base, listed)
-    else:
-        changed = _difference(before["decided"], decided)
-        if changed is None and len(before["trials"]) > len(listed):
-            changed = f"it had {len(before['trials'])} trials and now has {len(listed)}"
-    if changed:
-        raise ConfigError(f"{folder} is another sweep: {changed}; go on with the old command, or take another --name")
-    tree = {"format": 1, "base": json.loads(base.to_json()), "decided": decided}
-    return SweepRecord(listed, tree | {"names": names, "trials": [t._asdict() for t in listed]})
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return what a sweep's file says; None if there is none, or a crash left it empty or torn."""
-    try:
-        tree = json.loads(path.read_bytes().decode())
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
-        return None
-    is_whole = isinstance(tree, dict) and isinstance(tree.get("decided"), dict) and isinstance(tree.get("trials"), list)
-    return tree if is_whole else None
-
-
-def _difference_from_trials(folder: Path, base: Config, listed: list[Trial]) -> str | None:
-    """Return how trials that were begun differ from those that are listed, where the sweep's own file is lost."""
-    try:
-        begun = sorted(path.name for path in (folder / "trials").iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    values = {trial.id: trial.values for trial in listed}
-    for name in begun:
-        if name not in values:
-            return f"it has a trial {name}, and now there are {len(listed)} trials"
-        known = config_of(folder / "trials" / name)
-        if known is None:
-            continue  # it has not come to anything yet
-        now, before = base.with_values(values[name]).flat(), known.flat()
-        if now["model.parameter_budget"]:  # what a run writes down has it spent
-            now |= {key: before[key] for key in ("model.parameter_budget", "model.hidden", "model.mlp_dim")}
-        if changed := _difference(before, now):
-            return f"{changed} in trial {name}"
-    return None
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Return the first difference of two flat mappings as a sentence, or None if there is none."""
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            return f"{name} was {before.get(name)!r} and now is {now.get(name)!r}"
-    return None
-
-
-def _decisive(base: Config, space: Space, seed: int) -> dict[str, Any]:
-    """Return all that decides the trials, flat and ready for JSON."""
-    swept = {
-        f"{kind.name} {name}": list(values)
-        for kind in dataclasses.fields(space)
-        for name, values in getattr(space, kind.name).items()
-    }
-    return base.flat() | swept | {"the sweep's seed": seed}
+def _refuse_idle(flat: Mapping[str, Any], space: Space) -> None:
+    """Raise ConfigError for a name that would say nothing in any trial."""
+    told = {**space.grid, **space.choice}
+    ranged = {*space.uniform, *space.loguniform}
+    for name in space.ordered():
+        for only in space.conditions(name):
+            possible: Sequence[Any] = told.get(only.name, (flat[only.name],))
+            if only.name not in ranged and not any(only.holds(value) for value in possible):
+                raise ConfigError(
+                    f"{name} says something only where {only}, and it is {' or '.join(map(str, possible))} in all "
+                    f"trials; leave {name} out, or set {only.name}"
+                )
 
 
 def _combinations(grid: Values) -> Iterator[dict[str, Any]]:
@@ -192,7 +190,7 @@ def _combinations(grid: Values) -> Iterator[dict[str, Any]]:
             yield dict(zip(grid, combination, strict=True))
 
 
-def _draw(base: Config, space: Space, seed: int, index: int) -> dict[str, Any]:
+def draw(base: Config, space: Space, seed: int, index: int) -> dict[str, Any]:
     """Draw sample `index`; each value depends on nothing but the seed, the index and its own name."""
     flat = base.flat()
 
@@ -206,8 +204,9 @@ def _draw(base: Config, space: Space, seed: int, index: int) -> dict[str, Any]:
     for name, (low, high) in space.loguniform.items():
         point[name] = math.exp(math.log(low) + part(name) * (math.log(high) - math.log(low)))
     drawn = {*space.uniform, *space.loguniform}
-    return {n: _rounded(v, type(flat[n])) if n in drawn else v for n, v in point.items()}
+    return {n: rounded(v, type(flat[n])) if n in drawn else v for n, v in point.items()}
 
 
-def _rounded(value: float, kind: type) -> int | float:
+def rounded(value: float, kind: type) -> int | float:
+    """Return a number that was drawn as trials have it: whole, or with four digits."""
     return round(value) if kind is int else float(f"{value:.4g}")

@@ -2,8 +2,8 @@
 
 A trial with one worker trains inside the trial's own process, which goes on to the next trial afterwards: no start-up
 but the first. One with more workers is a `fit`. Either way the run folder tells all: a trial that was begun before
-gives its recorded validations again, so that the scheduler's rungs are rebuilt, and goes on from its checkpoint, or
-ends there if it had ended.
+gives its recorded validations that the driver has not decided on yet, and goes on from its checkpoint, or ends there if
+it had ended.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from cluster.run.fit import fit
 from cluster.run.process_group import use_ray_interface
 from cluster.run.worker import worker_env
 from cluster.session import ClusterError
-from zfdist import atomic_io, run_protocol
+from cluster.sweep.record import mark, state
 from zfdist.checkpoint import room, run_sync
 from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
@@ -39,19 +39,6 @@ NO_ROOM = "no_room"
 _GRACE_S = 30.0  # a cloud may be late
 
 
-def state(folder: Path) -> str | None:
-    """Return how the trial of a folder ended, one of OVER; None if it did not."""
-    ended = run_protocol.result(folder)
-    return None if ended is None else str(ended["state"])
-
-
-def mark(folder: Path, **fields: Any) -> None:
-    """Say how a trial ended, unless it already says so."""
-    if state(folder) is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_io.write_json(folder / RESULT, fields)
-
-
 class TrialActor(tune.Trainable):  # type: ignore[misc]
     """Ray Tune's process for a trial, and for the trials after it."""
 
@@ -64,7 +51,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._following = contextlib.ExitStack()
         self._folder = self._own_folder()
         self._sweep_stop = Path(self._job["sweep_stop"])
-        self._next_look_s, self._is_stopping = 0.0, False
+        self._next_look_s, self._is_stopping, self._is_ended = 0.0, False, False
         self._config = Config.from_json(self._job["config"])
         self._node_id = ray.get_runtime_context().get_node_id()
         self._run: Background | None = None
@@ -106,13 +93,18 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             self._next_look_s = time.monotonic() + run_sync.SEND_S
             with contextlib.suppress(StorageError):  # asked again
                 self._is_stopping = STOP in ObjectFolder(self._job["sweep_uri"], tries=1).objects("", recursive=False)
+                self._is_ended = RESULT in ObjectFolder(self._store.uri, tries=1).objects("", recursive=False)
         return self._is_stopping or self._sweep_stop.exists()
+
+    def _is_stopped_by_name(self) -> bool:
+        """Return whether somebody said that this trial is over; in a store, as far as the last look into it told."""
+        return self._is_ended or (self._store is None and state(self._folder) == "stopped")
 
     def _validations(self) -> Iterator[dict[str, Any]]:
         """Yield recorded validations, then those of the run as it goes on; the last one only once it has ended."""
         records = Records(self._folder / METRICS, from_start=True)
         last_step = self._config.train.steps
-        given = -1
+        given = self._job["step"]  # what was decided on before is not asked again
         held: dict[str, Any] = {}
         for record in self._records(records):
             if "valid/elbo_nats" not in record or record["step"] <= given:
@@ -136,7 +128,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         while running:
             running = not self._run.ended(within_s=POLL_S)
             leaves_at_s = nodes.leaves_at_s(self._node_id)
-            if self._is_to_stop() or leaves_at_s is not None:
+            if self._is_to_stop() or leaves_at_s is not None or self._is_stopped_by_name():
                 (self._folder / STOP).touch()
             yield from records.new()
         run, self._run = self._run, None

@@ -2,35 +2,22 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.search import BasicVariantGenerator
 
 from cluster import nodes
 from cluster.demand import Supply
 from cluster.nodes import WorkerResources
 from cluster.run.attempt import root_message
+from cluster.sweep.record import state
 from cluster.sweep.remote_sweep import SweepStore
-from cluster.sweep.search_space import Trial
-from cluster.sweep.trial import NO_ROOM, mark, state
-from zfdist.run_protocol import STOP
+from cluster.sweep.row import Row, stop
+from cluster.sweep.trial import NO_ROOM
 
 _LOOK_S = 1.0
-
-
-@dataclass
-class Row:
-    """What is known of a trial while the sweep runs."""
-
-    trial: Trial
-    folder: Path
-    state: str = "waiting"
-    step: int = 0
-    latest: dict[str, Any] | None = None
 
 
 class Crowd:
@@ -69,13 +56,13 @@ class Watch(tune.Callback):  # type: ignore[misc]
         rows: Mapping[str, Row],
         sweep_stop: Path,
         store: SweepStore | None,
-        search: BasicVariantGenerator,
+        set_limit: Callable[[int], None],
         crowd: Crowd,
     ) -> None:
         self._rows = rows
         self._store = store
         self._sweep_stop = sweep_stop
-        self._search, self._crowd = search, crowd
+        self._set_limit, self._crowd = set_limit, crowd
         self._next_look_s = 0.0
         self.no_room: str | None = None
         """What the first trial said that found a disk full."""
@@ -88,47 +75,37 @@ class Watch(tune.Callback):  # type: ignore[misc]
         """Follow the cluster."""
         if time.monotonic() >= self._next_look_s:
             self._next_look_s = time.monotonic() + _LOOK_S
-            self._search.max_concurrent = self._crowd.limit()
+            self._set_limit(self._crowd.limit())
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note that a trial runs, or gives its history again."""
         row = self._row(trial)
         if row.state == "waiting":
-            row.state = "running"
+            row.state, row.running_since_s = "running", time.monotonic()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Note a validation; or a full disk, on which no trial gets further: all are asked to stop."""
+        """Note a full disk, on which no trial gets further: all are asked to stop."""
         if NO_ROOM in result and self.no_room is None:
             self.no_room = f"trial {self._row(trial).trial.id}: {result[NO_ROOM]}"
             with contextlib.suppress(OSError):  # each trial that goes on finds the same
                 self._sweep_stop.touch()
-        if "step" in result:
-            row = self._row(trial)
-            row.step = int(result["step"])
-            row.latest = {name: value for name, value in result.items() if name.startswith("valid/")}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Mark a trial that the scheduler stopped, and make its run end at once."""
         row = self._row(trial)
         if self._store is not None:
             self._store.fetch([row.trial.id])
-        ended = state(row.folder)
-        if ended is None and not self._sweep_stop.exists() and self.no_room is None:
-            mark(row.folder, state="stopped", step=row.step, **(row.latest or {}))
-            if self._store is not None:
-                self._store.send_mark(row.trial.id)
-            with contextlib.suppress(OSError):
-                (row.folder / STOP).touch()
-            ended = "stopped"
-        row.state = ended or "waiting"
+        if state(row.folder) is None and not self._sweep_stop.exists() and self.no_room is None:
+            stop(row, self._store)
+        row.state = state(row.folder) or "waiting"
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a failure that came back each time."""
         row = self._row(trial)
         row.state = "failed"
-        row.latest = {"error": root_message(trial.get_pickled_error())}
+        row.error = root_message(trial.get_pickled_error())
 
     def _row(self, trial: Any) -> Row:
         return self._rows[trial.config["job"]["id"]]

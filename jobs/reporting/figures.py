@@ -28,7 +28,7 @@ GREY = "#B5B5B5"
 _MOST_RANKED = 24
 _MOST_LABELS = 9
 _DECIBELS = 70.0
-_STYLE = {
+STYLE = {
     "figure.dpi": 200,
     "font.size": 9,
     "axes.titlesize": 9,
@@ -65,7 +65,7 @@ def learning_curves(path: Path, histories: Sequence[History], labels: Sequence[s
 
     `histories` come best first; those beyond the number of colours are grey.
     """
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.8, 3.4), layout="constrained")
         ends = []
         for rank in reversed(range(len(histories))):
@@ -94,7 +94,7 @@ def learning_curves(path: Path, histories: Sequence[History], labels: Sequence[s
         if len(histories) > len(COLOURS):
             text = f"grey: the other {_runs(len(histories) - len(COLOURS))}"
             right.text(1.04, 0.0, text, transform=right.transAxes, color="#777777", fontsize=8.5, va="center")
-        _save(figure, path)
+        save(figure, path)
 
 
 def kl_curves(path: Path, histories: Sequence[History], kind: Kind) -> None:
@@ -104,7 +104,7 @@ def kl_curves(path: Path, histories: Sequence[History], kind: Kind) -> None:
     """
     systems = systems_of(histories)
     histories = [history for history in histories if not history.is_exact]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.2, 3.6), layout="constrained")
         groups: dict[tuple[str, bool, bool], list[Curve]] = {}
         ends = []
@@ -136,7 +136,7 @@ def kl_curves(path: Path, histories: Sequence[History], kind: Kind) -> None:
         if len(ends) <= _MOST_LABELS:
             label_ends(axes, ends)
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=1, handlelength=2.6, borderaxespad=0)
-        _save(figure, path)
+        save(figure, path)
 
 
 def _kl_colour(systems: Sequence[str], system: str, has_aux: bool) -> str:
@@ -151,7 +151,7 @@ def sweep(path: Path, histories: Sequence[History], labels: Sequence[str], kind:
     scored = [(h, label) for h, label in zip(histories, labels, strict=True) if h.best]
     elbos = [h.best.elbo_nats for h, _ in scored if h.best]
     ranked = scored[:_MOST_RANKED]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         names_in = 0.068 * max(len(label + _ending(h)) for h, label in ranked)  # width that they take, about
         figure, (plane, order) = plt.subplots(
             1, 2, figsize=(6.8 + names_in, max(3.4, 1.1 + 0.24 * len(ranked))), layout="constrained",
@@ -173,12 +173,12 @@ def sweep(path: Path, histories: Sequence[History], labels: Sequence[str], kind:
         order.grid(axis="y", visible=True)
         which = "All runs" if len(ranked) == len(scored) else f"The best {len(ranked)} of {len(scored)} runs"
         order.set_title(f"{which}; colours as on the left")
-        _save(figure, path)
+        save(figure, path)
 
 
 def differences(path: Path, best: str, found: Sequence[Difference], unit: str) -> None:
     """Draw what each configuration scores more than the best, with two standard errors over sequences."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         names_in = 0.068 * max(len(one.first) for one in found)
         size = (4.8 + names_in, 1.1 + 0.28 * len(found))
         figure, axes = plt.subplots(figsize=size, layout="constrained")
@@ -191,7 +191,7 @@ def differences(path: Path, best: str, found: Sequence[Difference], unit: str) -
         axes.set_xlabel(f"{unit} more than {best}, with two standard errors")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(Numbers())
-        _save(figure, path)
+        save(figure, path)
 
 
 def speech(
@@ -206,7 +206,7 @@ def speech(
     peak = max(float(np.abs(wave).max()) for wave in scale) or 1.0
     loudest = _spectrum(scale[0], sample_rate)[2].max()
     size = (2.75 * len(waves) + 0.9, 3.9) if len(waves) > 1 else (5.2, 3.4)
-    with plt.rc_context(_STYLE | _ON_ANY_GROUND):
+    with plt.rc_context(STYLE | _ON_ANY_GROUND):
         figure, grid = plt.subplots(
             2, len(waves), figsize=size, layout="constrained", squeeze=False,
             sharex=True, sharey="row", height_ratios=(1, 1.5),
@@ -225,7 +225,7 @@ def speech(
         grid[1, 0].set_ylabel("frequency (kHz)")
         grid[1, 0].set_xlim(0, max(len(wave) for wave in scale) / sample_rate)
         figure.colorbar(image, ax=grid[1, :], label="dB re original's peak", pad=0.01, aspect=14)
-        _save(figure, path)
+        save(figure, path)
 
 
 def _alpha_beta_plane(axes: Any, histories: Sequence[History], elbos: Sequence[float], colours: Any) -> None:
@@ -277,7 +277,8 @@ def _spectrum(wave: NDArray[np.float32], sample_rate: int) -> tuple[Any, Any, An
     return frequencies, times, 20 * np.log10(np.abs(values) + 1e-7)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_io.replacing(path) as fresh:
         figure.savefig(fresh, format="png", bbox_inches="tight", pad_inches=0.06)

@@ -145,7 +145,7 @@ def _measures(data: Path) -> dict[str, Callable[[Path], list[float]]]:
 def _sweep(data: Path, place: Path) -> list[float]:
     """Two trials, one after the other."""
     command = ["-m", "jobs.sweep", "demo", "--name", "s", "--samples", "0", "--grid", "loss.alpha=0,0.005"]
-    command += ["--max-concurrent", "1", "--no-asha", "--data.root", str(data), *_OVERRIDES]
+    command += ["--trials-at-once", "1", "--scheduler", "none", "--data.root", str(data), *_OVERRIDES]
     cold = _first_step(command, place, "runs/s/trials/000")
     end_of_first = _times_s(place / "runs/s/trials/000")[-1]
     return [cold, _times_s(place / "runs/s/trials/001")[0] - end_of_first]

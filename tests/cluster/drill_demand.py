@@ -34,7 +34,7 @@ def from_zero(cluster: CloudCluster, name: str = "from-zero", workers: int | str
 def sweep_from_zero(cluster: CloudCluster) -> Times:
     """A sweep of six trials: as many at a time as machines may come, and these go when no trial is left for them."""
     started_s = time.time()
-    words = ["--samples", "0", "--grid", "loss.alpha=0,0.05", "--grid", "loss.beta=0,0.02,0.05", "--no-asha"]
+    words = ["--samples", "0", "--grid", "loss.alpha=0,0.05", "--grid", "loss.beta=0,0.02,0.05", "--scheduler", "none"]
     sweep = cluster.sweep("swept-from-zero", *words)
     assert sweep.wait() == 0, last_lines(sweep.said())
     over_s = time.time()

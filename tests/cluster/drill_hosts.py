@@ -176,7 +176,7 @@ def head_crashed(cluster: RealCluster) -> Result:
 
 def sweep_driver_killed(cluster: RealCluster) -> Result:
     """Kill -9 of a sweep's driver; the same sweep goes on, and trains no finished trial again."""
-    words = ["--samples", "0", "--grid", "loss.alpha=0,0.05", "--grid", "loss.beta=0,0.05", "--no-asha"]
+    words = ["--samples", "0", "--grid", "loss.alpha=0,0.05", "--grid", "loss.beta=0,0.05", "--scheduler", "none"]
     sweep = cluster.sweep("swept", *words)
     done = lambda: sorted(p.parent for p in sweep.folder.glob("trials/*/result.json"))  # noqa: E731
     sweep.wait_for(lambda: len(done()) >= 1, "a finished trial", 240)

@@ -36,7 +36,9 @@ def spot_does_not_come_for_a_sweep(cluster: CloudCluster) -> Times:
     """As many trials wait as there may be machines, and none comes: one that costs more stands in, for the first."""
     cluster.cloud.refuse(TYPE)
     started_s = time.time()
-    sweep = cluster.sweep("spot-gone-sweep", "--samples", "0", "--grid", "loss.alpha=0,0.02,0.05,0.1", "--no-asha")
+    sweep = cluster.sweep(
+        "spot-gone-sweep", "--samples", "0", "--grid", "loss.alpha=0,0.02,0.05,0.1", "--scheduler", "none"
+    )
     assert sweep.wait() == 0, last_lines(sweep.said())
     assert f"no machine for 1 worker in {FALLBACK_S} s: asking for {ON_DEMAND}" in sweep.said(), sweep.said()
     cluster.cloud.refuse()

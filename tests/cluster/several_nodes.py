@@ -147,8 +147,9 @@ def drill_hangs(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
 def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
     """Two trials; the machine of one dies, and the next one that it gets is taken away with notice."""
     from cluster.sweep.driver import sweep
-    from cluster.sweep.plan import Stopping, SweepPlan
-    from cluster.sweep.search_space import Space, prepare
+    from cluster.sweep.plan import Stopping, SweepPlan, TrialMachines
+    from cluster.sweep.record import prepare
+    from cluster.sweep.search_space import Space
 
     nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
     done: list[str] = []
@@ -176,7 +177,7 @@ def drill_sweep(cluster: Any, store: Path, folder: Path) -> dict[str, Any]:
             done.append("taken")
 
     results = sweep(
-        folder / "sweep", base, record, SweepPlan(Stopping(asha=False), max_failures=1), show=disturb, say=print
+        folder / "sweep", base, record, SweepPlan(Stopping("none"), TrialMachines(retries=1)), show=disturb, say=print
     )
     for node in nodes:
         cluster.remove_node(node)

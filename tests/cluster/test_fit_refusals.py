@@ -82,7 +82,8 @@ def test_a_new_run_that_is_refused_leaves_no_folder(cluster: str, store: Path, t
 def test_a_sweep_whose_data_are_others_stays_as_it_is(cluster: str, store: Path, trained: Path, tmp_path: Path) -> None:
     from cluster.sweep.driver import sweep
     from cluster.sweep.plan import SweepPlan, TrialMachines
-    from cluster.sweep.search_space import Space, prepare
+    from cluster.sweep.record import prepare
+    from cluster.sweep.search_space import Space
 
     other = harness.make_store(tmp_path / "other", seed=1)
     folder, base = tmp_path / "sweep", harness.tiny_config(other)

@@ -60,16 +60,18 @@ def test_one_launch_one_sentence_and_nothing_lost(cluster: str, store: Path, dis
 def test_a_sweep_stops_with_one_sentence_and_tries_no_trial_again(
     cluster: str, store: Path, disk: Path, workers: int
 ) -> None:
-    from cluster.sweep.driver import Row, sweep
+    from cluster.sweep.driver import sweep
     from cluster.sweep.plan import Stopping, SweepPlan, TrialMachines
-    from cluster.sweep.search_space import Space, prepare
+    from cluster.sweep.record import prepare
+    from cluster.sweep.row import Row
+    from cluster.sweep.search_space import Space
 
     folder = disk / "sweep"
     config = harness.tiny_config(
         store, train__steps=200, checkpoint__every_steps=5, train__log_every=1, train__validate_every=200
     )
     record = prepare(folder, config, Space(grid={"loss.alpha": (0.0, 0.01)}), samples=0, seed=0)
-    plan = SweepPlan(Stopping(asha=False), TrialMachines(workers_per_trial=workers, gpu=False, max_concurrent=1))
+    plan = SweepPlan(Stopping("none"), TrialMachines(workers, gpu=False, trials_at_once=1))
 
     def fill(rows: Sequence[Row]) -> None:
         if any(run_protocol.records(folder / "trials/000")) and not (disk / "rubbish").exists():

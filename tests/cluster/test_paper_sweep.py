@@ -5,7 +5,7 @@ from pathlib import Path
 import commands
 import pytest
 
-from cluster.sweep.search_space import prepare_list
+from cluster.sweep.record import prepare_list
 from zfdist import run_protocol
 from zfdist.config import Config, ConfigError
 

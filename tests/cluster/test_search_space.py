@@ -6,9 +6,12 @@ from pathlib import Path
 
 import harness
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cluster.sweep.search_space import DEFAULT, Space, prepare, trials
-from zfdist.config import Config, ConfigError
+from cluster.sweep.record import prepare
+from cluster.sweep.search_space import DEFAULT, Space, essence, listing, trials
+from zfdist.config import Config, ConfigError, Only
 
 SPACE = Space(
     grid={"loss.alpha": (0.0, 0.005)},
@@ -47,6 +50,45 @@ def test_golden_draws() -> None:
         "model.hidden": 41,
         "optim.learning_rate": 0.008803,
     }
+
+
+def test_names_that_say_nothing_are_no_part_of_a_trial_and_no_two_trials_are_equal() -> None:
+    found = listing(Config(), DEFAULT, 6, seed=0)
+    assert (found.combinations, found.samples) == (8, 6)
+    assert len(found.trials) == 14 - found.equal and found.equal > 0
+    for trial in found.trials:
+        is_annealed = trial.values["loss.kl.kind"] == "linear"
+        assert ("loss.kl.start" in trial.values) == ("loss.kl.increment" in trial.values) == is_annealed
+    assert len({essence(Config(), trial.values) for trial in found.trials}) == len(found.trials)
+
+
+def test_a_condition_of_the_users_own_and_one_that_never_holds() -> None:
+    space = Space(
+        grid={"model.system": ("zforcing", "rnn"), "loss.alpha": (0.0, 0.1)},
+        only={"loss.alpha": Only("model.system", ("zforcing",))},
+    )
+    assert [t.values for t in trials(Config(), space, 0, seed=0)] == [
+        {"model.system": "zforcing", "loss.alpha": 0.0},
+        {"model.system": "zforcing", "loss.alpha": 0.1},
+        {"model.system": "rnn"},
+    ]
+    never = Space(grid={"loss.kl.start": (0.1, 0.2), "loss.kl.kind": ("constant",)})
+    with pytest.raises(ConfigError, match=r"loss\.kl\.start says something only where loss\.kl\.kind is linear"):
+        trials(Config(), never, 0, seed=0)
+    circle = Space(
+        grid={"loss.alpha": (0.0, 0.1), "loss.beta": (0.0, 0.1)},
+        only={"loss.alpha": Only("loss.beta", (0.1,)), "loss.beta": Only("loss.alpha", (0.1,))},
+    )
+    with pytest.raises(ConfigError, match=r"loss\.alpha and loss\.beta are each swept only where the other is"):
+        trials(Config(), circle, 0, seed=0)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10), st.integers(0, 10), st.integers(0, 2**31))
+def test_more_samples_only_append_also_where_some_are_equal(few: int, more: int, seed: int) -> None:
+    space = Space(grid={"loss.alpha": (0.0, 0.1)}, choice={"loss.kl.kind": ("constant", "linear")})
+    first, second = trials(Config(), space, few, seed), trials(Config(), space, few + more, seed)
+    assert second[: len(first)] == first and len(second) <= 4
 
 
 def test_default_space_holds_the_plain_model_without_annealing() -> None:

@@ -21,7 +21,19 @@ def test_sweep_in_a_store_and_what_reads_it(
     )
     with object_store.server() as port:
         runs = object_store.uri(port, "runs")
-        words = ["demo", "--name", "s", "--runs", runs, "--samples", "0", "--grid", "loss.alpha=0,0.05", "--no-asha"]
+        words = [
+            "demo",
+            "--name",
+            "s",
+            "--runs",
+            runs,
+            "--samples",
+            "0",
+            "--grid",
+            "loss.alpha=0,0.05",
+            "--scheduler",
+            "none",
+        ]
         code, out = commands.run("sweep", *words, *commands.flags(config), folder=tmp_path)
         assert code == 0 and "best trial: s3://bucket/runs/s/trials/00" in out, out
         code, again = commands.run("sweep", *words, *commands.flags(config), folder=tmp_path)

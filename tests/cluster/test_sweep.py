@@ -11,7 +11,8 @@ import harness
 import pytest
 
 from cluster.sweep.plan import Stopping, SweepPlan, TrialMachines
-from cluster.sweep.search_space import Space, prepare
+from cluster.sweep.record import prepare
+from cluster.sweep.search_space import Space
 from zfdist import run_protocol
 from zfdist.config import Config
 
@@ -77,7 +78,7 @@ def test_killed_driver_repeats_and_loses_no_finished_trial(
     cluster: str, store: Path, tmp_path: Path, slow_config: Config
 ) -> None:
     words = ["demo", "--name", "s", "--samples", "0", "--grid", "loss.alpha=0,0.01", "--grid", "loss.beta=0,0.1"]
-    words += ["--no-asha", *commands.flags(slow_config)]
+    words += ["--scheduler", "none", *commands.flags(slow_config)]
     folder = tmp_path / "runs" / "s"
     driver = commands.start("sweep", *words, folder=tmp_path)
     finished = lambda: [p.parent for p in folder.glob("trials/*/result.json")]  # noqa: E731
@@ -103,7 +104,7 @@ def test_killed_driver_repeats_and_loses_no_finished_trial(
 def test_diverged_trial_ends_with_its_reason_and_the_others_go_on(cluster: str, config: Config, tmp_path: Path) -> None:
     space = Space(grid={"optim.adam_eps": (1e-5,), "optim.learning_rate": (1e-2, 10.0)})
     wild = config.with_values({"engine.max_nonfinite_steps": 1, "optim.clip_norm": 0.0, "model.latent_clamp": 0.0})
-    results, _ = swept(tmp_path, wild, space, SweepPlan(Stopping(asha=False)))
+    results, _ = swept(tmp_path, wild, space, SweepPlan(Stopping("none")))
     states = {run.name: json.loads((run / "result.json").read_text()) for run in (tmp_path / "trials").iterdir()}
     assert states["000"]["state"] == "finished"
     if states["001"]["state"] != "finished":  # whether this learning rate overflows depends on the machine's rounding
