@@ -68,8 +68,9 @@ def test_a_sweep_stops_with_one_sentence_and_tries_no_trial_again(
 
     folder = disk / "sweep"
     config = harness.tiny_config(
-        store, train__steps=200, checkpoint__every_steps=5, train__log_every=1, train__validate_every=200
+        store, train__steps=100, checkpoint__every_steps=20, train__log_every=1, train__validate_every=100
     )
+    config = config.with_values({"checkpoint.keep_last": 1})  # both trials fit
     record = prepare(folder, config, Space(grid={"loss.alpha": (0.0, 0.01)}), samples=0, seed=0)
     plan = SweepPlan(Stopping("none"), TrialMachines(workers, gpu=False, trials_at_once=1))
 
