@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+Place = Annotated[str, tyro.conf.arg(metavar="DIR")]
 ListFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
 
@@ -36,6 +37,16 @@ class Output:
     """Licence of the data; default: the text of a LICENSE or COPYRIGHT file in --source."""
 
 
+@dataclass(frozen=True)
+class Machines:
+    """Who does the work; the bytes are the same."""
+
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Processes of this machine, or with --address tasks at a time; default: this process alone."""
+    address: str | None = None
+    """With --workers: a running Ray cluster, "auto" or host:port, whose machines share --source and --out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Speech:
     """Convert a folder of WAV, FLAC, NIST SPHERE and MP3 files, at any depth, into Arrow shards.
@@ -51,10 +62,10 @@ class Speech:
     The same command goes on where an interrupted one stopped. The same input gives the same bytes.
     """
 
-    source: Path
-    """Folder with the audio files."""
-    out: Path
-    """Folder of the data set to write, e.g. data/speech."""
+    source: Place
+    """Folder with the audio files, or its URI in a store."""
+    out: Place
+    """Folder of the data set to write, e.g. data/speech, or its URI."""
     sample_rate: int = 16_000
     """Samples a second of the data set."""
     split_by: Annotated[str, tyro.conf.arg(metavar="file|folder|N|REGEX")] = "file"
@@ -67,6 +78,7 @@ class Speech:
     """Share of files (or folders) for the test."""
     lists: tyro.conf.OmitArgPrefixes[Lists] = Lists()
     output: tyro.conf.OmitArgPrefixes[Output] = Output()
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +92,9 @@ class Timit:
     split of the SRNN: a path a line, of which the last four parts count, in any case.
     """
 
-    source: Path
+    source: Place
     """Folder that holds TRAIN and TEST, or one above it."""
-    out: Path = Path("data/timit")
+    out: Place = "data/timit"
     """Folder of the data set to write."""
     sample_rate: int = 16_000
     """Samples a second of the data set."""
@@ -92,6 +104,7 @@ class Timit:
     """Share of the speakers in TRAIN for validation."""
     lists: tyro.conf.OmitArgPrefixes[Lists] = Lists()
     output: tyro.conf.OmitArgPrefixes[Output] = Output()
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +121,9 @@ class Blizzard:
     frame of its own stream.
     """
 
-    source: Path
+    source: Place
     """Folder with the chapters."""
-    out: Path = Path("data/blizzard")
+    out: Place = "data/blizzard"
     """Folder of the data set to write."""
     sample_rate: int = 16_000
     """Samples a second of the data set."""
@@ -136,6 +149,7 @@ class Blizzard:
     end_row: int = 2_266_880
     """First row that is left out (--split rows)."""
     output: tyro.conf.OmitArgPrefixes[Output] = Output()
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
 
 
 @dataclass(frozen=True)
@@ -148,9 +162,9 @@ class Mnist:
     of Kaggle. All may be packed; equal content counts once. Labels are kept where there are any.
     """
 
-    source: Path
+    source: Place
     """Folder with the files."""
-    out: Path = Path("data/mnist")
+    out: Place = "data/mnist"
     """Folder of the data set to write."""
     binarise_seed: int = 0
     """Fixes which pixels of grey images are 1."""
@@ -158,6 +172,7 @@ class Mnist:
     """Images at the end of the training file of grey images that are validation."""
     licence: str = ""
     """Licence of the data; default: the text of a LICENSE or COPYRIGHT file in --source."""
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
 
 
 @dataclass(frozen=True)
@@ -174,9 +189,9 @@ class Text:
     The vocabulary is of the training split; other words become <unk>.
     """
 
-    source: tuple[Path, ...]
+    source: tuple[Place, ...]
     """Files, folders and archives."""
-    out: Path = Path("data/text")
+    out: Place = "data/text"
     """Folder of the data set to write."""
     tokenizer: Literal["blanks", "words"] = "blanks"
     """blanks: tokenised already. words: lower case; runs of letters and digits (with ' or - inside), and all marks."""
@@ -205,6 +220,7 @@ class Text:
     """Lines and files that may be unreadable; they are left out and reported."""
     licence: str = ""
     """Licence of the data; default: the text of a LICENSE or COPYRIGHT file beside the first source."""
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
 
 
 Command = Speech | Timit | Blizzard | Mnist | Text

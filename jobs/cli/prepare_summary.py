@@ -14,7 +14,7 @@ MOST_LABELS = 20
 """Values of labels that are listed; the others are counted."""
 
 
-def lines(out: Path, manifest: StoreManifest) -> Iterator[str]:
+def lines(out: Path | str, manifest: StoreManifest) -> Iterator[str]:
     """Yield the table of a data set."""
     kind = KINDS[manifest.kind]
     if kind.has_vocabulary:

@@ -175,21 +175,29 @@ class StoreManifest:
     @staticmethod
     def read(root: Path) -> "StoreManifest":
         """Read and check a store's manifest; raises StoreError if it is missing, damaged or contradicts itself."""
-        path = root / NAME
         try:
-            tree = json.loads(path.read_bytes())
+            content = (root / NAME).read_bytes()
         except FileNotFoundError:
             raise StoreError(
                 f"{root}: no {NAME}; run zfdist prepare speech --source DIR --out {root} "
                 "(or timit, blizzard, mnist or text instead of speech)"
             ) from None
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path}: unreadable ({error}); remove {root} and run zfdist prepare again") from None
+        except OSError as error:
+            raise _unreadable(f"{root / NAME}", error) from None
+        return StoreManifest.parse(content, f"{root / NAME}")
+
+    @staticmethod
+    def parse(content: bytes, path: str) -> "StoreManifest":
+        """Check the content of a manifest that messages call `path`; raises StoreError as `read`."""
+        try:
+            tree = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise _unreadable(path, error) from None
         if isinstance(tree, dict) and tree.get("format") != FORMAT:
             raise StoreError(
                 f"{path}: format is {tree.get('format')!r}, this version reads {FORMAT}; run zfdist prepare again"
             )
-        manifest = build(StoreManifest, tree, str(path))
+        manifest = build(StoreManifest, tree, path)
         manifest._check(path)
         return manifest
 
@@ -198,7 +206,7 @@ class StoreManifest:
         found = [split.index.path for split in splits] + [shard.path for split in splits for shard in split.shards]
         return [*found, self.vocabulary.path] if self.vocabulary else found
 
-    def _check(self, path: Path) -> None:
+    def _check(self, path: str) -> None:
         """Raise StoreError unless the derived fields follow from the others."""
         remedy = "it was edited or damaged; remove the folder and run zfdist prepare again"
         if outside := [name for name in self._file_names() if not atomic_io.is_inside(name)]:
@@ -213,6 +221,10 @@ class StoreManifest:
             raise StoreError(f"{path}: normalisation does not follow from the statistics; {remedy}")
         if self.fingerprint != fingerprint(self.kind, self.sample_rate, self.splits, self.vocabulary):
             raise StoreError(f"{path}: fingerprint does not follow from the contents; {remedy}")
+
+
+def _unreadable(path: str, error: Exception) -> StoreError:
+    return StoreError(f"{path}: unreadable ({error}); remove its folder and run zfdist prepare again")
 
 
 def normalisation(kind: str, split: str, splits: Mapping[str, SplitEntry]) -> Normalisation:

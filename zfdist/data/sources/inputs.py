@@ -1,19 +1,25 @@
 """Which files of a folder are input, and which split each belongs to; the same for the same files, in any order."""
 
 import hashlib
+import io
 import os
 import re
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
 
-from zfdist.data.sources import audio
-from zfdist.errors import ZfdistError
+from zfdist.data.sources import audio, containers
+from zfdist.data.sources.places import Source, is_hidden, objects, shown
+from zfdist.data.sources.places import SourceError as SourceError
+from zfdist.object_store import Missing, ObjectFolder, is_remote
 
 EDGE_BYTES = 1 << 16
+AT_ONCE = 16
+"""Requests to a store under way."""
 LISTED = 20
 """Places and kinds that are named in a message; the others are counted."""
 HINTS = {
@@ -23,10 +29,6 @@ HINTS = {
     "packed; unpack them first": "zip tar gz tgz bz2 xz zst 7z rar lzma",
 }
 HINTS_OF = {ending: hint for hint, endings in HINTS.items() for ending in endings.split()}
-
-
-class SourceError(ZfdistError):
-    """Input that cannot be made a data set; the message names the files or options."""
 
 
 @dataclass
@@ -95,7 +97,7 @@ def _read_folder(
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             try:
-                if entry.name[0] == "." or entry.name == "__MACOSX" or entry.name.endswith(":Zone.Identifier"):
+                if is_hidden(entry.name):
                     tree.left_out["hidden"] += 1
                 elif entry.is_dir():
                     (links if entry.is_symlink() else folders).append(name)
@@ -170,12 +172,20 @@ class Listing:
         return remarks(self.links, self.left_out + Counter(also))
 
 
-def list_inputs(source: Path) -> Listing:
-    """List the audio files under a folder; raises SourceError if there are none, or a folder cannot be read.
+def list_inputs(source: Source) -> Listing:
+    """List the audio files of a source; raises SourceError if there are none, or a folder cannot be read.
 
     Links that lead nowhere and files that cannot be read are listed: reading them fails and is reported, where leaving
     them out could hide what was meant to be there.
     """
+    listing = _in_store(str(source)) if is_remote(str(source)) else _in_folder(Path(source))
+    if not listing.inputs:
+        none = f"{shown(source)}: no WAV, FLAC, NIST SPHERE or MP3 file in it"
+        raise SourceError("; ".join([none, *remarks(0, listing.left_out)]))
+    return listing
+
+
+def _in_folder(source: Path) -> Listing:
     tree = walk(source)
     left_out = tree.left_out.copy()
     inputs = []
@@ -186,9 +196,33 @@ def list_inputs(source: Path) -> Listing:
             raise SourceError(f"{source}: the file name {name!r} is not valid UTF-8; rename it")
         else:
             inputs.append(_identified(name, path))
-    if not inputs:
-        raise SourceError("; ".join([f"{source}: no WAV, FLAC, NIST SPHERE or MP3 file in it", *remarks(0, left_out)]))
     return Listing(inputs, tree.broken, tree.links, left_out)
+
+
+def _in_store(uri: str) -> Listing:
+    """List the audio files of a store by the ends of each, several at a time."""
+    place, found = ObjectFolder(uri), objects(uri)
+
+    def identified(name: str) -> Input | None:
+        size = found[name].bytes
+        try:
+            head = place.read(name, 0, EDGE_BYTES)
+            if not (name.lower().endswith(audio.SUFFIXES) or containers.kind(containers.head_in(io.BytesIO(head)))):
+                return None
+            tail = place.read(name, max(0, size - EDGE_BYTES), EDGE_BYTES)
+        except Missing:
+            raise SourceError(f"{shown(uri)}/{name}: was removed while the source was listed; list it again") from None
+        return Input(name, size, xxhash.xxh3_128_hexdigest(head + tail))
+
+    left_out: Counter[str] = Counter()
+    inputs = []
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for name, item in zip(found, threads.map(identified, found), strict=True):
+            if item is None:
+                left_out[kind_of_name(name)] += 1
+            else:
+                inputs.append(item)
+    return Listing(inputs, set(), 0, left_out)
 
 
 def _may_be_audio(path: Path) -> bool:

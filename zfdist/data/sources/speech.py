@@ -1,27 +1,39 @@
 """A tree of audio files to a store: which files, which split, which shard; resumable, the same bytes every time."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zfdist.data.kinds import PCM16
 from zfdist.data.manifest import SPLITS
+from zfdist.data.output import Where
 from zfdist.data.sources import audio
 from zfdist.data.sources.convert import (
     Outcome,
     PlannedShard,
     Progress,
-    Report,
     convert,
     existing,
     json_sha256,
-    licence_beside,
     silent,
 )
-from zfdist.data.sources.inputs import Input, SourceError, check_split_by, list_inputs, split_key, split_of_key
+from zfdist.data.sources.inputs import (
+    AT_ONCE,
+    Input,
+    SourceError,
+    check_split_by,
+    list_inputs,
+    split_key,
+    split_of_key,
+)
 from zfdist.data.sources.lists import splits_by_lists
+from zfdist.data.sources.places import Source, licence_beside, local
+from zfdist.data.sources.workers import Report, Workers, here
 from zfdist.data.store_writer import Recording
+from zfdist.object_store import is_remote
 
 VERSION = 1
 _LISTED = 12  # folders of a split that are named
@@ -33,7 +45,7 @@ SAMPLE = Path(__file__).parent / "sample" / "speech"
 class Options:
     """What to convert and how; all but `source`, `licence` and `max_bad` shape the data."""
 
-    source: Path
+    source: Source
     sample_rate: int = 16_000
     split_by: str = "file"
     """What decides the split of a file, see `zfdist.data.sources.inputs.split_key`."""
@@ -59,8 +71,14 @@ class Options:
             )
 
 
-def prepare(options: Options, out: Path, progress: Progress = silent, converter: str = "speech") -> Outcome:
-    """Convert a tree of audio files to a store in folder `out`, or finish what an interrupted run began.
+def prepare(
+    options: Options,
+    out: Where,
+    progress: Progress = silent,
+    workers: Workers = here,
+    converter: str = "speech",
+) -> Outcome:
+    """Convert a tree of audio files to a store in folder or URI `out`, or finish what an interrupted run began.
 
     `converter` is what the manifest calls it.
     Raises SourceError for unusable input (files that cannot be read are reported together, at the end), StoreError if
@@ -69,14 +87,19 @@ def prepare(options: Options, out: Path, progress: Progress = silent, converter:
     listing = list_inputs(options.source)
     splits = _splits(options, listing.inputs)
     source = {"converter": converter, "version": VERSION, "split": _rule(options, splits)}
-    outcome = prepare_files(options, splits, source, out, progress)
+    outcome = prepare_files(options, splits, source, out, progress, workers)
     unlisted = len(listing.inputs) - sum(len(items) for items in splits.values())
     said = listing.remarks({"in no list": unlisted})
     return replace(outcome, remarks=(*said, *(_whereabouts(options, splits) if options.lists is None else ())))
 
 
 def prepare_files(
-    options: Options, splits: Mapping[str, list[Input]], source: Mapping[str, Any], out: Path, progress: Progress
+    options: Options,
+    splits: Mapping[str, list[Input]],
+    source: Mapping[str, Any],
+    out: Where,
+    progress: Progress,
+    workers: Workers,
 ) -> Outcome:
     """Convert the files of each split, one recording a file; `source` names the converter and its split.
 
@@ -97,6 +120,7 @@ def prepare_files(
         kind=PCM16,
         sample_rate=options.sample_rate,
         max_bad=options.max_bad,
+        workers=workers,
     )
 
 
@@ -202,31 +226,43 @@ def _plan(options: Options, split: str, inputs: list[Input]) -> Iterator[Planned
     """Cut the inputs of a split into shards of about `shard_mb`, by the lengths that their headers claim."""
     limit = options.shard_mb * (1 << 20) // 2
     number, chosen, samples = 0, list[Input](), 0
-    for item in inputs:
-        estimate = audio.estimated_samples(options.source / item.name, options.sample_rate)
-        if chosen and samples + estimate > limit:
-            yield _planned(options, split, number, chosen, samples)
-            number, chosen, samples = number + 1, [], 0
-        chosen.append(item)
-        samples += estimate
+    with ThreadPoolExecutor(AT_ONCE if is_remote(str(options.source)) else 1) as threads:
+        estimates = threads.map(partial(_estimated_samples, options), inputs)
+        for item, estimate in zip(inputs, estimates, strict=True):
+            if chosen and samples + estimate > limit:
+                yield _planned(options, split, number, chosen, samples)
+                number, chosen, samples = number + 1, [], 0
+            chosen.append(item)
+            samples += estimate
     yield _planned(options, split, number, chosen, samples)
 
 
-def _planned(options: Options, split: str, number: int, inputs: list[Input], samples: int) -> PlannedShard:
-    def recordings(notes: dict[str, str], report: Report) -> Iterator[Recording]:
-        done = 0
-        for item in inputs:
-            try:
-                said: list[str] = []
-                pcm = audio.read(options.source / item.name, options.sample_rate, said)
-            except audio.AudioError as error:
-                notes[item.name] = str(error)
-                continue
-            if said:
-                notes[item.name] = "; ".join(said)
-            done += pcm.size
-            report(done, item.name)
-            yield Recording(item.name, pcm)
+def _estimated_samples(options: Options, item: Input) -> int:
+    with local(options.source, item.name) as path:
+        return audio.estimated_samples(path, options.sample_rate)
 
+
+def _planned(options: Options, split: str, number: int, inputs: list[Input], samples: int) -> PlannedShard:
     key = json_sha256([VERSION, options.sample_rate, [listed(item) for item in inputs]])
+    recordings = partial(_recordings, options.source, options.sample_rate, [item.name for item in inputs])
     return PlannedShard(split, f"{split}-{number:05d}", key, samples, recordings)
+
+
+def _recordings(
+    source: Source, sample_rate: int, names: list[str], notes: dict[str, str], report: Report
+) -> Iterator[Recording]:
+    """Read the files of a shard."""
+    done = 0
+    for name in names:
+        said: list[str] = []
+        try:
+            with local(source, name) as path:
+                pcm = audio.read(path, sample_rate, said)
+        except audio.AudioError as error:
+            notes[name] = str(error)
+            continue
+        if said:
+            notes[name] = "; ".join(said)
+        done += pcm.size
+        report(done, name)
+        yield Recording(name, pcm)
