@@ -1,4 +1,7 @@
-"""Make a data set: `zfdist prepare speech --source DIR --out data/NAME`; or timit, blizzard, mnist, text."""
+"""Make a data set: `zfdist prepare speech --source DIR --out data/NAME`; or timit, blizzard, mnist, text.
+
+`zfdist prepare verify DIR` checks one that is there, `zfdist prepare info DIR` says what is in it.
+"""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,9 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from jobs.cli import prepare_info
 from jobs.cli.command import program, refuse, refuse_below, say
 from jobs.cli.command import shown as place_shown
-from jobs.cli.prepare_options import Blizzard, Command, Lists, Machines, Mnist, Speech, Text, Timit
+from jobs.cli.prepare_options import (
+    Blizzard,
+    Command,
+    Info,
+    Lists,
+    Machines,
+    Mnist,
+    Speech,
+    Text,
+    Timit,
+    Verb,
+    Verify,
+)
 from jobs.cli.prepare_progress import shown
 
 if TYPE_CHECKING:
@@ -22,12 +38,14 @@ if TYPE_CHECKING:
     from zfdist.data.sources.workers import Workers
 
 SOURCES = "zfdist.data.sources"
-COMMANDS: dict[str, Callable[..., Command]] = {
+COMMANDS: dict[str, Callable[..., Command | Verb]] = {
     "speech": Speech,
     "timit": Timit,
     "blizzard": Blizzard,
     "mnist": Mnist,
     "text": Text,
+    "verify": Verify,
+    "info": Info,
 }
 
 
@@ -37,9 +55,19 @@ def main(argv: Sequence[str]) -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS | _by_name(argv),
         prog="zfdist prepare",
-        description="Make a data set of Arrow shards from raw files.",
+        description="Make a data set of Arrow shards from raw files, check one, or say what is in it.",
         args=argv,
     )
+    if isinstance(command, Verify):
+        prepare_info.verify(_place(command.where))
+    elif isinstance(command, Info):
+        for line in prepare_info.lines(_place(command.where)):
+            say(line)
+    else:
+        _make(command)
+
+
+def _make(command: Command) -> None:
     from zfdist.data.sources.places import SourceError
 
     machines = getattr(command, "machines", Machines())
@@ -79,7 +107,7 @@ def _place(given: Any) -> Any:
     return given if "://" in str(given) else Path(given)
 
 
-def _by_name(argv: Sequence[str]) -> dict[str, Callable[..., Command]]:
+def _by_name(argv: Sequence[str]) -> dict[str, Callable[..., Command | Verb]]:
     """Return the command that a file of data/sources gives by itself: `NAME.py` with `Options` and `prepare`."""
     name = argv[0] if argv else ""
     if name in COMMANDS or not name.isidentifier() or not find_spec(f"{SOURCES}.{name}"):

@@ -29,6 +29,8 @@ class Lists:
 class Output:
     """What is written, and what may be left out."""
 
+    append: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Add files to the finished data set in --out, as new shards; --source may hold the old ones too, unchanged."""
     max_bad: int = 0
     """Files that may be unreadable, cut short or empty; they are left out and reported."""
     shard_mb: int = 256
@@ -223,4 +225,21 @@ class Text:
     machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
 
 
+@dataclass(frozen=True)
+class Verify:
+    """Check every hash of a data set, and that all that its manifest says follows from its samples."""
+
+    where: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR|URI")]
+    """Folder that zfdist prepare wrote, or its URI in a store."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what is in a data set: splits, hours, lengths, speakers where they are known."""
+
+    where: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR|URI")]
+    """Folder that zfdist prepare wrote, or its URI in a store."""
+
+
 Command = Speech | Timit | Blizzard | Mnist | Text
+Verb = Verify | Info

@@ -35,20 +35,8 @@ def options(source: Path) -> Options:
 
 def test_the_command(cluster: str, source: Path, tmp_path: Path) -> None:
     prepare(options(source), tmp_path / "one")
-    words = [
-        "--shard-mb",
-        "1",
-        "--max-bad",
-        "1",
-        "--valid-percent",
-        "25",
-        "--test-percent",
-        "25",
-        "--address",
-        "auto",
-        "--workers",
-    ]
-    words = ["speech", "--source", str(source), "--out", "tasks", *words]
+    limits = ["--shard-mb", "1", "--max-bad", "1", "--valid-percent", "25", "--test-percent", "25"]
+    words = ["speech", "--source", str(source), "--out", "tasks", *limits, "--address", "auto", "--workers"]
     code, out = commands.run("prepare", *words, "2", folder=tmp_path)
     assert code == 0 and "1 files left out" in out and "torn.wav: cut short" in out, out
     assert tree(tmp_path / "tasks") == tree(tmp_path / "one")

@@ -154,7 +154,7 @@ def test_a_lost_process_is_a_sentence() -> None:
 
 def test_flags_that_cannot_be(tmp_path: Path) -> None:
     words = ["speech", "--source", tmp_path, "--out", tmp_path / "out"]
-    assert "--workers 0: must be at least 1" in refusal(*words, "--workers", "0")
+    assert "--workers 0: must be 1 or more" in refusal(*words, "--workers", "0")
     assert "--address: needs --workers" in refusal(*words, "--address", "auto")
     assert main(["text", "--source", "s3:///x", "--out", str(tmp_path / "out")]) == 1
 

@@ -6,7 +6,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -119,7 +119,10 @@ class SplitEntry:
     longest: int
     statistics: Statistics
     content_sha256: str
-    """Over length and sha256 of every recording with its label, in order: the same however it is cut into shards."""
+    """Over length and sha256 of every recording with its label, in order: the same however it is cut into shards.
+
+    Where recordings were added later, over the hashes of the parts.
+    """
     index: IndexEntry
     shards: list[ShardEntry]
 
@@ -148,6 +151,16 @@ class VocabularyEntry:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What was added to a store at a time: so many recordings of each split, after those of the part before."""
+
+    recordings: dict[str, int]
+    content_sha256: dict[str, str]
+    source: dict[str, Any]
+    """What it was read from."""
+
+
+@dataclass(frozen=True)
 class StoreManifest:
     """A store's description; it is written last, so a folder that has one is complete."""
 
@@ -163,9 +176,12 @@ class StoreManifest:
     """Converter, its version and options, and what it read."""
     licence: str
     generation: int
+    """How many parts there are."""
     fingerprint: str
     vocabulary: VocabularyEntry | None = None
     """Of a store of sentences."""
+    parts: list[Part] | None = None
+    """If recordings were added after the first time; the content of a split is then hashed over those of its parts."""
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON, the same text for the same values; what is None is left out."""
@@ -201,6 +217,14 @@ class StoreManifest:
         manifest._check(path)
         return manifest
 
+    def _follow_from_parts(self, parts: "list[Part]") -> bool:
+        return len(parts) == self.generation and all(
+            sum(part.recordings.get(name, 0) for part in parts) == split.recordings
+            and joined_sha256([part.content_sha256[name] for part in parts if name in part.content_sha256])
+            == split.content_sha256
+            for name, split in self.splits.items()
+        )
+
     def _file_names(self) -> list[str]:
         splits = self.splits.values()
         found = [split.index.path for split in splits] + [shard.path for split in splits for shard in split.shards]
@@ -219,6 +243,8 @@ class StoreManifest:
             )
         if self.normalisation != normalisation(self.kind, self.normalisation.split, self.splits):
             raise StoreError(f"{path}: normalisation does not follow from the statistics; {remedy}")
+        if self.parts is not None and not self._follow_from_parts(self.parts):
+            raise StoreError(f"{path}: the splits do not follow from the parts; {remedy}")
         if self.fingerprint != fingerprint(self.kind, self.sample_rate, self.splits, self.vocabulary):
             raise StoreError(f"{path}: fingerprint does not follow from the contents; {remedy}")
 
@@ -255,6 +281,11 @@ def content_sha256(lengths: Iterable[int], digests: Iterable[str]) -> str:
     for length, digest in zip(lengths, digests, strict=True):
         whole.update(length.to_bytes(8, "little") + bytes.fromhex(digest))
     return whole.hexdigest()
+
+
+def joined_sha256(parts: Sequence[str]) -> str:
+    """Return the hash of a split from those of its parts, in order; of a single one its own."""
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def build(kind: type[T], tree: Any, path: str) -> T:

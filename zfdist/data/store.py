@@ -29,14 +29,14 @@ __all__ = ["ShardCorrupt", "Store", "StoreError"]
 REMEDY = "copy it again from an intact store, or remove the folder and run zfdist prepare again"
 
 
-class _Shard(NamedTuple):
+class Shard(NamedTuple):
     """A mapped shard: `flat` is the whole file as samples, recording i of the shard begins at `flat[starts[i]]`."""
 
     flat: NDArray[Any]
     starts: NDArray[np.int64]
 
 
-class _Split:
+class Split:
     """A split as it is used: its index, and its shards, mapped when first asked for."""
 
     def __init__(self, root: Path, entry: manifests.SplitEntry) -> None:
@@ -48,7 +48,7 @@ class _Split:
         self.first_rows = np.cumsum([0, *(shard.rows for shard in entry.shards)])
         if len(self.lengths) != entry.recordings or self.first_rows[-1] != entry.recordings:
             raise StoreError(f"{root / entry.index.path}: does not list the {entry.recordings} recordings; {REMEDY}")
-        self.shards: list[_Shard | None] = [None] * len(entry.shards)
+        self.shards: list[Shard | None] = [None] * len(entry.shards)
 
 
 class Store:
@@ -62,7 +62,7 @@ class Store:
         self._verify = verify
         self._cache = cache
         self._lock = threading.Lock()
-        self._splits = {name: _Split(root, entry) for name, entry in manifest.splits.items()}
+        self._splits = {name: Split(root, entry) for name, entry in manifest.splits.items()}
 
     @staticmethod
     def open(root: Path | str, verify: str = "first_use", cache: Path | str = CACHE) -> "Store":
@@ -165,12 +165,12 @@ class Store:
             windows[here] = _windows(shard.flat, shard.starts[rows[here]] + starts[here], width)
         return windows
 
-    def _split(self, name: str) -> _Split:
+    def _split(self, name: str) -> Split:
         if name not in self._splits:
             raise StoreError(f"{self.root}: no split {name!r}; it has {', '.join(self._splits)}")
         return self._splits[name]
 
-    def _shard(self, split: _Split, number: int) -> _Shard:
+    def _shard(self, split: Split, number: int) -> Shard:
         """Return a shard, checked and mapped at the first call."""
         shard = split.shards[number]
         if shard is not None:
@@ -182,12 +182,12 @@ class Store:
             if self._cache is not None:
                 self._cache.fetch(entry.path, entry.bytes, entry.xxh3_128)
             try:
-                shard = _map_shard(path, entry, self.kind, lengths, self._verify)
+                shard = map_shard(path, entry, self.kind, lengths, self._verify)
             except ShardCorrupt:
                 if self._cache is None:
                     raise
                 self._cache.fetch(entry.path, entry.bytes, entry.xxh3_128, again=True)
-                shard = _map_shard(path, entry, self.kind, lengths, self._verify)
+                shard = map_shard(path, entry, self.kind, lengths, self._verify)
             split.shards[number] = shard
         return shard
 
@@ -239,14 +239,19 @@ def _read_index(root: Path, entry: IndexEntry) -> pa.Table:
     return pa.ipc.open_file(content).read_all()
 
 
-def _map_shard(path: Path, entry: ShardEntry, kind: Kind, lengths: NDArray[np.int64], verify: str) -> _Shard:
-    """Map a shard of recordings of `lengths` samples and find where each begins; raises ShardCorrupt."""
+def map_shard(path: Path, entry: ShardEntry, kind: Kind, lengths: NDArray[np.int64], verify: str) -> Shard:
+    """Map a shard of recordings of `lengths` samples and find where each begins; raises ShardCorrupt.
+
+    `verify` as in `Store.open`; "unmarked" hashes it and leaves no note of it.
+    """
     _check_size(path, entry.bytes)
     with pa.memory_map(str(path)) as source:
         buffer = source.read_buffer()
     if verify == "always" or (verify == "first_use" and not is_verified(path, entry)):
         _check_hash(path, entry, memoryview(buffer))
         remember(path, entry)
+    elif verify == "unmarked":
+        _check_hash(path, entry, memoryview(buffer))
     starts = []
     try:
         reader = pa.ipc.open_file(pa.BufferReader(buffer))
@@ -261,7 +266,7 @@ def _map_shard(path: Path, entry: ShardEntry, kind: Kind, lengths: NDArray[np.in
     if not np.array_equal(np.concatenate([np.diff(s) for s in starts] or [np.empty(0, np.int64)]), lengths):
         raise ShardCorrupt(f"{path}: holds other recordings than the index lists (swapped shards?); {REMEDY}")
     flat = np.frombuffer(buffer, kind.dtype, count=buffer.size // kind.dtype.itemsize)
-    return _Shard(flat, np.concatenate([s[:-1] for s in starts]))
+    return Shard(flat, np.concatenate([s[:-1] for s in starts]))
 
 
 def _is_of(column: Any, kind: Kind) -> bool:

@@ -32,7 +32,17 @@ from zfdist.data.manifest import (
 )
 from zfdist.data.output import UNFINISHED, Output, Where, mapped, output_at
 
-__all__ = ["FinishedShard", "Recording", "clean", "finished_shard", "publish", "write_shard", "writing"]
+__all__ = [
+    "FinishedShard",
+    "Recording",
+    "append",
+    "clean",
+    "finished_shard",
+    "index_table",
+    "publish",
+    "write_shard",
+    "writing",
+]
 
 BATCH_BYTES = 16 << 20
 SHARDS = "shards"
@@ -58,13 +68,13 @@ class FinishedShard:
 
 
 @contextmanager
-def writing(root: Where) -> Iterator[None]:
-    """Hold the right to write a store in folder or URI `root`, which is made if need be.
+def writing(root: Where, *, is_finished: bool = False) -> Iterator[None]:
+    """Hold the right to write a store in folder or URI `root`, which is made if need be; `is_finished`: to add to it.
 
     Raises StoreError if another process holds it or the folder has other things in it.
     """
     output = output_at(root)
-    names = output.names()
+    names = [] if is_finished else output.names()
     if names and not any(name.startswith(f"{UNFINISHED}/") for name in names):
         raise StoreError(f"{output.shown}: exists and is not an unfinished data set; choose another --out or remove it")
     with output.claimed():
@@ -140,7 +150,10 @@ def publish(
         raise ValueError(f"all shards must be {kind.name}, and words be given for words alone")
     output = output_at(root)
     has_labels = any(label != NO_LABEL for shard in made for label in shard.labels)
-    entries = {name: _split_entry(output, name, shards, has_labels) for name, shards in splits.items()}
+    entries = {}
+    for name, shards in splits.items():
+        index = _write_index(output, f"index-{name}.arrow", _table(shards, has_labels=has_labels))
+        entries[name] = _split_entry(shards, index)
     statistics = entries["train"].statistics
     if kind.is_normalised and statistics.minimum == statistics.maximum:
         raise StoreError("all samples of the training split are equal: no standard deviation to normalise by")
@@ -163,15 +176,76 @@ def publish(
     return manifest
 
 
+def append(
+    root: Where, manifest: StoreManifest, splits: Mapping[str, Sequence[FinishedShard]], source: dict[str, Any]
+) -> StoreManifest:
+    """Add finished shards to a store as its next part; the shards that it has stay as they are.
+
+    A process that has the store open keeps what it opened. Raises StoreError if an index is damaged.
+    """
+    output = output_at(root)
+    generation = manifest.generation + 1
+    entries = dict(manifest.splits)
+    part = manifests.Part({}, {}, source)
+    for name, shards in splits.items():
+        shards = [shard for shard in shards if shard.lengths]
+        if not shards:
+            continue
+        before = manifest.splits[name]
+        old = index_table(output, before.index)
+        added = _table(shards, has_labels="label" in old.column_names)
+        index = _write_index(output, f"index-{name}-{generation}.arrow", pa.concat_tables([old, added]))
+        new = _split_entry(shards, index)
+        part.recordings[name], part.content_sha256[name] = new.recordings, new.content_sha256
+        entries[name] = dataclasses.replace(
+            new,
+            recordings=before.recordings + new.recordings,
+            samples=before.samples + new.samples,
+            shortest=min(before.shortest, new.shortest),
+            longest=max(before.longest, new.longest),
+            statistics=before.statistics.merged(new.statistics),
+            shards=[*before.shards, *new.shards],
+        )
+    first = manifests.Part(
+        {name: split.recordings for name, split in manifest.splits.items()},
+        {name: split.content_sha256 for name, split in manifest.splits.items()},
+        manifest.source,
+    )
+    parts = [*(manifest.parts or [first]), part]
+    for name in part.recordings:
+        hashes = [each.content_sha256[name] for each in parts if name in each.content_sha256]
+        entries[name] = dataclasses.replace(entries[name], content_sha256=manifests.joined_sha256(hashes))
+    added_to = dataclasses.replace(
+        manifest,
+        normalisation=manifests.normalisation(manifest.kind, manifest.normalisation.split, entries),
+        splits=entries,
+        generation=generation,
+        fingerprint=manifests.fingerprint(manifest.kind, manifest.sample_rate, entries, manifest.vocabulary),
+        parts=parts,
+    )
+    output.write(manifests.NAME, added_to.to_json().encode())
+    clean(root, added_to)
+    return added_to
+
+
+def index_table(output: Output, entry: IndexEntry) -> Any:
+    """Return the index of a split, an Arrow table; raises StoreError if it is damaged."""
+    content = output.read(entry.path) or b""
+    if xxhash.xxh3_128_hexdigest(content) != entry.xxh3_128:
+        raise StoreError(
+            f"{output.shown}/{entry.path}: damaged (its xxh3_128 is not the manifest's); copy it again from an intact "
+            "store, or remove the folder and run zfdist prepare again"
+        )
+    return pa.ipc.open_file(content).read_all()
+
+
 def clean(root: Where, manifest: StoreManifest) -> None:
-    """Remove done-files, what killed writers left, and shards that a published manifest does not name."""
+    """Remove done-files, what killed writers left, and shards and indices that a published manifest does not name."""
     output = output_at(root)
     named = {shard.path for split in manifest.splits.values() for shard in split.shards}
-    output.delete(
-        name
-        for name in output.names()
-        if name.startswith(f"{SHARDS}/") and name.endswith(".arrow") and name not in named
-    )
+    named |= {split.index.path for split in manifest.splits.values()}
+    ours = (f"{SHARDS}/", "index-")
+    output.delete(n for n in output.names() if n.startswith(ours) and n.endswith(".arrow") and n not in named)
     output.tidy()
 
 
@@ -187,20 +261,29 @@ def _entry(path: Path, label: str, writer: BatchWriter) -> ShardEntry:
     return ShardEntry(name, size, len(writer.lengths), sum(writer.lengths), sha256, xxh3, batches)
 
 
-def _split_entry(output: Output, split: str, shards: Sequence[FinishedShard], has_labels: bool) -> SplitEntry:
-    """Write the index of a split and describe the split."""
-    shards = [shard for shard in shards if shard.lengths]
+def _table(shards: Sequence[FinishedShard], *, has_labels: bool) -> Any:
+    """Return the index of shards: name, length and label of every recording."""
     names = [name for shard in shards for name in shard.names]
     lengths = [length for shard in shards for length in shard.lengths]
     columns = {"name": pa.array(names, pa.large_string()), "samples": pa.array(lengths, pa.int64())}
     if has_labels:
         columns["label"] = pa.array([label for shard in shards for label in shard.labels], pa.int64())
-    table = pa.table(columns)
+    return pa.table(columns)
+
+
+def _write_index(output: Output, name: str, table: Any) -> IndexEntry:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     content = sink.getvalue().to_pybytes()
-    output.write(f"index-{split}.arrow", content)
+    output.write(name, content)
+    return IndexEntry(name, len(content), xxhash.xxh3_128_hexdigest(content))
+
+
+def _split_entry(shards: Sequence[FinishedShard], index: IndexEntry) -> SplitEntry:
+    """Describe a split."""
+    shards = [shard for shard in shards if shard.lengths]
+    lengths = [length for shard in shards for length in shard.lengths]
     statistics = Statistics()
     for shard in shards:
         statistics = statistics.merged(shard.statistics)
@@ -211,7 +294,7 @@ def _split_entry(output: Output, split: str, shards: Sequence[FinishedShard], ha
         longest=max(lengths),
         statistics=statistics,
         content_sha256=manifests.content_sha256(lengths, [d for shard in shards for d in shard.digests]),
-        index=IndexEntry(f"index-{split}.arrow", len(content), xxhash.xxh3_128_hexdigest(content)),
+        index=index,
         shards=[shard.entry for shard in shards],
     )
 

@@ -63,6 +63,8 @@ class Rows(Options):
     def __post_init__(self) -> None:
         """Raises SourceError naming the option that is out of range."""
         super().__post_init__()
+        if self.append:
+            raise SourceError("--append: is for --split chapters, as rows are numbered over the whole of the set")
         if self.max_bad:
             raise SourceError("--max-bad: must be 0 for --split rows, as a file left out would move all rows after it")
         for name in ("group_files", "streams"):

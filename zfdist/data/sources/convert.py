@@ -14,7 +14,16 @@ from zfdist.data.output import Where, output_at
 from zfdist.data.sources.places import SourceError
 from zfdist.data.sources.workers import Report, Told, Workers, here
 from zfdist.data.store import Store, StoreError
-from zfdist.data.store_writer import FinishedShard, Recording, clean, finished_shard, publish, write_shard, writing
+from zfdist.data.store_writer import (
+    FinishedShard,
+    Recording,
+    append,
+    clean,
+    finished_shard,
+    publish,
+    write_shard,
+    writing,
+)
 
 SHORT_SAMPLES = 400
 """Two of the usual frames: a recording with less has nothing to predict."""
@@ -80,7 +89,7 @@ def existing(out: Where, source: Mapping[str, Any]) -> Outcome | None:
             f"choose another --out, or remove the folder to make it anew"
         )
     clean(out, manifest)  # an earlier run may have been killed between publishing and tidying up
-    return _outcome(out, was_there=True)
+    return outcome_of(out, was_there=True)
 
 
 def convert(
@@ -97,15 +106,18 @@ def convert(
     words: Sequence[str] | None = None,
     doubtful: Mapping[str, str] | None = None,
     workers: Workers = here,
+    appended_to: StoreManifest | None = None,
 ) -> Outcome:
     """Make the planned shards, but for those that an earlier run has made, and publish the store.
+
+    With `appended_to` they become the next part of that store, which is in `out`.
 
     `plan` is drawn from when the right to write is held, and `doubtful` read at the end: what is to be said of inputs
     beside the notes of the shards. `source` describes what the data are made from: equal descriptions give equal
     bytes, whoever the `workers` are. Raises SourceError if more than `max_bad` inputs are bad, StoreError if `out`
     holds something else.
     """
-    with writing(out):
+    with writing(out, is_finished=appended_to is not None):
         planned = list(plan)
         tell = told(planned, total, progress)
         made: dict[int, FinishedShard] = {}
@@ -123,16 +135,20 @@ def convert(
                 (said if name in names else bad)[name] = note
         if len(bad) > max_bad:
             raise SourceError(too_many_bad(bad, max_bad))
+        described = {**source, "left_out": bad} | ({"doubtful": said} if said else {})
+        if appended_to is not None:
+            append(out, appended_to, shards, described)
+            return outcome_of(out, was_there=False)
         publish(
             out,
             shards,
             sample_rate=sample_rate,
-            source={**source, "left_out": bad} | ({"doubtful": said} if said else {}),
+            source=described,
             licence=licence,
             kind=kind,
             words=words,
         )
-    return _outcome(out, was_there=False)
+    return outcome_of(out, was_there=False)
 
 
 def told(planned: Sequence[PlannedShard], total: int, progress: Progress) -> Told:
@@ -156,14 +172,16 @@ def _made(out: Where, kind: Kind, shard: PlannedShard, report: Report) -> Finish
     return finished
 
 
-def _outcome(out: Where, *, was_there: bool) -> Outcome:
+def outcome_of(out: Where, *, was_there: bool) -> Outcome:
     """Describe a finished store; opening it checks the size of every file."""
     store = Store.open(out, "size")
     short = 0
     if store.kind.frame_samples is None:
         short = sum(int((store.lengths(split) < SHORT_SAMPLES).sum()) for split in store.splits)
-    source = store.manifest.source
-    return Outcome(store.manifest, was_there, source["left_out"], source.get("doubtful", {}), short)
+    sources = [part.source for part in store.manifest.parts or ()] or [store.manifest.source]
+    bad = {name: reason for source in sources for name, reason in source["left_out"].items()}
+    doubtful = {name: remark for source in sources for name, remark in source.get("doubtful", {}).items()}
+    return Outcome(store.manifest, was_there, bad, doubtful, short)
 
 
 def too_many_bad(bad: Mapping[str, str], most: int, what: str = "files") -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from zfdist.data.kinds import PCM16
 from zfdist.data.manifest import SPLITS
 from zfdist.data.output import Where
-from zfdist.data.sources import audio
+from zfdist.data.sources import appending, audio
 from zfdist.data.sources.convert import (
     Outcome,
     PlannedShard,
@@ -18,6 +18,7 @@ from zfdist.data.sources.convert import (
     convert,
     existing,
     json_sha256,
+    outcome_of,
     silent,
 )
 from zfdist.data.sources.inputs import (
@@ -56,6 +57,8 @@ class Options:
     shard_mb: int = 256
     licence: str = ""
     max_bad: int = 0
+    append: bool = False
+    """Whether the files join the finished store that is there."""
 
     def __post_init__(self) -> None:
         """Raises SourceError naming the option that is out of range."""
@@ -106,10 +109,19 @@ def prepare_files(
     Of the options, those that say how a split is found are not used.
     """
     source = {**source, **described(options, [item for items in splits.values() for item in items])}
-    outcome = existing(out, source)
-    if outcome is not None:
-        return outcome
-    plan = [shard for name, inputs in splits.items() for shard in _plan(options, name, inputs)]
+    appended_to = appending.opened(out) if options.append else None
+    if appended_to is not None:
+        splits = appending.new_inputs(out, appended_to, source, splits)
+        new = [item for items in splits.values() for item in items]
+        if not new:
+            return outcome_of(out, was_there=True)
+        source |= described(options, new)
+    else:
+        outcome = existing(out, source)
+        if outcome is not None:
+            return outcome
+    there = {} if appended_to is None else {name: len(split.shards) for name, split in appended_to.splits.items()}
+    plan = [shard for name, inputs in splits.items() for shard in _plan(options, name, inputs, there.get(name, 0))]
     return convert(
         out,
         plan,
@@ -121,6 +133,7 @@ def prepare_files(
         sample_rate=options.sample_rate,
         max_bad=options.max_bad,
         workers=workers,
+        appended_to=appended_to,
     )
 
 
@@ -134,9 +147,9 @@ def _splits(options: Options, inputs: list[Input]) -> dict[str, list[Input]]:
             key = split_key(item.name, options.split_by)
             splits[split_of_key(key, options.valid_percent, options.test_percent)].append(item)
     empty = [name for name, items in splits.items() if not items]
-    if empty and options.lists is not None:
+    if empty and options.lists is not None and not options.append:
         raise SourceError(f"split {empty[0]!r} is empty: {options.lists[empty[0]]} names no file")
-    if empty:
+    if empty and not options.append:
         raise SourceError(_too_few(options, splits, empty[0]))
     return splits
 
@@ -222,10 +235,13 @@ def listed(item: Input) -> list[Any]:
     return [item.name, item.bytes, item.edges]
 
 
-def _plan(options: Options, split: str, inputs: list[Input]) -> Iterator[PlannedShard]:
-    """Cut the inputs of a split into shards of about `shard_mb`, by the lengths that their headers claim."""
+def _plan(options: Options, split: str, inputs: list[Input], first: int) -> Iterator[PlannedShard]:
+    """Cut the inputs of a split into shards of about `shard_mb`, by the lengths that their headers claim.
+
+    `first` is the number of the first shard.
+    """
     limit = options.shard_mb * (1 << 20) // 2
-    number, chosen, samples = 0, list[Input](), 0
+    number, chosen, samples = first, list[Input](), 0
     with ThreadPoolExecutor(AT_ONCE if is_remote(str(options.source)) else 1) as threads:
         estimates = threads.map(partial(_estimated_samples, options), inputs)
         for item, estimate in zip(inputs, estimates, strict=True):
@@ -234,7 +250,8 @@ def _plan(options: Options, split: str, inputs: list[Input]) -> Iterator[Planned
                 number, chosen, samples = number + 1, [], 0
             chosen.append(item)
             samples += estimate
-    yield _planned(options, split, number, chosen, samples)
+    if chosen or not first:
+        yield _planned(options, split, number, chosen, samples)
 
 
 def _estimated_samples(options: Options, item: Input) -> int:

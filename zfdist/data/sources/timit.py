@@ -35,6 +35,12 @@ class Timit(Options):
     leave_out_sa: bool = False
     """Leave out the two sentences that every speaker reads."""
 
+    def __post_init__(self) -> None:
+        """Raises SourceError naming the option that is out of range."""
+        super().__post_init__()
+        if self.append:
+            raise SourceError("--append: TIMIT is prepared whole, as its validation speakers follow from all")
+
 
 @dataclass(frozen=True)
 class Found:
