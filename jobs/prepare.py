@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from jobs.cli import prepare_info
 from jobs.cli.command import program, refuse, refuse_below, say
 from jobs.cli.command import shown as place_shown
 from jobs.cli.prepare_options import (
@@ -58,6 +57,8 @@ def main(argv: Sequence[str]) -> None:
         description="Make a data set of Arrow shards from raw files, check one, or say what is in it.",
         args=argv,
     )
+    from jobs.cli import prepare_info
+
     if isinstance(command, Verify):
         prepare_info.verify(_place(command.where))
     elif isinstance(command, Info):

@@ -37,7 +37,7 @@ def tables(options: Options) -> Iterator[Table]:
 def _throughput(size: str, store: Store, repeats: int) -> Table:
     config = DataConfig(global_batch=_BATCH)
     loader = TrainLoader(store, config, seed=0, rank=0, world_size=1, accumulation_steps=1, device=torch.device("cpu"))
-    view = segments(store.lengths("train"), config.frame_samples, config.segment_frames)
+    view = segments(store.lengths("train"), config.frame_samples, config.segment_frames).all()
     width = (config.segment_frames + 1) * config.frame_samples
     lengths = store.lengths("train")
     # The rival slices recordings that lie in memory: no file, no Arrow, nothing but the copying.

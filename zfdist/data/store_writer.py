@@ -2,7 +2,7 @@
 
 While a store is being made, each finished shard has a done-file beside the shards in `unfinished/` that says what it
 was made from; a later run keeps the shards whose done-file fits and makes the others again. A folder with a manifest
-is complete and never changes.
+is complete; what its manifest names never changes, and only `zfdist.data.append` gives it another manifest.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ import pyarrow as pa
 import xxhash
 
 from zfdist.data import manifest as manifests
-from zfdist.data.batch_writer import BatchWriter, Recording, schema
+from zfdist.data.batch_writer import BatchWriter, schema
+from zfdist.data.batch_writer import Recording as Recording
 from zfdist.data.kinds import NO_LABEL, PCM16, SPECIALS, Kind
 from zfdist.data.manifest import (
     BatchEntry,
@@ -31,18 +32,6 @@ from zfdist.data.manifest import (
     VocabularyEntry,
 )
 from zfdist.data.output import UNFINISHED, Output, Where, mapped, output_at
-
-__all__ = [
-    "FinishedShard",
-    "Recording",
-    "append",
-    "clean",
-    "finished_shard",
-    "index_table",
-    "publish",
-    "write_shard",
-    "writing",
-]
 
 BATCH_BYTES = 16 << 20
 SHARDS = "shards"
@@ -152,8 +141,8 @@ def publish(
     has_labels = any(label != NO_LABEL for shard in made for label in shard.labels)
     entries = {}
     for name, shards in splits.items():
-        index = _write_index(output, f"index-{name}.arrow", _table(shards, has_labels=has_labels))
-        entries[name] = _split_entry(shards, index)
+        index = write_index(output, f"index-{name}.arrow", table_of(shards, has_labels=has_labels))
+        entries[name] = split_entry(shards, index)
     statistics = entries["train"].statistics
     if kind.is_normalised and statistics.minimum == statistics.maximum:
         raise StoreError("all samples of the training split are equal: no standard deviation to normalise by")
@@ -174,58 +163,6 @@ def publish(
     output.write(manifests.NAME, manifest.to_json().encode())
     clean(root, manifest)
     return manifest
-
-
-def append(
-    root: Where, manifest: StoreManifest, splits: Mapping[str, Sequence[FinishedShard]], source: dict[str, Any]
-) -> StoreManifest:
-    """Add finished shards to a store as its next part; the shards that it has stay as they are.
-
-    A process that has the store open keeps what it opened. Raises StoreError if an index is damaged.
-    """
-    output = output_at(root)
-    generation = manifest.generation + 1
-    entries = dict(manifest.splits)
-    part = manifests.Part({}, {}, source)
-    for name, shards in splits.items():
-        shards = [shard for shard in shards if shard.lengths]
-        if not shards:
-            continue
-        before = manifest.splits[name]
-        old = index_table(output, before.index)
-        added = _table(shards, has_labels="label" in old.column_names)
-        index = _write_index(output, f"index-{name}-{generation}.arrow", pa.concat_tables([old, added]))
-        new = _split_entry(shards, index)
-        part.recordings[name], part.content_sha256[name] = new.recordings, new.content_sha256
-        entries[name] = dataclasses.replace(
-            new,
-            recordings=before.recordings + new.recordings,
-            samples=before.samples + new.samples,
-            shortest=min(before.shortest, new.shortest),
-            longest=max(before.longest, new.longest),
-            statistics=before.statistics.merged(new.statistics),
-            shards=[*before.shards, *new.shards],
-        )
-    first = manifests.Part(
-        {name: split.recordings for name, split in manifest.splits.items()},
-        {name: split.content_sha256 for name, split in manifest.splits.items()},
-        manifest.source,
-    )
-    parts = [*(manifest.parts or [first]), part]
-    for name in part.recordings:
-        hashes = [each.content_sha256[name] for each in parts if name in each.content_sha256]
-        entries[name] = dataclasses.replace(entries[name], content_sha256=manifests.joined_sha256(hashes))
-    added_to = dataclasses.replace(
-        manifest,
-        normalisation=manifests.normalisation(manifest.kind, manifest.normalisation.split, entries),
-        splits=entries,
-        generation=generation,
-        fingerprint=manifests.fingerprint(manifest.kind, manifest.sample_rate, entries, manifest.vocabulary),
-        parts=parts,
-    )
-    output.write(manifests.NAME, added_to.to_json().encode())
-    clean(root, added_to)
-    return added_to
 
 
 def index_table(output: Output, entry: IndexEntry) -> Any:
@@ -261,7 +198,7 @@ def _entry(path: Path, label: str, writer: BatchWriter) -> ShardEntry:
     return ShardEntry(name, size, len(writer.lengths), sum(writer.lengths), sha256, xxh3, batches)
 
 
-def _table(shards: Sequence[FinishedShard], *, has_labels: bool) -> Any:
+def table_of(shards: Sequence[FinishedShard], *, has_labels: bool) -> Any:
     """Return the index of shards: name, length and label of every recording."""
     names = [name for shard in shards for name in shard.names]
     lengths = [length for shard in shards for length in shard.lengths]
@@ -271,7 +208,8 @@ def _table(shards: Sequence[FinishedShard], *, has_labels: bool) -> Any:
     return pa.table(columns)
 
 
-def _write_index(output: Output, name: str, table: Any) -> IndexEntry:
+def write_index(output: Output, name: str, table: Any) -> IndexEntry:
+    """Write the index of a split."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -280,7 +218,7 @@ def _write_index(output: Output, name: str, table: Any) -> IndexEntry:
     return IndexEntry(name, len(content), xxhash.xxh3_128_hexdigest(content))
 
 
-def _split_entry(shards: Sequence[FinishedShard], index: IndexEntry) -> SplitEntry:
+def split_entry(shards: Sequence[FinishedShard], index: IndexEntry) -> SplitEntry:
     """Describe a split."""
     shards = [shard for shard in shards if shard.lengths]
     lengths = [length for shard in shards for length in shard.lengths]

@@ -14,7 +14,8 @@ from zfdist.data.batch_writer import digest
 from zfdist.data.kinds import KINDS, NO_LABEL
 from zfdist.data.manifest import ShardEntry, SplitEntry, Statistics, StoreError, StoreManifest
 from zfdist.data.output import Where, mapped, output_at, scratch
-from zfdist.data.store import REMEDY, Shard, Split, map_shard
+from zfdist.data.split import REMEDY, Split
+from zfdist.data.store import Shard, map_shard
 from zfdist.object_store import Missing, ObjectFolder, is_remote
 
 _SUMMED = 1 << 20
@@ -99,8 +100,7 @@ def _check_hashes(path: Path, entry: ShardEntry) -> None:
 
 def _checked(path: Path, entry: ShardEntry, manifest: StoreManifest, split: Split, number: int) -> Shard:
     """Return a shard after all of its hashes were checked."""
-    lengths = split.lengths[split.first_rows[number] : split.first_rows[number + 1]]
-    shard = map_shard(path, entry, KINDS[manifest.kind], lengths, "unmarked")
+    shard = map_shard(path, entry, KINDS[manifest.kind], split.lengths_of(number), "unmarked")
     _check_hashes(path, entry)
     return shard
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from zfdist.data import manifest as manifests
+from zfdist.data.append import append
 from zfdist.data.kinds import PCM16, Kind
 from zfdist.data.manifest import StoreManifest
 from zfdist.data.output import Where, output_at
@@ -17,7 +18,6 @@ from zfdist.data.store import Store, StoreError
 from zfdist.data.store_writer import (
     FinishedShard,
     Recording,
-    append,
     clean,
     finished_shard,
     publish,
