@@ -18,6 +18,8 @@ from zfdist.errors import ZfdistError
 FORMAT = 1
 NAME = "manifest.json"
 SPLITS = ("train", "valid", "test")
+_MOST = 1 << 60
+"""Of anything that is counted."""
 
 T = TypeVar("T")
 
@@ -190,6 +192,8 @@ class StoreManifest:
             raise StoreError(f"{path}: lists {outside[0]!r}, which is in no data set; {remedy}")
         if self.kind not in KINDS:
             raise StoreError(f"{path}: kind is {self.kind!r}, this version reads {', '.join(KINDS)}; {remedy}")
+        if impossible := [name for name, split in self.splits.items() if not _is_possible(split)]:
+            raise StoreError(f"{path}: split {impossible[0]!r} has counts or statistics that cannot be; {remedy}")
         if self.normalisation.split not in self.splits:
             raise StoreError(
                 f"{path}: normalisation names split {self.normalisation.split!r}, which is absent; {remedy}"
@@ -200,6 +204,15 @@ class StoreManifest:
             raise StoreError(f"{path}: the splits do not follow from the parts; {remedy}")
         if self.fingerprint != fingerprint(self.kind, self.sample_rate, self.splits, self.vocabulary):
             raise StoreError(f"{path}: fingerprint does not follow from the contents; {remedy}")
+
+
+def _is_possible(split: SplitEntry) -> bool:
+    """Tell whether a split's counts can be those of any data."""
+    counts = [split.recordings, split.samples, split.shortest, split.longest, split.index.bytes]
+    for shard in split.shards:
+        counts += [shard.bytes, shard.rows, shard.samples]
+        counts += [number for batch in shard.batches for number in (batch.offset + 1, batch.bytes, batch.rows)]
+    return all(0 < count < _MOST for count in counts) and split.statistics.is_possible
 
 
 def _unreadable(path: str, error: Exception) -> StoreError:

@@ -41,6 +41,12 @@ class Statistics:
         )
 
     @property
+    def is_possible(self) -> bool:
+        """Whether any samples have these sums."""
+        spread = self.count * self.squares - self.total**2
+        return self.count > 0 and spread >= 0 and self.count * self.minimum <= self.total <= self.count * self.maximum
+
+    @property
     def mean(self) -> float:
         """Mean in the units of the samples (sound: PCM), the float nearest to the exact value."""
         return float(Fraction(self.total, self.count))
