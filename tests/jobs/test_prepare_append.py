@@ -15,7 +15,9 @@ from jobs.cli import prepare_info
 from zfdist import train, world
 from zfdist.checkpoint.folder import CheckpointError
 from zfdist.data.manifest import StoreManifest
-from zfdist.data.store import Store
+from zfdist.data.sources import convert, speech
+from zfdist.data.store import Store, StoreError
+from zfdist.data.store_writer import writing
 from zfdist.data.verify import verify
 from zfdist.object_store import ObjectFolder
 
@@ -102,8 +104,33 @@ def test_what_cannot_be_added(grown: Path, tmp_path: Path) -> None:
     changed = {name for name, content in tree(grown).items() if before.get(name) != content}
     assert all(name.startswith(("unfinished/", "shards/")) for name in changed) and verify(grown) == []
     (other / "bad.wav").unlink()
+    mine = tree(grown)
+    with writing(grown, is_finished=True):  # somebody else is adding
+        assert "another process is writing it" in refusal("speech", "--source", other, *words)
+    assert tree(grown) == mine
     prepared("speech", "--source", other, *words)
     assert StoreManifest.read(grown).generation == 3 and verify(grown) == []
+
+
+def test_two_who_add_at_once_do_not_lose_what_the_other_added(
+    grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (recordings(tmp_path / name, range(i, i + 1)) for name, i in (("a", 40), ("b", 41)))
+    words = ("--out", grown, *FLAGS, "--append")
+
+    def late(*where: object, **given: object) -> object:
+        """Let the other finish between reading the manifest and taking the right to write."""
+        monkeypatch.setattr(speech, "convert", convert.convert)
+        prepared("speech", "--source", second, *words)
+        return convert.convert(*where, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(speech, "convert", late)
+    options = speech.Options(source=first, valid_percent=25, test_percent=25, append=True)
+    with pytest.raises(StoreError, match="was added to by another process meanwhile; give the command again"):
+        speech.prepare(options, grown)
+    prepared("speech", "--source", first, *words)
+    names = {name for split in ("train", "valid", "test") for name in Store.open(grown).names(split)}
+    assert {"speaker1/040.wav", "speaker2/041.wav"} <= names and verify(grown) == []
 
 
 def test_a_run_on_data_that_grew_says_so_and_takes_its_weights_along(tmp_path: Path) -> None:

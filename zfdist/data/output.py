@@ -6,7 +6,9 @@ whole on a disk of the machine that makes it, and gets its name in one step.
 
 import contextlib
 import mmap
+import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -151,17 +153,17 @@ class _Bucket:
     def claimed(self) -> Iterator[None]:
         from zfdist import lease  # here, as folders need none
 
+        def end(who: str) -> None:
+            print(f"error: {self.shown} was taken over by another process ({who}); this one ends", file=sys.stderr)
+            os._exit(1)  # it stood still for so long that the other took it for dead: both must not write
+
         with ExitStack() as stack:
             try:
                 owner, name = uuid.uuid4().hex, f"{UNFINISHED}/lock.json"
-                claim = stack.enter_context(lease.held(self._place, owner, 0, wait_s=_CLAIM_S, name=name))
+                stack.enter_context(lease.held(self._place, owner, 0, wait_s=_CLAIM_S, name=name, on_loss=end))
             except lease.BusyError as error:
                 raise _taken(self.shown, error.who) from None
             yield
-            try:
-                claim.check()
-            except lease.BusyError as error:
-                raise StoreError(f"{self.shown}: {error}") from None
 
     def names(self) -> list[str]:
         return list(self._place.sizes())

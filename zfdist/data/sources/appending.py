@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zfdist.data import manifest as manifests
 from zfdist.data.manifest import Part, StoreManifest
 from zfdist.data.output import Output, Where, output_at
-from zfdist.data.sources.convert import json_sha256
+from zfdist.data.sources.convert import json_sha256, manifest_at
 from zfdist.data.sources.inputs import Input, SourceError
 from zfdist.data.store_writer import index_table
 
@@ -16,11 +15,10 @@ _CHANGING = ("files", "bytes", "inputs_sha256", "left_out", "doubtful", "shard_m
 
 def opened(out: Where) -> StoreManifest:
     """Return the manifest of the store that is to be added to; raises SourceError if there is none."""
-    output = output_at(out)
-    content = output.read(manifests.NAME)
-    if content is None:
-        raise SourceError(f"--append: {output.shown} holds no finished data set; leave out --append to make it")
-    return StoreManifest.parse(content, f"{output.shown}/{manifests.NAME}")
+    manifest = manifest_at(out)
+    if manifest is None:
+        raise SourceError(f"--append: {output_at(out).shown} holds no finished data set; leave out --append to make it")
+    return manifest
 
 
 def new_inputs(

@@ -1,5 +1,6 @@
 """What all converters share: planned shards to a store, resumable; bad input collected; the same bytes every time."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from zfdist.data import manifest as manifests
 from zfdist.data.append import append
 from zfdist.data.kinds import PCM16, Kind
 from zfdist.data.manifest import StoreManifest
-from zfdist.data.output import Where, output_at
+from zfdist.data.output import UNFINISHED, Where, output_at
 from zfdist.data.sources.places import SourceError
 from zfdist.data.sources.workers import Report, Told, Workers, here
 from zfdist.data.store import Store, StoreError
@@ -77,19 +78,27 @@ class Outcome:
 
 def existing(out: Where, source: Mapping[str, Any]) -> Outcome | None:
     """Return the finished store in `out`, None if there is none; raises StoreError if it was made from other input."""
-    output = output_at(out)
-    content = output.read(manifests.NAME)
-    if content is None:
+    output, manifest = output_at(out), manifest_at(out)
+    if manifest is None:
         return None
-    manifest = StoreManifest.parse(content, f"{output.shown}/{manifests.NAME}")
     differing = [name for name in source if manifest.source.get(name) != source[name]]
     if differing:
         raise StoreError(
             f"{output.shown}: holds a data set made from other input or options (different: {', '.join(differing)}); "
             f"choose another --out, or remove the folder to make it anew"
         )
-    clean(out, manifest)  # an earlier run may have been killed between publishing and tidying up
+    if any(name.startswith(f"{UNFINISHED}/") for name in output.names()):
+        # An earlier run may have been killed between publishing and tidying up; or another is adding to the store.
+        with contextlib.suppress(StoreError), writing(out, is_finished=True):
+            clean(out, manifest)
     return outcome_of(out, was_there=True)
+
+
+def manifest_at(out: Where) -> StoreManifest | None:
+    """Return the manifest of a finished store, None if there is none; raises StoreError if it is damaged."""
+    output = output_at(out)
+    content = output.read(manifests.NAME)
+    return None if content is None else StoreManifest.parse(content, f"{output.shown}/{manifests.NAME}")
 
 
 def convert(
@@ -118,6 +127,10 @@ def convert(
     holds something else.
     """
     with writing(out, is_finished=appended_to is not None):
+        if appended_to is not None and appended_to != manifest_at(out):
+            raise StoreError(
+                f"{output_at(out).shown}: was added to by another process meanwhile; give the command again"
+            )
         planned = list(plan)
         tell = told(planned, total, progress)
         made: dict[int, FinishedShard] = {}
@@ -149,6 +162,12 @@ def convert(
             words=words,
         )
     return outcome_of(out, was_there=False)
+
+
+def _refuse_changed(out: Where, appended_to: StoreManifest | None) -> None:
+    if appended_to is not None and appended_to != manifest_at(out):
+        shown = output_at(out).shown
+        raise StoreError(f"{shown}: was added to by another process meanwhile; give the command again")
 
 
 def told(planned: Sequence[PlannedShard], total: int, progress: Progress) -> Told:

@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -134,6 +135,8 @@ def _serve(connection: Connection, work: Work) -> None:
             except ConnectionError:
                 raise
             except Exception as error:
+                if not isinstance(error, ZfdistError | OSError):
+                    error.add_note(traceback.format_exc())  # where it was raised is not sent along
                 done = ("error", error)
             connection.send(done)
 
