@@ -121,9 +121,9 @@ def convert(
 
     With `appended_to` they become the next part of that store, which is in `out`.
 
-    `plan` is drawn from when the right to write is held, and `doubtful` read at the end: what is to be said of inputs
-    beside the notes of the shards. `source` describes what the data are made from: equal descriptions give equal
-    bytes, whoever the `workers` are. Raises SourceError if more than `max_bad` inputs are bad, StoreError if `out`
+    `plan` is drawn from when the right to write is held, and `doubtful`, remarks beside the notes of the shards, is
+    read at the end. `source` describes what the data are made from: equal ones give equal bytes, by any `workers`.
+    Raises SourceError if more than `max_bad` inputs are bad, StoreError if `out`
     holds something else.
     """
     with writing(out, is_finished=appended_to is not None):
