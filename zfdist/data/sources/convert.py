@@ -123,14 +123,10 @@ def convert(
 
     `plan` is drawn from when the right to write is held, and `doubtful`, remarks beside the notes of the shards, is
     read at the end. `source` describes what the data are made from: equal ones give equal bytes, by any `workers`.
-    Raises SourceError if more than `max_bad` inputs are bad, StoreError if `out`
-    holds something else.
+    Raises SourceError if more than `max_bad` inputs are bad, StoreError if `out` holds something else.
     """
     with writing(out, is_finished=appended_to is not None):
-        if appended_to is not None and appended_to != manifest_at(out):
-            raise StoreError(
-                f"{output_at(out).shown}: was added to by another process meanwhile; give the command again"
-            )
+        _refuse_changed(out, appended_to)
         planned = list(plan)
         tell = told(planned, total, progress)
         made: dict[int, FinishedShard] = {}
