@@ -15,7 +15,7 @@ import ray.exceptions
 import torch
 from numpy.typing import NDArray
 
-from cluster import nodes
+from cluster import nodes, tasks
 from cluster.demand import Say, Shortage, Supply
 from cluster.nodes import WorkerResources
 from cluster.run.attempt import FitError, cause_of, root_message
@@ -27,8 +27,6 @@ from zfdist.evaluation.evaluate import Evaluation, Loaded, data_of, load_model, 
 from zfdist.evaluation.results import Question
 
 _SHARES_PER_WORKER = 4
-_RETRIES = 3  # of a share whose worker died
-_LOOK_S = 1.0  # how often it is looked whether machines are missing
 
 
 def measure(
@@ -68,7 +66,7 @@ def measure(
     remote = ray.remote(_score).options(
         num_cpus=resources.cpus,
         num_gpus=resources.gpus,
-        max_retries=_RETRIES,
+        max_retries=tasks.RETRIES,
         runtime_env={"env_vars": worker_env(resources, config)},
     )
     count = workers * _SHARES_PER_WORKER
@@ -82,29 +80,15 @@ def measure(
 
 
 def _gathered(begin: Any, count: int, at_once: int, shortage: Shortage, say: Say) -> list[torch.Tensor]:
-    """Return the scores of all shares, of which never more than `at_once` are under way.
-
-    A share that no machine can hold yet is what the cluster's autoscaler starts one for.
-    """
-    waiting = iter(range(count))
-    under_way = {begin(rank): rank for _, rank in zip(range(at_once), waiting, strict=False)}
-    parts: dict[int, torch.Tensor] = {}
-    while under_way:
-        done, _ = ray.wait(list(under_way), timeout=_LOOK_S)
-        if not done:
-            shortage.look(1, most=len(under_way))
-            continue
-        (ended,) = done
-        try:
-            parts[under_way.pop(ended)] = torch.tensor(ray.get(ended))
-        except ray.exceptions.RayError as error:
-            # The others end with this process: Ray's cancel now and then aborts it, where a task ends in that moment.
-            raise _explained(error) from None
-        say(f"{len(parts)} of {count} shares done")
-        for rank in waiting:
-            under_way[begin(rank)] = rank
-            break
-    return list(parts.values())
+    """Return the scores of all shares, of which never more than `at_once` are under way."""
+    parts: list[torch.Tensor] = []
+    try:
+        for _, scores in tasks.ended(begin, count, at_once=at_once, shortage=shortage):
+            parts.append(torch.tensor(scores))
+            say(f"{len(parts)} of {count} shares done")
+    except ray.exceptions.RayError as error:
+        raise _explained(error) from None
+    return parts
 
 
 def _score(

@@ -146,7 +146,8 @@ def _settle(
 
     Before the engine is made, which under ZeRO 3 leaves no sizes to be seen and on a GPU takes its memory.
     """
-    steps = float(sequences_of(store, config.data, "train", config.data.train_view).frames.mean())
+    sequences = sequences_of(store, config.data, "train", config.data.train_view)
+    steps = sequences.num_frames / len(sequences)
     batch = config.data.global_batch / (world.size * config.engine.accumulation_steps)
     if not config.engine.threads_per_worker:
         parameters, available = systems.parameter_counts(module)["total"], min(torch.get_num_threads(), cpus())

@@ -56,7 +56,8 @@ def accepted(
         x_dim = store.frame_size(config.data.frame_samples)
         config = dataclasses.replace(config, model=_sized(config, x_dim, newest))
     if newest is not None:
-        _refuse_other_run(config, newest, precision, store.fingerprint, run)
+        _refuse_other_data(store, newest, run)
+        _refuse_other_run(config, newest, precision, run)
         _refuse_recutting(config, newest, workers, run)
     elif start_from is not None:
         weights_to_start_from(config, store, start_from)
@@ -113,12 +114,22 @@ def _refuse_other_density(store: "Store", config: Config) -> None:
         )
 
 
-def _refuse_other_run(config: Config, newest: CheckpointManifest, precision: str, fingerprint: str, run: str) -> None:
+def _refuse_other_data(store: "Store", newest: CheckpointManifest, run: str) -> None:
+    before, now, generation = newest.data_fingerprint, store.fingerprint, store.manifest.generation
+    if before != now:
+        grown = f", as recordings were added to it ({generation} parts)" if generation > 1 else ""
+        raise CheckpointError(
+            f"{run} was trained with the fingerprint of the data = {before}, and now it is {now}: {store.root} has "
+            f"changed or is another{grown}; use the old data to go on, or another --name for a new run (--from takes "
+            "its weights along, with --as-trained under their mean and std)"
+        )
+
+
+def _refuse_other_run(config: Config, newest: CheckpointManifest, precision: str, run: str) -> None:
     old, new = newest.config.flat(), config.flat()
     fixed = [n for n in new if n.startswith("model.") and n != "model.recurrence"] + [*_FIXED, "train.seed"]
     pairs = {name: (old[name], new[name]) for name in fixed}
     pairs["engine.precision"] = (newest.precision, precision)
-    pairs["the fingerprint of the data"] = (newest.data_fingerprint, fingerprint)
     for name, (before, now) in pairs.items():
         if before != now:
             raise CheckpointError(

@@ -106,16 +106,18 @@ class ObjectFolder:
         self._tries = tries
         self._fs, self._base = _open(uri)
 
-    def read(self, name: str, start: int = 0) -> bytes:
-        """Return the bytes of an object from `start` on; raises Missing if there is none."""
+    def read(self, name: str, start: int = 0, count: int | None = None) -> bytes:
+        """Return the bytes of an object from `start` on, at most `count`; raises Missing if there is none."""
 
         def call() -> bytes:
             with self._fs.open_input_file(self._path(name)) as file:
-                if start >= file.size():
+                there = max(0, file.size() - start)
+                wanted = there if count is None else min(there, count)
+                if not wanted:
                     return b""
                 file.seek(start)
-                content: bytes = file.read()
-                _refuse_short(len(content), file.size() - start)
+                content: bytes = file.read(wanted)
+                _refuse_short(len(content), wanted)
                 return content
 
         return self._patiently("read", name, call)

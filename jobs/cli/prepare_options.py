@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+Place = Annotated[str, tyro.conf.arg(metavar="DIR")]
 ListFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
 
@@ -28,12 +29,24 @@ class Lists:
 class Output:
     """What is written, and what may be left out."""
 
+    append: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Add files to the finished data set in --out, as new shards; --source may hold the old ones too, unchanged."""
     max_bad: int = 0
     """Files that may be unreadable, cut short or empty; they are left out and reported."""
     shard_mb: int = 256
     """Size of a shard file, about, in MiB."""
     licence: str = ""
     """Licence of the data; default: the text of a LICENSE or COPYRIGHT file in --source."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Who does the work; the bytes are the same."""
+
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Processes of this machine, or with --address tasks at a time; default: this process alone."""
+    address: str | None = None
+    """With --workers: a running Ray cluster, "auto" or host:port, whose machines share --source and --out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +64,10 @@ class Speech:
     The same command goes on where an interrupted one stopped. The same input gives the same bytes.
     """
 
-    source: Path
-    """Folder with the audio files."""
-    out: Path
-    """Folder of the data set to write, e.g. data/speech."""
+    source: Place
+    """Folder with the audio files, or its URI in a store."""
+    out: Place
+    """Folder of the data set to write, e.g. data/speech, or its URI."""
     sample_rate: int = 16_000
     """Samples a second of the data set."""
     split_by: Annotated[str, tyro.conf.arg(metavar="file|folder|N|REGEX")] = "file"
@@ -67,6 +80,7 @@ class Speech:
     """Share of files (or folders) for the test."""
     lists: tyro.conf.OmitArgPrefixes[Lists] = Lists()
     output: tyro.conf.OmitArgPrefixes[Output] = Output()
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +94,9 @@ class Timit:
     split of the SRNN: a path a line, of which the last four parts count, in any case.
     """
 
-    source: Path
+    source: Place
     """Folder that holds TRAIN and TEST, or one above it."""
-    out: Path = Path("data/timit")
+    out: Place = "data/timit"
     """Folder of the data set to write."""
     sample_rate: int = 16_000
     """Samples a second of the data set."""
@@ -92,6 +106,7 @@ class Timit:
     """Share of the speakers in TRAIN for validation."""
     lists: tyro.conf.OmitArgPrefixes[Lists] = Lists()
     output: tyro.conf.OmitArgPrefixes[Output] = Output()
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +123,9 @@ class Blizzard:
     frame of its own stream.
     """
 
-    source: Path
+    source: Place
     """Folder with the chapters."""
-    out: Path = Path("data/blizzard")
+    out: Place = "data/blizzard"
     """Folder of the data set to write."""
     sample_rate: int = 16_000
     """Samples a second of the data set."""
@@ -136,6 +151,7 @@ class Blizzard:
     end_row: int = 2_266_880
     """First row that is left out (--split rows)."""
     output: tyro.conf.OmitArgPrefixes[Output] = Output()
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
 
 
 @dataclass(frozen=True)
@@ -148,9 +164,9 @@ class Mnist:
     of Kaggle. All may be packed; equal content counts once. Labels are kept where there are any.
     """
 
-    source: Path
+    source: Place
     """Folder with the files."""
-    out: Path = Path("data/mnist")
+    out: Place = "data/mnist"
     """Folder of the data set to write."""
     binarise_seed: int = 0
     """Fixes which pixels of grey images are 1."""
@@ -158,6 +174,7 @@ class Mnist:
     """Images at the end of the training file of grey images that are validation."""
     licence: str = ""
     """Licence of the data; default: the text of a LICENSE or COPYRIGHT file in --source."""
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
 
 
 @dataclass(frozen=True)
@@ -174,9 +191,9 @@ class Text:
     The vocabulary is of the training split; other words become <unk>.
     """
 
-    source: tuple[Path, ...]
+    source: tuple[Place, ...]
     """Files, folders and archives."""
-    out: Path = Path("data/text")
+    out: Place = "data/text"
     """Folder of the data set to write."""
     tokenizer: Literal["blanks", "words"] = "blanks"
     """blanks: tokenised already. words: lower case; runs of letters and digits (with ' or - inside), and all marks."""
@@ -205,6 +222,24 @@ class Text:
     """Lines and files that may be unreadable; they are left out and reported."""
     licence: str = ""
     """Licence of the data; default: the text of a LICENSE or COPYRIGHT file beside the first source."""
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check every hash of a data set, and that all that its manifest says follows from its samples."""
+
+    where: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR|URI")]
+    """Folder that zfdist prepare wrote, or its URI in a store."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what is in a data set: splits, hours, lengths, speakers where they are known."""
+
+    where: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR|URI")]
+    """Folder that zfdist prepare wrote, or its URI in a store."""
 
 
 Command = Speech | Timit | Blizzard | Mnist | Text
+Verb = Verify | Info

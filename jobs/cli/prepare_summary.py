@@ -14,7 +14,7 @@ MOST_LABELS = 20
 """Values of labels that are listed; the others are counted."""
 
 
-def lines(out: Path, manifest: StoreManifest) -> Iterator[str]:
+def lines(out: Path | str, manifest: StoreManifest) -> Iterator[str]:
     """Yield the table of a data set."""
     kind = KINDS[manifest.kind]
     if kind.has_vocabulary:
@@ -24,7 +24,7 @@ def lines(out: Path, manifest: StoreManifest) -> Iterator[str]:
     if "binarised" in manifest.source:
         yield f"{kind.sample}s are 0 or 1 and not normalised; binarised: {manifest.source['binarised']}"
     if manifest.source.get("converter") == "timit":
-        yield from _speakers(Store.open(out, "size"))
+        yield from speakers(Store.open(out, "size"))
 
 
 def _recordings(manifest: StoreManifest) -> Iterator[str]:
@@ -45,7 +45,8 @@ def _recordings(manifest: StoreManifest) -> Iterator[str]:
             )
 
 
-def _speakers(store: Store) -> Iterator[str]:
+def speakers(store: Store) -> Iterator[str]:
+    """Yield how many speakers of TIMIT a store has."""
     for split in store.splits:
         names = store.names(split)
         yield f"{split}: {len({timit.speaker(name) for name in names})} speakers, {len(names):,} utterances"

@@ -167,7 +167,7 @@ def _never(store: Store, request: Request) -> tuple[int, ...]:
 def _first(loaded: Loaded, store: Store, request: Request, num: int, at_least: int = 1) -> list[int]:
     """Return the first `num` sequences of the split that are long enough."""
     data = loaded.config.data
-    frames = sequences_of(store, data, request.split, data.eval_view).frames
+    frames = sequences_of(store, data, request.split, data.eval_view).all().frames
     ids: list[int] = np.flatnonzero(frames >= at_least)[:num].tolist()
     if len(ids) < num:
         raise EvaluationError(

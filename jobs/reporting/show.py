@@ -189,7 +189,7 @@ def _different(loaded: Loaded, store: Store, num: int, at_least: int) -> list[in
     Without labels and of several widths they are the first ones. There may be fewer than `num`.
     """
     data = loaded.config.data
-    sequences = sequences_of(store, data, _TEST, data.eval_view)
+    sequences = sequences_of(store, data, _TEST, data.eval_view).all()
     ids = np.flatnonzero(sequences.frames >= at_least)
     ids = ids[:: -(-len(ids) // _CANDIDATES)] if len(ids) else ids  # over the whole split, which may be sorted
     labels = store.labels(_TEST)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from zfdist.config import DataConfig
 from zfdist.data.loader import TrainLoader
-from zfdist.data.order import Order, segments
+from zfdist.data.order import Frames, Order, segments
 from zfdist.data.store import Store
 from zfdist.data.store_writer import Recording, publish, write_shard
 
@@ -37,7 +37,7 @@ def tables(options: Options) -> Iterator[Table]:
 def _throughput(size: str, store: Store, repeats: int) -> Table:
     config = DataConfig(global_batch=_BATCH)
     loader = TrainLoader(store, config, seed=0, rank=0, world_size=1, accumulation_steps=1, device=torch.device("cpu"))
-    view = segments(store.lengths("train"), config.frame_samples, config.segment_frames)
+    view = segments(store.lengths("train"), config.frame_samples, config.segment_frames).all()
     width = (config.segment_frames + 1) * config.frame_samples
     lengths = store.lengths("train")
     # The rival slices recordings that lie in memory: no file, no Arrow, nothing but the copying.
@@ -93,22 +93,36 @@ def _all_steps(way: Callable[[int], object]) -> Callable[[], None]:
 
 
 def _order(repeats: int) -> Table:
-    counts = (4_389, 2_267_008, 20_000_000)
-    frames = np.full(max(counts), 40)
+    """The first batch of a restarted process, from its lengths on: the view, the order and the ids of one step."""
+    counts = (56_400, 1_000_000, 10_000_000, 100_000_000)
+    per_recording = 400  # segments of half a second: recordings of 200 seconds, as those of books are
 
     def whole(count: int) -> object:
         return np.random.default_rng(0).permutation(count)[count * 3 // 4 :][:_BATCH]
 
-    def keyed(count: int) -> object:
-        order = Order(frames[:count], global_batch=_BATCH, window_batches=64, seed=0)
-        return order.ids(order.batches_per_epoch * 3 // 4)
+    def keyed(lengths: NDArray[np.int64], segment_frames: int) -> object:
+        view = segments(lengths, 200, segment_frames)
+        order = Order(Frames(view), global_batch=_BATCH, window_batches=64, seed=0)
+        return view.at(order.ids(order.batches_per_epoch * 3 // 4))
 
     rows = []
     for count in counts:
-        timings = interleaved({"whole": lambda n=count: whole(n), "keyed": lambda n=count: keyed(n)}, repeats)
-        rows += [(f"{count:,}, numpy's whole permutation, unsorted", timings["whole"].ms())]
-        rows += [(f"{count:,}, Order.ids", timings["keyed"].ms())]
-    return Table("order: the batch at 75 % of an epoch, from nothing", ("sequences", "ms (quartiles)"), rows)
+        lengths = np.full(count // per_recording, 200 * (40 * per_recording + 1))
+        ways = {"keyed": lambda lengths=lengths: keyed(lengths, 40)}
+        if count <= 10_000_000:
+            ways |= {"whole": lambda n=count: whole(n)}
+        timings = interleaved(ways, repeats)
+        held_mib = 3 * lengths.nbytes / (1 << 20)
+        rows += [
+            (f"{count:,} segments of {len(lengths):,} recordings, zfdist", timings["keyed"].ms(), f"{held_mib:.1f}")
+        ]
+        if "whole" in timings:
+            rows += [
+                (f"{count:,}, numpy's whole permutation, unsorted", timings["whole"].ms(), f"{count / (1 << 17):.1f}")
+            ]
+    return Table(
+        "order: the batch at 75 % of an epoch, from nothing", ("sequences", "ms (quartiles)", "MiB of index held"), rows
+    )
 
 
 def _store(root: Path, shards: int) -> Store:

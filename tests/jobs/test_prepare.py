@@ -245,7 +245,7 @@ def test_what_is_no_input_says_so(source: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="exists and is not an unfinished data set"):
         prepare_to(source, tmp_path / "notes")
     write(tmp_path / "few" / "a.wav", 500, 1)
-    with pytest.raises(SourceError, match=r"split '\w+' would be empty: 1 files are too few .* raise the percentages"):
+    with pytest.raises(SourceError, match=r"split '\w+' would be empty: 1 file is too few .* raise the percentages"):
         prepare_to(tmp_path / "few", tmp_path / "out")
     write(tmp_path / "few" / "b.wav", 500, 1).rename(tmp_path / "few" / os.fsdecode(b"\xff.wav"))
     with pytest.raises(SourceError, match="is not valid UTF-8; rename it"):
@@ -285,6 +285,8 @@ def test_bad_options(tmp_path: Path, flags: list[str], message: str) -> None:
 def test_the_flags_are_a_frozen_list() -> None:
     text = job("speech", "--help").stdout
     assert sorted(set(re.findall(r"(?m)^\W*(--[a-z][\w-]+)", text))) == [
+        "--address",
+        "--append",
         "--licence",
         "--list-test",
         "--list-train",
@@ -297,4 +299,5 @@ def test_the_flags_are_a_frozen_list() -> None:
         "--split-by",
         "--test-percent",
         "--valid-percent",
+        "--workers",
     ]

@@ -62,7 +62,7 @@ class BatchWriter:
         self.names.append(recording.name)
         self.lengths.append(samples.size)
         self.labels.append(recording.label)
-        self.digests.append(_digest(samples, recording.label))
+        self.digests.append(digest(samples, recording.label))
 
     def close(self) -> None:
         """Write what is left, and the footer."""
@@ -87,7 +87,8 @@ class BatchWriter:
         self._pending, self._pending_bytes = [], 0
 
 
-def _digest(samples: NDArray[Any], label: int) -> str:
+def digest(samples: NDArray[Any], label: int) -> str:
+    """Return the sha256 of a recording: its samples, little-endian, and its label if it has one."""
     content = hashlib.sha256(samples.astype(samples.dtype.newbyteorder("<"), copy=False).data)
     if label != NO_LABEL:
         content.update(label.to_bytes(8, "little", signed=True))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zfdist.config import DataConfig
 from zfdist.data.kinds import NO_LABEL
-from zfdist.data.order import Order, Sequences
+from zfdist.data.order import Frames, Order, Places
 from zfdist.data.store import Store
 from zfdist.data.views import sequences_of
 
@@ -92,7 +92,7 @@ class TrainLoader:
         """Raises OrderError if the view does not fit the data or has fewer sequences than a global batch."""
         self._sequences = sequences_of(store, config, "train", config.train_view)
         self._order = Order(
-            self._sequences.frames,
+            Frames(self._sequences),
             global_batch=config.global_batch,
             window_batches=config.window_batches,
             seed=seed,
@@ -135,13 +135,14 @@ class TrainLoader:
     def _gathered(self, step: int) -> _Rows:
         """Read this rank's rows of a step from the store."""
         global_ids = self._order.ids(step)
-        global_frames = self._sequences.frames[global_ids]
+        global_frames = self._sequences.at(global_ids).frames
         is_real = self._places < len(global_ids)
         ids = np.where(is_real, global_ids[np.minimum(self._places, len(global_ids) - 1)], -1)
-        frames, width = np.where(is_real, self._sequences.frames[ids], 0), int(global_frames.max())
-        labels = _labels(self._store, "train", self._sequences, ids)
+        places = self._sequences.at(np.maximum(ids, 0))
+        frames, width = np.where(is_real, places.frames, 0), int(global_frames.max())
+        labels = _labels(self._store, "train", places, ids)
         return _Rows(
-            _read(self._store, "train", self._sequences, ids, width, self._config.frame_samples, self._device),
+            _read(self._store, "train", places, width, self._config.frame_samples, self._device),
             _numbers(frames, self._places, ids, labels, self._device),
             len(global_ids),
             int(global_frames.sum()),
@@ -163,16 +164,18 @@ def evaluation_batches(
     that their work is even. A rank may get none.
     """
     sequences = sequences_of(store, config, split, config.eval_view)
+    all_frames = sequences.all().frames
 
     def gathered(ids: Int64s) -> _Rows:
-        frames = sequences.frames[ids]
-        rows = _read(store, split, sequences, ids, int(frames.max()), config.frame_samples, device)
-        numbers = _numbers(frames, ids, ids, _labels(store, split, sequences, ids), device)
+        places = sequences.at(ids)
+        frames = places.frames
+        rows = _read(store, split, places, int(frames.max()), config.frame_samples, device)
+        numbers = _numbers(frames, ids, ids, _labels(store, split, places, ids), device)
         return _Rows(rows, numbers, len(ids), int(frames.sum()))
 
     is_cut = "segments" in store.kind.sequences
-    most_frames = PADDED_FRAMES if is_cut else config.eval_batch * int(sequences.frames.max(initial=0))
-    shares = _evaluation_shares(sequences.frames, config.eval_batch, most_frames, world_size)
+    most_frames = PADDED_FRAMES if is_cut else config.eval_batch * int(all_frames.max(initial=0))
+    shares = _evaluation_shares(all_frames, config.eval_batch, most_frames, world_size)
     for rows in _ahead(shares[rank], gathered, config.prefetch_batches):
         yield from _batches(rows, 1, store, config.frame_samples, device)
 
@@ -196,17 +199,15 @@ def _evaluation_shares(frames: Int64s, most_rows: int, most_frames: int, world_s
 def _read(
     store: Store,
     split: str,
-    sequences: Sequences,
-    ids: Int64s,
+    places: Places,
     frames: int,
     frame_samples: int,
     device: torch.device,
 ) -> Tensor:
-    """Gather `frames` + 1 frames of each sequence, [len(ids), samples]; rows of dummies (id -1) hold anything."""
-    ids = np.maximum(ids, 0)
-    recordings = sequences.recordings[ids]
+    """Gather `frames` + 1 frames of each sequence, [len(places), samples]; rows of dummies hold anything."""
+    recordings = places.recordings
     width = (frames + 1) * frame_samples - store.kind.added
-    rows_BS = store.gather(split, recordings, sequences.starts[ids], width)
+    rows_BS = store.gather(split, recordings, places.starts, width)
     if store.kind.added:
         rows_BS = store.kind.framed(rows_BS, np.minimum(store.lengths(split)[recordings], width))
     return _sendable(torch.from_numpy(rows_BS), device)
@@ -224,11 +225,11 @@ def _numbers(
     return _sendable(torch.from_numpy(np.stack(known)), device)
 
 
-def _labels(store: Store, split: str, sequences: Sequences, ids: Int64s) -> Int64s | None:
+def _labels(store: Store, split: str, places: Places, ids: Int64s) -> Int64s | None:
     labels = store.labels(split)
     if labels is None:
         return None
-    return np.where(ids >= 0, labels[sequences.recordings[np.maximum(ids, 0)]], NO_LABEL)
+    return np.where(ids >= 0, labels[places.recordings], NO_LABEL)
 
 
 def _batches(rows: _Rows, count: int, store: Store, frame_samples: int, device: torch.device) -> list[Batch]:

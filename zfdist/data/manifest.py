@@ -3,25 +3,23 @@
 import dataclasses
 import hashlib
 import json
-import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from zfdist import atomic_io
 from zfdist.data.kinds import KINDS
+from zfdist.data.statistics import Statistics as Statistics
 from zfdist.errors import ZfdistError
 
 FORMAT = 1
 NAME = "manifest.json"
 SPLITS = ("train", "valid", "test")
+_MOST = 1 << 60
+"""Of anything that is counted."""
 
 T = TypeVar("T")
 
@@ -32,49 +30,6 @@ class StoreError(ZfdistError):
 
 class ShardCorrupt(StoreError):
     """A shard that is not what was written; the message names shard, batch and byte range."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Exact sums over samples, integers of 16 bits or fewer; merging them is exact and free of order."""
-
-    count: int = 0
-    total: int = 0
-    squares: int = 0
-    minimum: int = 0
-    maximum: int = 0
-
-    @staticmethod
-    def of(samples: NDArray[np.integer], block: int = 1 << 20) -> "Statistics":
-        """Sum over samples; `block` bounds the memory used."""
-        result = Statistics()
-        for start in range(0, samples.size, block):
-            part = samples[start : start + block].astype(np.int64)
-            one = Statistics(part.size, int(part.sum()), int((part * part).sum()), int(part.min()), int(part.max()))
-            result = result.merged(one)
-        return result
-
-    def merged(self, other: "Statistics") -> "Statistics":
-        """Return the statistics of both sets of samples together."""
-        if not self.count or not other.count:
-            return self if self.count else other
-        return Statistics(
-            self.count + other.count,
-            self.total + other.total,
-            self.squares + other.squares,
-            min(self.minimum, other.minimum),
-            max(self.maximum, other.maximum),
-        )
-
-    @property
-    def mean(self) -> float:
-        """Mean in the units of the samples (sound: PCM), the float nearest to the exact value."""
-        return float(Fraction(self.total, self.count))
-
-    @property
-    def std(self) -> float:
-        """Standard deviation in the same units, dividing by the count."""
-        return math.sqrt(Fraction(self.count * self.squares - self.total**2, self.count**2))
 
 
 @dataclass(frozen=True)
@@ -119,7 +74,10 @@ class SplitEntry:
     longest: int
     statistics: Statistics
     content_sha256: str
-    """Over length and sha256 of every recording with its label, in order: the same however it is cut into shards."""
+    """Over length and sha256 of every recording with its label, in order: the same however it is cut into shards.
+
+    Where recordings were added later, over the hashes of the parts.
+    """
     index: IndexEntry
     shards: list[ShardEntry]
 
@@ -148,6 +106,16 @@ class VocabularyEntry:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What was added to a store at a time: so many recordings of each split, after those of the part before."""
+
+    recordings: dict[str, int]
+    content_sha256: dict[str, str]
+    source: dict[str, Any]
+    """What it was read from."""
+
+
+@dataclass(frozen=True)
 class StoreManifest:
     """A store's description; it is written last, so a folder that has one is complete."""
 
@@ -163,9 +131,12 @@ class StoreManifest:
     """Converter, its version and options, and what it read."""
     licence: str
     generation: int
+    """How many parts there are."""
     fingerprint: str
     vocabulary: VocabularyEntry | None = None
     """Of a store of sentences."""
+    parts: list[Part] | None = None
+    """If recordings were added after the first time; the content of a split is then hashed over those of its parts."""
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON, the same text for the same values; what is None is left out."""
@@ -175,44 +146,77 @@ class StoreManifest:
     @staticmethod
     def read(root: Path) -> "StoreManifest":
         """Read and check a store's manifest; raises StoreError if it is missing, damaged or contradicts itself."""
-        path = root / NAME
         try:
-            tree = json.loads(path.read_bytes())
+            content = (root / NAME).read_bytes()
         except FileNotFoundError:
             raise StoreError(
                 f"{root}: no {NAME}; run zfdist prepare speech --source DIR --out {root} "
                 "(or timit, blizzard, mnist or text instead of speech)"
             ) from None
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path}: unreadable ({error}); remove {root} and run zfdist prepare again") from None
+        except OSError as error:
+            raise _unreadable(f"{root / NAME}", error) from None
+        return StoreManifest.parse(content, f"{root / NAME}")
+
+    @staticmethod
+    def parse(content: bytes, path: str) -> "StoreManifest":
+        """Check the content of a manifest that messages call `path`; raises StoreError as `read`."""
+        try:
+            tree = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise _unreadable(path, error) from None
         if isinstance(tree, dict) and tree.get("format") != FORMAT:
             raise StoreError(
                 f"{path}: format is {tree.get('format')!r}, this version reads {FORMAT}; run zfdist prepare again"
             )
-        manifest = build(StoreManifest, tree, str(path))
+        manifest = build(StoreManifest, tree, path)
         manifest._check(path)
         return manifest
+
+    def _follow_from_parts(self, parts: "list[Part]") -> bool:
+        return len(parts) == self.generation and all(
+            sum(part.recordings.get(name, 0) for part in parts) == split.recordings
+            and joined_sha256([part.content_sha256[name] for part in parts if name in part.content_sha256])
+            == split.content_sha256
+            for name, split in self.splits.items()
+        )
 
     def _file_names(self) -> list[str]:
         splits = self.splits.values()
         found = [split.index.path for split in splits] + [shard.path for split in splits for shard in split.shards]
         return [*found, self.vocabulary.path] if self.vocabulary else found
 
-    def _check(self, path: Path) -> None:
+    def _check(self, path: str) -> None:
         """Raise StoreError unless the derived fields follow from the others."""
         remedy = "it was edited or damaged; remove the folder and run zfdist prepare again"
         if outside := [name for name in self._file_names() if not atomic_io.is_inside(name)]:
             raise StoreError(f"{path}: lists {outside[0]!r}, which is in no data set; {remedy}")
         if self.kind not in KINDS:
             raise StoreError(f"{path}: kind is {self.kind!r}, this version reads {', '.join(KINDS)}; {remedy}")
+        if impossible := [name for name, split in self.splits.items() if not _is_possible(split)]:
+            raise StoreError(f"{path}: split {impossible[0]!r} has counts or statistics that cannot be; {remedy}")
         if self.normalisation.split not in self.splits:
             raise StoreError(
                 f"{path}: normalisation names split {self.normalisation.split!r}, which is absent; {remedy}"
             )
         if self.normalisation != normalisation(self.kind, self.normalisation.split, self.splits):
             raise StoreError(f"{path}: normalisation does not follow from the statistics; {remedy}")
+        if self.parts is not None and not self._follow_from_parts(self.parts):
+            raise StoreError(f"{path}: the splits do not follow from the parts; {remedy}")
         if self.fingerprint != fingerprint(self.kind, self.sample_rate, self.splits, self.vocabulary):
             raise StoreError(f"{path}: fingerprint does not follow from the contents; {remedy}")
+
+
+def _is_possible(split: SplitEntry) -> bool:
+    """Tell whether a split's counts can be those of any data."""
+    counts = [split.recordings, split.samples, split.shortest, split.longest, split.index.bytes]
+    for shard in split.shards:
+        counts += [shard.bytes, shard.rows, shard.samples]
+        counts += [number for batch in shard.batches for number in (batch.offset + 1, batch.bytes, batch.rows)]
+    return all(0 < count < _MOST for count in counts) and split.statistics.is_possible
+
+
+def _unreadable(path: str, error: Exception) -> StoreError:
+    return StoreError(f"{path}: unreadable ({error}); remove its folder and run zfdist prepare again")
 
 
 def normalisation(kind: str, split: str, splits: Mapping[str, SplitEntry]) -> Normalisation:
@@ -243,6 +247,11 @@ def content_sha256(lengths: Iterable[int], digests: Iterable[str]) -> str:
     for length, digest in zip(lengths, digests, strict=True):
         whole.update(length.to_bytes(8, "little") + bytes.fromhex(digest))
     return whole.hexdigest()
+
+
+def joined_sha256(parts: Sequence[str]) -> str:
+    """Return the hash of a split from those of its parts, in order; of a single one its own."""
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def build(kind: type[T], tree: Any, path: str) -> T:

@@ -9,7 +9,7 @@ batch of any epoch costs the same.
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,8 @@ class OrderError(ZfdistError):
     """A view that cannot fill a global batch; the message names the knob to change."""
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """A view over recordings: sequence i reads `frames[i] + 1` frames of one recording and scores the last of them."""
+class Places(NamedTuple):
+    """Where sequences lie: each reads `frames` + 1 frames of a recording and scores the last of them."""
 
     recordings: Int64s
     """Recording of each sequence."""
@@ -36,8 +35,68 @@ class Sequences:
     frames: Int64s
     """Scored frames of each sequence, at least 1."""
 
+
+class Sequences:
+    """A view over recordings, which are cut into sequences; it holds two numbers a recording and none a sequence."""
+
+    def __init__(self, scored: Int64s, frame_samples: int, segment_frames: int | None) -> None:
+        """Cut recordings of so many `scored` frames into `segment_frames` each; None: a recording is a sequence."""
+        self._scored = scored
+        self._frame_samples = frame_samples
+        self._segment_frames = segment_frames
+        counts = scored > 0 if segment_frames is None else -(-scored // segment_frames)
+        self._ends: Int64s = np.cumsum(counts, dtype=np.int64)
+
     def __len__(self) -> int:
-        return len(self.recordings)
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def num_frames(self) -> int:
+        """Scored frames of all sequences together."""
+        return int(self._scored.sum())
+
+    def at(self, ids: Int64s) -> Places:
+        """Return where sequences lie, of ids 0 to len - 1."""
+        recordings = np.searchsorted(self._ends, ids, side="right").astype(np.int64, copy=False)
+        scored = self._scored[recordings]
+        if self._segment_frames is None:
+            return Places(recordings, np.zeros(len(ids), np.int64), scored)
+        before = np.where(recordings > 0, self._ends[recordings - 1], 0)
+        first = (ids - before) * self._segment_frames
+        return Places(recordings, first * self._frame_samples, np.minimum(self._segment_frames, scored - first))
+
+    def all(self) -> Places:
+        """Return where all sequences lie: 24 bytes each, made anew at every call."""
+        return self.at(np.arange(len(self), dtype=np.int64))
+
+    @property
+    def recordings(self) -> Int64s:
+        """Recording of every sequence."""
+        return self.all().recordings
+
+    @property
+    def starts(self) -> Int64s:
+        """First sample of every sequence within its recording."""
+        return self.all().starts
+
+    @property
+    def frames(self) -> Int64s:
+        """Scored frames of every sequence."""
+        return self.all().frames
+
+
+class Frames:
+    """The scored frames of each sequence of a view, found when asked for."""
+
+    def __init__(self, sequences: Sequences) -> None:
+        """Look them up in `sequences`."""
+        self._sequences = sequences
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def __getitem__(self, ids: Int64s) -> Int64s:
+        return self._sequences.at(ids).frames
 
 
 def segments(lengths: Int64s, frame_samples: int, segment_frames: int) -> Sequences:
@@ -47,19 +106,16 @@ def segments(lengths: Int64s, frame_samples: int, segment_frames: int) -> Sequen
     target of one and the first input of the next. The last of a recording may be shorter. Recordings of fewer than two
     frames give none.
     """
-    scored = np.maximum(lengths // frame_samples - 1, 0)
-    counts = -(-scored // segment_frames)
-    recordings = np.repeat(np.arange(len(lengths), dtype=np.int64), counts)
-    place = np.arange(len(recordings), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
-    first = place * segment_frames
-    return Sequences(recordings, first * frame_samples, np.minimum(segment_frames, scored[recordings] - first))
+    return Sequences(_scored(lengths, frame_samples), frame_samples, segment_frames)
 
 
 def utterances(lengths: Int64s, frame_samples: int) -> Sequences:
     """Take each recording of `lengths` samples as one sequence, if it has two frames; an incomplete one is left out."""
-    scored = lengths // frame_samples - 1
-    recordings = np.flatnonzero(scored >= 1).astype(np.int64)
-    return Sequences(recordings, np.zeros(len(recordings), np.int64), scored[recordings])
+    return Sequences(_scored(lengths, frame_samples), frame_samples, None)
+
+
+def _scored(lengths: Int64s, frame_samples: int) -> Int64s:
+    return np.maximum(lengths // frame_samples - 1, 0)
 
 
 def view(kind: str, lengths: Int64s, frame_samples: int, segment_frames: int) -> Sequences:
@@ -120,7 +176,7 @@ def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 class Order:
     """The order of training: `ids(step)` gives the global batch of a step, from nothing and for any step."""
 
-    def __init__(self, frames: Int64s, *, global_batch: int, window_batches: int, seed: int) -> None:
+    def __init__(self, frames: Int64s | Frames, *, global_batch: int, window_batches: int, seed: int) -> None:
         """Order sequences of `frames` scored frames; raises OrderError if they do not fill one global batch."""
         refuse_too_few(len(frames), global_batch)
         self.batches_per_epoch = len(frames) // global_batch

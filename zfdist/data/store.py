@@ -8,7 +8,6 @@ so sizes are checked before mapping, hashes when a shard is first used, and shar
 
 import hashlib
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,37 +17,20 @@ import xxhash
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from zfdist.data import manifest as manifests
 from zfdist.data.cache import Cache, is_verified, remember
 from zfdist.data.kinds import KINDS, Kind
-from zfdist.data.manifest import BatchEntry, IndexEntry, ShardCorrupt, ShardEntry, StoreError, StoreManifest
+from zfdist.data.manifest import BatchEntry, ShardCorrupt, ShardEntry, StoreError, StoreManifest
+from zfdist.data.split import REMEDY, Split, check_size, numbers
 from zfdist.object_store import CACHE, is_remote
 
 __all__ = ["ShardCorrupt", "Store", "StoreError"]
 
-REMEDY = "copy it again from an intact store, or remove the folder and run zfdist prepare again"
 
-
-class _Shard(NamedTuple):
+class Shard(NamedTuple):
     """A mapped shard: `flat` is the whole file as samples, recording i of the shard begins at `flat[starts[i]]`."""
 
     flat: NDArray[Any]
     starts: NDArray[np.int64]
-
-
-class _Split:
-    """A split as it is used: its index, and its shards, mapped when first asked for."""
-
-    def __init__(self, root: Path, entry: manifests.SplitEntry) -> None:
-        table = _read_index(root, entry.index)
-        self.lengths: NDArray[np.int64] = _numbers(table["samples"].chunks)
-        self.names: list[str] = table["name"].to_pylist()
-        self.labels = _numbers(table["label"].chunks) if "label" in table.column_names else None
-        self.entries = entry.shards
-        self.first_rows = np.cumsum([0, *(shard.rows for shard in entry.shards)])
-        if len(self.lengths) != entry.recordings or self.first_rows[-1] != entry.recordings:
-            raise StoreError(f"{root / entry.index.path}: does not list the {entry.recordings} recordings; {REMEDY}")
-        self.shards: list[_Shard | None] = [None] * len(entry.shards)
 
 
 class Store:
@@ -62,7 +44,8 @@ class Store:
         self._verify = verify
         self._cache = cache
         self._lock = threading.Lock()
-        self._splits = {name: _Split(root, entry) for name, entry in manifest.splits.items()}
+        self._splits = {name: Split(root, entry) for name, entry in manifest.splits.items()}
+        self._shards: dict[tuple[str, int], Shard] = {}
 
     @staticmethod
     def open(root: Path | str, verify: str = "first_use", cache: Path | str = CACHE) -> "Store":
@@ -80,9 +63,9 @@ class Store:
         manifest = StoreManifest.read(root)
         for split in manifest.splits.values():
             for entry in split.shards:
-                _check_size(root / entry.path, entry.bytes)
+                check_size(root / entry.path, entry.bytes)
         if manifest.vocabulary is not None:
-            _check_size(root / manifest.vocabulary.path, manifest.vocabulary.bytes)
+            check_size(root / manifest.vocabulary.path, manifest.vocabulary.bytes)
         return Store(root, manifest, verify)
 
     @property
@@ -121,7 +104,7 @@ class Store:
 
     def names(self, split: str) -> list[str]:
         """Return the name of each recording of a split; raises StoreError for an unknown split."""
-        return self._split(split).names
+        return self._split(split).names()
 
     def labels(self, split: str) -> NDArray[np.int64] | None:
         """Return the label of each recording of a split, -1 where unknown; None if these data have no labels."""
@@ -156,39 +139,40 @@ class Store:
         rows = recordings - source.first_rows[shard_of]
         used = np.unique(shard_of)
         if len(used) == 1:
-            shard = self._shard(source, int(used[0]))
+            shard = self._shard(split, int(used[0]))
             return _windows(shard.flat, shard.starts[rows] + starts, width)
         windows = np.empty((len(recordings), width), self.kind.dtype)
         for number in used:
-            shard = self._shard(source, int(number))
+            shard = self._shard(split, int(number))
             here = np.flatnonzero(shard_of == number)
             windows[here] = _windows(shard.flat, shard.starts[rows[here]] + starts[here], width)
         return windows
 
-    def _split(self, name: str) -> _Split:
+    def _split(self, name: str) -> Split:
         if name not in self._splits:
             raise StoreError(f"{self.root}: no split {name!r}; it has {', '.join(self._splits)}")
         return self._splits[name]
 
-    def _shard(self, split: _Split, number: int) -> _Shard:
-        """Return a shard, checked and mapped at the first call."""
-        shard = split.shards[number]
+    def _shard(self, name: str, number: int) -> Shard:
+        """Return a shard of a split, checked and mapped at the first call."""
+        shard = self._shards.get((name, number))
         if shard is not None:
             return shard
         with self._lock:
-            entry = split.entries[number]
-            lengths = split.lengths[split.first_rows[number] : split.first_rows[number + 1]]
+            split = self._splits[name]
+            entry = split.shards[number]
+            lengths = split.lengths_of(number)
             path = self.root / entry.path
             if self._cache is not None:
                 self._cache.fetch(entry.path, entry.bytes, entry.xxh3_128)
             try:
-                shard = _map_shard(path, entry, self.kind, lengths, self._verify)
+                shard = map_shard(path, entry, self.kind, lengths, self._verify)
             except ShardCorrupt:
                 if self._cache is None:
                     raise
                 self._cache.fetch(entry.path, entry.bytes, entry.xxh3_128, again=True)
-                shard = _map_shard(path, entry, self.kind, lengths, self._verify)
-            split.shards[number] = shard
+                shard = map_shard(path, entry, self.kind, lengths, self._verify)
+            self._shards[name, number] = shard
         return shard
 
 
@@ -218,35 +202,19 @@ def _windows(flat: NDArray[Any], starts: NDArray[np.int64], width: int) -> NDArr
     return windows
 
 
-def _check_size(path: Path, size: int) -> None:
-    """Raise ShardCorrupt unless the file is there with the size that the manifest gives."""
-    try:
-        found = path.stat().st_size
-    except OSError as error:
-        raise ShardCorrupt(f"{path}: {error.strerror}; {REMEDY}") from None
-    if found != size:
-        how = "empty" if found == 0 else "cut short" if found < size else "too long"
-        raise ShardCorrupt(f"{path}: {how}: {found:,} bytes, the manifest says {size:,}; {REMEDY}")
+def map_shard(path: Path, entry: ShardEntry, kind: Kind, lengths: NDArray[np.int64], verify: str) -> Shard:
+    """Map a shard of recordings of `lengths` samples and find where each begins; raises ShardCorrupt.
 
-
-def _read_index(root: Path, entry: IndexEntry) -> pa.Table:
-    """Read the index of a split after checking its hash."""
-    path = root / entry.path
-    _check_size(path, entry.bytes)
-    content = path.read_bytes()
-    if xxhash.xxh3_128_hexdigest(content) != entry.xxh3_128:
-        raise StoreError(f"{path}: damaged (its xxh3_128 is not the manifest's); {REMEDY}")
-    return pa.ipc.open_file(content).read_all()
-
-
-def _map_shard(path: Path, entry: ShardEntry, kind: Kind, lengths: NDArray[np.int64], verify: str) -> _Shard:
-    """Map a shard of recordings of `lengths` samples and find where each begins; raises ShardCorrupt."""
-    _check_size(path, entry.bytes)
+    `verify` as in `Store.open`; "unmarked" hashes it and leaves no note of it.
+    """
+    check_size(path, entry.bytes)
     with pa.memory_map(str(path)) as source:
         buffer = source.read_buffer()
     if verify == "always" or (verify == "first_use" and not is_verified(path, entry)):
         _check_hash(path, entry, memoryview(buffer))
         remember(path, entry)
+    elif verify == "unmarked":
+        _check_hash(path, entry, memoryview(buffer))
     starts = []
     try:
         reader = pa.ipc.open_file(pa.BufferReader(buffer))
@@ -261,7 +229,7 @@ def _map_shard(path: Path, entry: ShardEntry, kind: Kind, lengths: NDArray[np.in
     if not np.array_equal(np.concatenate([np.diff(s) for s in starts] or [np.empty(0, np.int64)]), lengths):
         raise ShardCorrupt(f"{path}: holds other recordings than the index lists (swapped shards?); {REMEDY}")
     flat = np.frombuffer(buffer, kind.dtype, count=buffer.size // kind.dtype.itemsize)
-    return _Shard(flat, np.concatenate([s[:-1] for s in starts]))
+    return Shard(flat, np.concatenate([s[:-1] for s in starts]))
 
 
 def _is_of(column: Any, kind: Kind) -> bool:
@@ -274,12 +242,7 @@ def _offsets(column: Any) -> NDArray[np.int64]:
     """Return where each row of a column begins, and the last one ends, counted from the first."""
     if pa.types.is_fixed_size_list(column.type):
         return np.arange(len(column) + 1, dtype=np.int64) * int(column.type.list_size)
-    return _numbers([column.offsets])
-
-
-def _numbers(arrays: Sequence[Any]) -> NDArray[np.int64]:
-    """Return the integers of Arrow arrays; Arrow's own `to_numpy` would import pandas, which takes a second."""
-    return np.concatenate([np.empty(0, np.int64), *(np.from_dlpack(array) for array in arrays)])
+    return numbers([column.offsets])
 
 
 def _check_hash(path: Path, entry: ShardEntry, content: memoryview) -> None:

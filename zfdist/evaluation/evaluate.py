@@ -108,7 +108,7 @@ def on_split(loaded: Loaded, question: Question) -> Evaluation:
     data, store = loaded.config.data, data_of(loaded, question.as_trained)
     frames = 0
     if question.split in store.splits:  # else `evaluate_split` refuses it
-        frames = int(sequences_of(store, data, question.split, data.eval_view).frames.sum())
+        frames = sequences_of(store, data, question.split, data.eval_view).num_frames
     passes = len(question.seeds) * (1 + (question.importance.samples if question.importance else 0))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _progress(passes * frames) as advance:

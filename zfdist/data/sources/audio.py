@@ -14,7 +14,6 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from scipy.signal import firwin, resample_poly
 
 from zfdist.data.sources import containers, mpeg
 from zfdist.data.sources.containers import AudioError, Corrected
@@ -136,6 +135,8 @@ def resampled(blocks: Iterator[Floats], from_rate: int, to_rate: int) -> Iterato
             f"a sample rate of {from_rate:,} Hz, whose ratio to {to_rate:,} Hz is {down:,} to {up:,}: not resampled; "
             f"resample the file, e.g. with sox FILE -r {to_rate} NEW.wav"
         )
+    from scipy.signal import resample_poly  # here, as it takes two seconds to import, and workers are many
+
     taps = _filter(max(up, down))
     reach = 10 * max(up, down)
     # A multiple of `down` input samples is a whole number of output samples: pieces fit without a fraction.
@@ -156,6 +157,8 @@ def resampled(blocks: Iterator[Floats], from_rate: int, to_rate: int) -> Iterato
 
 @lru_cache(maxsize=4)
 def _filter(factor: int) -> Floats:
+    from scipy.signal import firwin
+
     taps: Floats = firwin(20 * factor + 1, 1.0 / factor, window=("kaiser", 5.0))
     return taps
 

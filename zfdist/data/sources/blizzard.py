@@ -16,30 +16,32 @@ Unlike the published preparation, channels are averaged, and sound is resampled 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from zfdist import atomic_io
 from zfdist.data.manifest import SPLITS
+from zfdist.data.output import UNFINISHED, Output, Where, output_at
 from zfdist.data.sources import audio
 from zfdist.data.sources.convert import (
     Outcome,
     PlannedShard,
     Progress,
-    Report,
     convert,
     existing,
     json_sha256,
-    licence_beside,
     silent,
     too_many_bad,
 )
 from zfdist.data.sources.inputs import Input, Listing, SourceError, list_inputs
 from zfdist.data.sources.lists import lines_of_list, resolved
+from zfdist.data.sources.places import licence_beside, local, shown
 from zfdist.data.sources.speech import Options, described, listed
-from zfdist.data.store_writer import UNFINISHED, Recording
+from zfdist.data.sources.workers import Report, Workers, here
+from zfdist.data.store_writer import Recording
 
 VERSION = 1
 ROW_SAMPLES = 8000
@@ -61,6 +63,8 @@ class Rows(Options):
     def __post_init__(self) -> None:
         """Raises SourceError naming the option that is out of range."""
         super().__post_init__()
+        if self.append:
+            raise SourceError("--append: is for --split chapters, as rows are numbered over the whole of the set")
         if self.max_bad:
             raise SourceError("--max-bad: must be 0 for --split rows, as a file left out would move all rows after it")
         for name in ("group_files", "streams"):
@@ -77,11 +81,12 @@ class Rows(Options):
                 )
 
 
-def prepare(options: Rows, out: Path, progress: Progress = silent) -> Outcome:
-    """Convert the files of the order list to a store in folder `out` by the row split.
+def prepare(options: Rows, out: Where, progress: Progress = silent, workers: Workers = here) -> Outcome:
+    """Convert the files of the order list to a store in folder or URI `out` by the row split.
 
-    Needs room on disk for a group as int16 besides the store; memory is bounded. Raises SourceError if files are
-    missing, cannot be read (a missing one would move all rows after it), or give too few rows.
+    All files are decoded first, since where a row lies follows from the lengths of all before it; so it needs room for
+    the whole sound as int16 besides the store. Memory is bounded. Raises SourceError if files are missing, cannot be
+    read (a missing one would move all rows after it), or give too few rows.
     """
     listing = list_inputs(options.source)
     groups = _groups(options, listing)
@@ -101,13 +106,14 @@ def prepare(options: Rows, out: Path, progress: Progress = silent) -> Outcome:
     doubtful: dict[str, str] = {}
     outcome = convert(
         out,
-        _plan(options, out, groups, progress, doubtful),
+        _plan(options, out, groups, progress, doubtful, workers),
         source=source,
         licence=options.licence or licence_beside(options.source),
         total=options.end_row * ROW_SAMPLES,
         progress=progress,
         sample_rate=options.sample_rate,
         doubtful=doubtful,
+        workers=workers,
     )
     return replace(outcome, remarks=remarks)
 
@@ -129,7 +135,7 @@ def _groups(options: Rows, listing: Listing) -> list[list[Input]]:
         if line in seen:
             raise SourceError(f"{where} is also on line {seen[line]}; remove one of them")
         if line not in known:
-            raise SourceError(f"{where} is no audio file under {options.source}")
+            raise SourceError(f"{where} is no audio file under {shown(options.source)}")
         seen[line] = number
         groups[-1].append(known[line])
     if not groups[0]:
@@ -137,93 +143,128 @@ def _groups(options: Rows, listing: Listing) -> list[list[Input]]:
     return [group for group in groups if group]
 
 
-def _plan(
-    options: Rows, out: Path, groups: list[list[Input]], progress: Progress, doubtful: dict[str, str]
-) -> Iterator[PlannedShard]:
-    """Yield the shards of a group after the other; a group is decoded when its length or samples are wanted first.
+class _Piece(NamedTuple):
+    """A file of a group as raw int16 in what is unfinished, or why it is not there."""
 
-    What is to be said of files that were read goes into `doubtful`.
-    """
-    row = 0
-    bad: dict[str, str] = {}
-    for number, items in enumerate(groups):
-        group = _Group(options, out, number, items)
-        samples = group.samples(
-            lambda name, start=row: progress(start * ROW_SAMPLES, options.end_row * ROW_SAMPLES, name)
-        )
-        bad |= group.bad
-        doubtful |= group.doubtful
-        if not bad:
-            yield from _shards(options, group, samples, row)
-        row += max(0, (samples // options.streams - 1) // ROW_SAMPLES) * options.streams
-        group.remove()
-    if bad:
+    name: str
+    key: str
+    samples: int
+    said: str
+    bad: str = ""
+
+
+def _plan(
+    options: Rows,
+    out: Where,
+    groups: list[list[Input]],
+    progress: Progress,
+    doubtful: dict[str, str],
+    workers: Workers,
+) -> Iterator[PlannedShard]:
+    """Decode what is not yet, then yield the shards; what is to be said of files goes into `doubtful`."""
+    pieces = _decoded(options, out, [item for group in groups for item in group], progress, workers)
+    doubtful |= {piece.name: piece.said for piece in pieces if piece.said}
+    if bad := {piece.name: piece.bad for piece in pieces if piece.bad}:
         raise SourceError(too_many_bad(bad, 0))
+    known = {piece.name: piece for piece in pieces}
+    planned: list[PlannedShard] = []
+    row = 0
+    for number, items in enumerate(groups):
+        group = _Group(options, out, number, [known[item.name] for item in items])
+        key = json_sha256([VERSION, options.sample_rate, [listed(item) for item in items]])
+        planned += _shards(options, group, key, row)
+        row += max(0, (group.samples // options.streams - 1) // ROW_SAMPLES) * options.streams
     if row < options.end_row:
         raise SourceError(
             f"the files of --order-list give {row:,} rows of {ROW_SAMPLES:,} samples, and --end-row is "
             f"{options.end_row:,}: the published boundaries hold for the whole of the published set; give --valid-row, "
             f"--test-row and --end-row (multiples of {options.streams}) for another"
         )
+    yield from planned
 
 
-class _Group:
-    """Files joined to one recording, kept as raw int16 on disk while its shards are made."""
+def _decoded(options: Rows, out: Where, items: list[Input], progress: Progress, workers: Workers) -> list[_Piece]:
+    """Decode files to pieces, but for those that an earlier run has decoded."""
+    done = dict.fromkeys(range(len(items)), 0)
+    total = options.end_row * ROW_SAMPLES
 
-    def __init__(self, options: Rows, out: Path, number: int, items: list[Input]) -> None:
-        self.number = number
-        self.key = json_sha256([VERSION, options.sample_rate, [listed(item) for item in items]])
-        self.bad: dict[str, str] = {}
-        self.doubtful: dict[str, str] = {}
-        self._options = options
-        self._items = items
-        self._raw = out / UNFINISHED / f"group-{number:05d}.pcm"
-        self._length = out / UNFINISHED / f"group-{number:05d}.json"
+    def tell(place: int, samples: int, name: str) -> None:
+        done[place] = samples
+        progress(min(sum(done.values()), total), total, name)
 
-    def samples(self, report: Any) -> int:
-        """Return how many samples the group has; known from an earlier run, or by decoding it."""
-        self.remove()  # an earlier run may have left the sound of other files
-        try:
-            known = json.loads(self._length.read_bytes())
-            if known["key"] == self.key:
-                self.doubtful = dict(known["doubtful"])
-                return int(known["samples"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        self._decode(report)
-        total = self._raw.stat().st_size // 2
-        if not self.bad:
-            atomic_io.write(self._length, json.dumps({"key": self.key, "samples": total, "doubtful": self.doubtful}))
-        return total
+    found: dict[int, _Piece] = {}
+    for place, piece in workers(partial(_piece, options, out), items, tell):
+        found[place] = piece
+        tell(place, piece.samples, piece.name)
+    return [found[place] for place in range(len(items))]
 
-    def window(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int16]]:
+
+def _piece(options: Rows, out: Where, item: Input, report: Report) -> _Piece:
+    """Return a file as a piece, decoded now unless an earlier run has done so."""
+    key, output = json_sha256([VERSION, options.sample_rate, listed(item)]), output_at(out)
+    try:
+        known = json.loads(output.read(_name(key, "json")) or b"null")
+        return _Piece(item.name, key, int(known["samples"]), str(known["said"]))
+    except (ValueError, KeyError, TypeError):
+        pass
+    report(0, item.name)
+    piece = _decode(options, output, item.name, key)
+    if not piece.bad:
+        content = json.dumps({"samples": piece.samples, "said": piece.said})
+        output.write(_name(key, "json"), content.encode())
+    return piece
+
+
+def _decode(options: Rows, output: Output, name: str, key: str) -> _Piece:
+    said: list[str] = []
+    try:
+        with local(options.source, name) as path:
+            pcm = audio.read(path, options.sample_rate, said)
+    except audio.AudioError as error:
+        return _Piece(name, key, 0, "; ".join(said), str(error))
+    with output.fresh() as fresh:
+        pcm.tofile(fresh)
+        output.keep(fresh, _name(key, "pcm"))
+    return _Piece(name, key, pcm.size, "; ".join(said))
+
+
+def _name(key: str, suffix: str) -> str:
+    return f"{UNFINISHED}/piece-{key[:32]}.{suffix}"
+
+
+class _Group(NamedTuple):
+    """Files joined to one recording."""
+
+    options: Rows
+    out: Where
+    number: int
+    pieces: list[_Piece]
+
+    @property
+    def samples(self) -> int:
+        return sum(piece.samples for piece in self.pieces)
+
+    def window(self, start: int, stop: int) -> NDArray[np.int16]:
         """Return samples start .. stop - 1."""
-        if not self._raw.exists():
-            self._decode(lambda name: None)
-        with self._raw.open("rb") as file:
-            file.seek(2 * start)
-            return np.fromfile(file, np.int16, stop - start)
-
-    def remove(self) -> None:
-        """Remove the raw samples."""
-        self._raw.unlink(missing_ok=True)
-
-    def _decode(self, report: Any) -> None:
-        with atomic_io.replacing(self._raw) as fresh, fresh.open("wb") as sink:
-            for item in self._items:
-                report(item.name)
-                said: list[str] = []
-                try:
-                    audio.read(self._options.source / item.name, self._options.sample_rate, said).tofile(sink)
-                except audio.AudioError as error:
-                    self.bad[item.name] = str(error)
-                if said:
-                    self.doubtful[item.name] = "; ".join(said)
+        output, parts, first = output_at(self.out), list[NDArray[np.int16]](), 0
+        for piece in self.pieces:
+            low, high = max(start - first, 0), min(stop - first, piece.samples)
+            first += piece.samples
+            if low < high:
+                content = output.read(_name(piece.key, "pcm"), 2 * low, 2 * (high - low))
+                if content is None:  # somebody removed it
+                    _decode(self.options, output, piece.name, piece.key)
+                    content = output.read(_name(piece.key, "pcm"), 2 * low, 2 * (high - low))
+                parts.append(np.frombuffer(content or b"", np.int16))
+        joined = np.concatenate(parts)
+        if joined.size != stop - start:
+            raise SourceError(f"{output.shown}/{UNFINISHED}: is damaged; remove that folder and give the command again")
+        return joined
 
 
-def _shards(options: Rows, group: _Group, samples: int, first_row: int) -> Iterator[PlannedShard]:
+def _shards(options: Rows, group: _Group, group_key: str, first_row: int) -> Iterator[PlannedShard]:
     """Yield the shards of a group that begins at row `first_row`: streams in order, about `shard_mb` a shard."""
-    streams, stream_samples = options.streams, samples // options.streams
+    streams, stream_samples = options.streams, group.samples // options.streams
     chunks = max(0, (stream_samples - 1) // ROW_SAMPLES)  # the published rule, which wants a sample after the last row
     edges = [0, options.valid_row, options.test_row, options.end_row]
     for split, low, high in zip(SPLITS, edges[:-1], edges[1:], strict=True):
@@ -233,16 +274,24 @@ def _shards(options: Rows, group: _Group, samples: int, first_row: int) -> Itera
         at_once = max(1, options.shard_mb * (1 << 20) // (2 * ROW_SAMPLES * (end - begin)))
         for part, first in enumerate(range(0, streams, at_once)):
             chosen = range(first, min(first + at_once, streams))
-
-            def recordings(
-                notes: dict[str, str], report: Report, chosen: range = chosen, begin: int = begin, end: int = end
-            ) -> Iterator[Recording]:
-                for done, j in enumerate(chosen):
-                    name = f"group-{group.number:05d}/stream-{j:03d}/rows-{begin}-{end}"
-                    start = j * stream_samples
-                    yield Recording(name, group.window(start + begin * ROW_SAMPLES, start + end * ROW_SAMPLES))
-                    report((done + 1) * (end - begin) * ROW_SAMPLES, name)
-
-            key = json_sha256([VERSION, group.key, streams, chosen.start, chosen.stop, begin, end])
+            key = json_sha256([VERSION, group_key, streams, chosen.start, chosen.stop, begin, end])
             label = f"{split}-{group.number:05d}-{part:03d}"
+            recordings = partial(_recordings, group, stream_samples, chosen, begin, end)
             yield PlannedShard(split, label, key, len(chosen) * (end - begin) * ROW_SAMPLES, recordings)
+
+
+def _recordings(
+    group: _Group,
+    stream_samples: int,
+    chosen: range,
+    begin: int,
+    end: int,
+    notes: dict[str, str],
+    report: Report,
+) -> Iterator[Recording]:
+    """Read rows begin .. end - 1 of some streams of a group, a recording each."""
+    for done, j in enumerate(chosen):
+        name = f"group-{group.number:05d}/stream-{j:03d}/rows-{begin}-{end}"
+        start = j * stream_samples
+        yield Recording(name, group.window(start + begin * ROW_SAMPLES, start + end * ROW_SAMPLES))
+        report((done + 1) * (end - begin) * ROW_SAMPLES, name)

@@ -59,14 +59,19 @@ def head_of(path: Path) -> bytes:
     """Return the first 1,024 bytes or those after an ID3 tag if it stands before FLAC; raises AudioError."""
     try:
         with path.open("rb") as file:
-            head = file.read(1024)
-            if head[:3] == b"ID3" and len(head) >= 10:
-                file.seek(id3_bytes(head))
-                behind = file.read(1024)
-                head = behind if behind[:4] == b"fLaC" else head
-            return head
+            return head_in(file)
     except OSError as error:
         raise AudioError(f"unreadable: {error.strerror}") from None
+
+
+def head_in(file: BinaryIO) -> bytes:
+    """Return what `head_of` does, of an open file."""
+    head = file.read(1024)
+    if head[:3] == b"ID3" and len(head) >= 10:
+        file.seek(id3_bytes(head))
+        behind = file.read(1024)
+        head = behind if behind[:4] == b"fLaC" else head
+    return head
 
 
 def id3_bytes(head: bytes) -> int:

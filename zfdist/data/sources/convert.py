@@ -1,22 +1,33 @@
 """What all converters share: planned shards to a store, resumable; bad input collected; the same bytes every time."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from zfdist.data import manifest as manifests
+from zfdist.data.append import append
 from zfdist.data.kinds import PCM16, Kind
 from zfdist.data.manifest import StoreManifest
-from zfdist.data.sources.inputs import SourceError
+from zfdist.data.output import UNFINISHED, Where, output_at
+from zfdist.data.sources.places import SourceError
+from zfdist.data.sources.workers import Report, Told, Workers, here
 from zfdist.data.store import Store, StoreError
-from zfdist.data.store_writer import FinishedShard, Recording, clean, finished_shard, publish, write_shard, writing
+from zfdist.data.store_writer import (
+    FinishedShard,
+    Recording,
+    clean,
+    finished_shard,
+    publish,
+    write_shard,
+    writing,
+)
 
 SHORT_SAMPLES = 400
 """Two of the usual frames: a recording with less has nothing to predict."""
-LICENCE_NAMES = ("LICENSE", "LICENCE", "COPYRIGHT", "COPYING")
 LISTED = 50
 """What a message says of inputs in lines; the rest is counted."""
 _NAMED = 3
@@ -24,8 +35,6 @@ _NAMED = 3
 
 Progress = Callable[[int, int, str], None]
 """Called with samples done, samples in all (estimated) and the shard or input in hand."""
-Report = Callable[[int, str], None]
-"""Called with the samples of this shard that are done, and the input in hand."""
 
 
 def silent(done: int, total: int, name: str) -> None:
@@ -44,7 +53,10 @@ class PlannedShard:
     samples: int
     """About how many it will have; for the progress alone."""
     recordings: Callable[[dict[str, str], Report], Iterator[Recording]]
-    """Makes its recordings; puts into the dict the reason where an input gives none, or what is to be said of it."""
+    """Makes its recordings; puts into the dict the reason where an input gives none, or what is to be said of it.
+
+    To be made by another process it must be a function of a module, or a `partial` of one.
+    """
 
 
 @dataclass(frozen=True)
@@ -64,23 +76,33 @@ class Outcome:
     """Sentences on what lay beside the input and was not read, for the summary."""
 
 
-def existing(out: Path, source: Mapping[str, Any]) -> Outcome | None:
+def existing(out: Where, source: Mapping[str, Any]) -> Outcome | None:
     """Return the finished store in `out`, None if there is none; raises StoreError if it was made from other input."""
-    if not (out / manifests.NAME).exists():
+    output, manifest = output_at(out), manifest_at(out)
+    if manifest is None:
         return None
-    manifest = StoreManifest.read(out)
     differing = [name for name in source if manifest.source.get(name) != source[name]]
     if differing:
         raise StoreError(
-            f"{out}: holds a data set made from other input or options (different: {', '.join(differing)}); "
+            f"{output.shown}: holds a data set made from other input or options (different: {', '.join(differing)}); "
             f"choose another --out, or remove the folder to make it anew"
         )
-    clean(out, manifest)  # an earlier run may have been killed between publishing and tidying up
-    return _outcome(out, was_there=True)
+    if any(name.startswith(f"{UNFINISHED}/") for name in output.names()):
+        # An earlier run may have been killed between publishing and tidying up; or another is adding to the store.
+        with contextlib.suppress(StoreError), writing(out, is_finished=True):
+            clean(out, manifest)
+    return outcome_of(out, was_there=True)
+
+
+def manifest_at(out: Where) -> StoreManifest | None:
+    """Return the manifest of a finished store, None if there is none; raises StoreError if it is damaged."""
+    output = output_at(out)
+    content = output.read(manifests.NAME)
+    return None if content is None else StoreManifest.parse(content, f"{output.shown}/{manifests.NAME}")
 
 
 def convert(
-    out: Path,
+    out: Where,
     plan: Iterable[PlannedShard],
     *,
     source: Mapping[str, Any],
@@ -92,61 +114,89 @@ def convert(
     max_bad: int = 0,
     words: Sequence[str] | None = None,
     doubtful: Mapping[str, str] | None = None,
+    workers: Workers = here,
+    appended_to: StoreManifest | None = None,
 ) -> Outcome:
-    """Make the planned shards, in order, but for those that an earlier run has made, and publish the store.
+    """Make the planned shards, but for those that an earlier run has made, and publish the store.
 
-    `plan` is drawn from while shards are made, and `doubtful` read afterwards: what is to be said of inputs beside the
-    notes of the shards. `source` describes what the data are made from: equal descriptions give
-    equal bytes. Raises SourceError if more than `max_bad` inputs are bad, StoreError if `out` holds something else.
+    With `appended_to` they become the next part of that store, which is in `out`.
+
+    `plan` is drawn from when the right to write is held, and `doubtful`, remarks beside the notes of the shards, is
+    read at the end. `source` describes what the data are made from: equal ones give equal bytes, by any `workers`.
+    Raises SourceError if more than `max_bad` inputs are bad, StoreError if `out` holds something else.
     """
-    with writing(out):
-        done = 0
+    with writing(out, is_finished=appended_to is not None):
+        _refuse_changed(out, appended_to)
+        planned = list(plan)
+        tell = told(planned, total, progress)
+        made: dict[int, FinishedShard] = {}
+        for place, finished in workers(partial(_made, out, kind), planned, tell):
+            made[place] = finished
+            tell(place, planned[place].samples, planned[place].label)
         shards: dict[str, list[FinishedShard]] = {name: [] for name in manifests.SPLITS}
-        for shard in plan:
-
-            def report(samples: int, name: str, start: int = done) -> None:
-                progress(start + samples, total, name)
-
-            shards[shard.split].append(_made(out, shard, kind, report))
-            done += shard.samples
+        for place, shard in enumerate(planned):
+            shards[shard.split].append(made[place])
         bad: dict[str, str] = {}
         said = dict(doubtful or {})
-        for made in (made for split in shards.values() for made in split):
-            names = set(made.names)
-            for name, note in made.notes.items():
+        for finished in (finished for split in shards.values() for finished in split):
+            names = set(finished.names)
+            for name, note in finished.notes.items():
                 (said if name in names else bad)[name] = note
         if len(bad) > max_bad:
             raise SourceError(too_many_bad(bad, max_bad))
+        described = {**source, "left_out": bad} | ({"doubtful": said} if said else {})
+        if appended_to is not None:
+            append(out, appended_to, shards, described)
+            return outcome_of(out, was_there=False)
         publish(
             out,
             shards,
             sample_rate=sample_rate,
-            source={**source, "left_out": bad} | ({"doubtful": said} if said else {}),
+            source=described,
             licence=licence,
             kind=kind,
             words=words,
         )
-    return _outcome(out, was_there=False)
+    return outcome_of(out, was_there=False)
 
 
-def _made(out: Path, shard: PlannedShard, kind: Kind, report: Report) -> FinishedShard:
+def _refuse_changed(out: Where, appended_to: StoreManifest | None) -> None:
+    if appended_to is not None and appended_to != manifest_at(out):
+        shown = output_at(out).shown
+        raise StoreError(f"{shown}: was added to by another process meanwhile; give the command again")
+
+
+def told(planned: Sequence[PlannedShard], total: int, progress: Progress) -> Told:
+    """Return who is told how far the making of each shard is, and shows how far all are together."""
+    done = dict.fromkeys(range(len(planned)), 0)
+
+    def tell(place: int, samples: int, name: str) -> None:
+        if samples > done[place]:
+            done[place] = samples
+            progress(sum(done.values()), total, name)
+
+    return tell
+
+
+def _made(out: Where, kind: Kind, shard: PlannedShard, report: Report) -> FinishedShard:
     """Return a shard, made now unless an earlier run has done so."""
     finished = finished_shard(out, shard.label, shard.key)
-    if finished is not None:
-        report(shard.samples, shard.label)
-        return finished
-    notes: dict[str, str] = {}
-    return write_shard(out, shard.label, shard.key, shard.recordings(notes, report), notes, kind)
+    if finished is None:
+        notes: dict[str, str] = {}
+        finished = write_shard(out, shard.label, shard.key, shard.recordings(notes, report), notes, kind)
+    return finished
 
 
-def _outcome(out: Path, *, was_there: bool) -> Outcome:
+def outcome_of(out: Where, *, was_there: bool) -> Outcome:
     """Describe a finished store; opening it checks the size of every file."""
     store = Store.open(out, "size")
     short = 0
     if store.kind.frame_samples is None:
         short = sum(int((store.lengths(split) < SHORT_SAMPLES).sum()) for split in store.splits)
-    source = store.manifest.source
-    return Outcome(store.manifest, was_there, source["left_out"], source.get("doubtful", {}), short)
+    sources = [part.source for part in store.manifest.parts or ()] or [store.manifest.source]
+    bad = {name: reason for source in sources for name, reason in source["left_out"].items()}
+    doubtful = {name: remark for source in sources for name, remark in source.get("doubtful", {}).items()}
+    return Outcome(store.manifest, was_there, bad, doubtful, short)
 
 
 def too_many_bad(bad: Mapping[str, str], most: int, what: str = "files") -> str:
@@ -170,15 +220,6 @@ def named(said: Mapping[str, str]) -> str:
 def _first(names: Sequence[str]) -> str:
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def licence_beside(source: Path) -> str:
-    """Return the text of a licence file in the source folder (or beside the source file), or nothing."""
-    folder = source if source.is_dir() else source.parent
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name.upper().startswith(LICENCE_NAMES):
-            return path.read_text(errors="replace")
-    return ""
 
 
 def json_sha256(value: Any) -> str:

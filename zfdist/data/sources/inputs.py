@@ -1,19 +1,28 @@
 """Which files of a folder are input, and which split each belongs to; the same for the same files, in any order."""
 
 import hashlib
+import io
 import os
 import re
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
 
-from zfdist.data.sources import audio
-from zfdist.errors import ZfdistError
+from zfdist.data.sources import audio, containers
+from zfdist.data.sources.places import Source, is_hidden, objects, shown
+from zfdist.data.sources.places import SourceError as SourceError
+from zfdist.data.sources.split_rule import check_split_by as check_split_by
+from zfdist.data.sources.split_rule import split_key as split_key
+from zfdist.data.sources.split_rule import split_of_key as split_of_key
+from zfdist.object_store import Missing, ObjectFolder, is_remote
 
 EDGE_BYTES = 1 << 16
+AT_ONCE = 16
+"""Requests to a store under way."""
 LISTED = 20
 """Places and kinds that are named in a message; the others are counted."""
 HINTS = {
@@ -23,10 +32,6 @@ HINTS = {
     "packed; unpack them first": "zip tar gz tgz bz2 xz zst 7z rar lzma",
 }
 HINTS_OF = {ending: hint for hint, endings in HINTS.items() for ending in endings.split()}
-
-
-class SourceError(ZfdistError):
-    """Input that cannot be made a data set; the message names the files or options."""
 
 
 @dataclass
@@ -95,7 +100,7 @@ def _read_folder(
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             try:
-                if entry.name[0] == "." or entry.name == "__MACOSX" or entry.name.endswith(":Zone.Identifier"):
+                if is_hidden(entry.name):
                     tree.left_out["hidden"] += 1
                 elif entry.is_dir():
                     (links if entry.is_symlink() else folders).append(name)
@@ -170,12 +175,20 @@ class Listing:
         return remarks(self.links, self.left_out + Counter(also))
 
 
-def list_inputs(source: Path) -> Listing:
-    """List the audio files under a folder; raises SourceError if there are none, or a folder cannot be read.
+def list_inputs(source: Source) -> Listing:
+    """List the audio files of a source; raises SourceError if there are none, or a folder cannot be read.
 
     Links that lead nowhere and files that cannot be read are listed: reading them fails and is reported, where leaving
     them out could hide what was meant to be there.
     """
+    listing = _in_store(str(source)) if is_remote(str(source)) else _in_folder(Path(source))
+    if not listing.inputs:
+        none = f"{shown(source)}: no WAV, FLAC, NIST SPHERE or MP3 file in it"
+        raise SourceError("; ".join([none, *remarks(0, listing.left_out)]))
+    return listing
+
+
+def _in_folder(source: Path) -> Listing:
     tree = walk(source)
     left_out = tree.left_out.copy()
     inputs = []
@@ -186,9 +199,33 @@ def list_inputs(source: Path) -> Listing:
             raise SourceError(f"{source}: the file name {name!r} is not valid UTF-8; rename it")
         else:
             inputs.append(_identified(name, path))
-    if not inputs:
-        raise SourceError("; ".join([f"{source}: no WAV, FLAC, NIST SPHERE or MP3 file in it", *remarks(0, left_out)]))
     return Listing(inputs, tree.broken, tree.links, left_out)
+
+
+def _in_store(uri: str) -> Listing:
+    """List the audio files of a store by the ends of each, several at a time."""
+    place, found = ObjectFolder(uri), objects(uri)
+
+    def identified(name: str) -> Input | None:
+        size = found[name].bytes
+        try:
+            head = place.read(name, 0, EDGE_BYTES)
+            if not (name.lower().endswith(audio.SUFFIXES) or containers.kind(containers.head_in(io.BytesIO(head)))):
+                return None
+            tail = place.read(name, max(0, size - EDGE_BYTES), EDGE_BYTES)
+        except Missing:
+            raise SourceError(f"{shown(uri)}/{name}: was removed while the source was listed; list it again") from None
+        return Input(name, size, xxhash.xxh3_128_hexdigest(head + tail))
+
+    left_out: Counter[str] = Counter()
+    inputs = []
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for name, item in zip(found, threads.map(identified, found), strict=True):
+            if item is None:
+                left_out[kind_of_name(name)] += 1
+            else:
+                inputs.append(item)
+    return Listing(inputs, set(), 0, left_out)
 
 
 def _may_be_audio(path: Path) -> bool:
@@ -217,58 +254,6 @@ def _identified(name: str, path: Path) -> Input:
     except OSError:
         pass  # reading it will fail as well, and say why
     return Input(name, size, edges.hexdigest())
-
-
-def split_key(name: str, split_by: str) -> str:
-    """Return what decides the split of a file, from its path under the source (POSIX).
-
-    Args:
-        name: the path.
-        split_by: "file" for the path, "folder" for that of the folder that it lies in, a number for so many leading
-            folders of it (the whole path of a file that lies above), or a pattern for what its first part in
-            parentheses finds in the path.
-
-    Raises:
-        SourceError: if the pattern finds nothing.
-    """
-    if split_by == "file":
-        return name
-    if split_by == "folder":
-        return name.rpartition("/")[0]
-    if split_by.isdecimal():
-        folders = name.split("/")[:-1]
-        return "/".join(folders[: int(split_by)]) if len(folders) >= int(split_by) else name
-    found = re.search(split_by, name)
-    if found is None or not found[1]:
-        raise SourceError(f"--split-by {split_by!r} finds nothing in {name!r}: it must find a part of every path")
-    return found[1]
-
-
-def check_split_by(split_by: str) -> None:
-    """Raise SourceError for a rule that `split_key` does not know."""
-    if split_by in ("file", "folder") or (split_by.isdecimal() and int(split_by)):
-        return
-    try:
-        is_pattern = re.compile(split_by).groups > 0
-    except re.error:
-        is_pattern = False
-    if not is_pattern:
-        raise SourceError(
-            f"--split-by {split_by}: must be file, folder, a number of leading folders, or a regular expression with a "
-            "part in parentheses, which finds what must stay together, e.g. '([0-9]+)-[^/]*$'"
-        )
-
-
-def split_of_key(key: str, valid_percent: float, test_percent: float) -> str:
-    """Return the split of whatever a key names: stable when others come or go.
-
-    u = the first 8 bytes of sha256 of the key, as a fraction of 1: test if 100 u < test_percent, valid if
-    100 u < test_percent + valid_percent, else train.
-    """
-    percent = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 * 100
-    if percent < test_percent:
-        return "test"
-    return "valid" if percent < test_percent + valid_percent else "train"
 
 
 def content_sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from zfdist.data.manifest import SPLITS
 from zfdist.data.sources.inputs import Input, SourceError
+from zfdist.data.sources.places import Source, shown
 
 MARKS = {  # the longest first: that of UTF-32 begins like that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -41,14 +42,15 @@ def listed_names(path: Path, flag: str) -> list[str]:
     return [line for line in lines_of_list(path, flag) if line and not line.startswith("#")]
 
 
-def resolved(line: str, source: Path, known: Mapping[str, Input]) -> str:
+def resolved(line: str, source: Source, known: Mapping[str, Input]) -> str:
     """Return the name under `source` that a line means: as it stands, with backslashes, absolute, with ./ or ..
 
-    A line that means none of the known names is returned as it is.
+    In a store, absolute is a URI. A line that means none of the known names is returned as it is.
     """
     for spelling in (line, line.replace("\\", "/")):
         place = PurePosixPath(spelling)
-        for root in (source.absolute(), source.resolve()) if place.is_absolute() else ():
+        is_folder = isinstance(source, Path) and place.is_absolute()
+        for root in (Path(source).absolute(), Path(source).resolve()) if is_folder else ():
             place = place.relative_to(root) if place.is_relative_to(root) else place
         parts: list[str] = []
         for part in place.parts:
@@ -56,13 +58,13 @@ def resolved(line: str, source: Path, known: Mapping[str, Input]) -> str:
                 parts.pop()
             else:
                 parts.append(part)
-        for name in (spelling, "/".join(parts)):
+        for name in (spelling, "/".join(parts), spelling.removeprefix(f"{shown(source)}/")):
             if name in known:
                 return name
     return line
 
 
-def splits_by_lists(lists: Mapping[str, Path], source: Path, inputs: list[Input]) -> dict[str, list[Input]]:
+def splits_by_lists(lists: Mapping[str, Path], source: Source, inputs: list[Input]) -> dict[str, list[Input]]:
     """Read the list files: a path to a file under the source on each line; see `listed_names` and `resolved`.
 
     Raises SourceError for names that are no audio file, or come twice.
@@ -74,8 +76,8 @@ def splits_by_lists(lists: Mapping[str, Path], source: Path, inputs: list[Input]
         missing = [name for name in names if name not in known]
         if missing:
             raise SourceError(
-                f"--list-{split} {path}: {len(missing)} of {len(names)} files are not audio files under {source}, "
-                f"the first is {missing[0]!r}"
+                f"--list-{split} {path}: {len(missing)} of {len(names)} files are not audio files under "
+                f"{shown(source)}, the first is {missing[0]!r}"
             )
         for name in names:
             if name in owner:

@@ -7,27 +7,29 @@ and the last 10,000 training images are validation.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from zfdist.data.kinds import BITS
 from zfdist.data.manifest import SPLITS
+from zfdist.data.output import Where
 from zfdist.data.sources import binary, grey, idx, packed
 from zfdist.data.sources.convert import (
     Outcome,
     PlannedShard,
     Progress,
-    Report,
     convert,
     existing,
     json_sha256,
-    licence_beside,
     silent,
 )
 from zfdist.data.sources.grey import Grey
 from zfdist.data.sources.idx import EMNIST, IMAGES_MAGIC, LABELS_MAGIC, PIXELS, Image
 from zfdist.data.sources.inputs import SourceError, content_sha256, kind_of_name, remarks, walk
 from zfdist.data.sources.packed import UNREADABLE
+from zfdist.data.sources.places import Source, licence_beside, mirrored
+from zfdist.data.sources.workers import Report, Workers, here
 from zfdist.data.store_writer import Recording
 
 VERSION = 1
@@ -39,7 +41,7 @@ ROLES = {"train": ("train",), "t10k": ("t10k", "test")}
 class Mnist:
     """What to convert and how."""
 
-    source: Path
+    source: Source
     """Folder with a file for each split."""
     binarise_seed: int = 0
     """Fixes which pixels of grey images are 1."""
@@ -69,8 +71,8 @@ class _Part(NamedTuple):
         return [self.path, *([self.grey.labels] if self.grey and self.grey.labels else [])]
 
 
-def prepare(options: Mnist, out: Path, progress: Progress = silent) -> Outcome:
-    """Convert MNIST files to a store of images in folder `out`.
+def prepare(options: Mnist, out: Where, progress: Progress = silent, workers: Workers = here) -> Outcome:
+    """Convert MNIST files to a store of images in folder or URI `out`.
 
     Raises SourceError naming file and line (or row) for anything that is no row of 784 pixels.
     """
@@ -92,7 +94,7 @@ def prepare(options: Mnist, out: Path, progress: Progress = silent) -> Outcome:
     plan = []
     for split, part in parts.items():
         key = json_sha256([VERSION, files, part.form, part.first, part.stop, options.binarise_seed])
-        plan.append(PlannedShard(split, f"{split}-00000", key, _rows(part), _maker(part, options.binarise_seed)))
+        plan.append(PlannedShard(split, f"{split}-00000", key, _rows(part), partial(_recordings, options, split)))
     outcome = convert(
         out,
         plan,
@@ -101,20 +103,19 @@ def prepare(options: Mnist, out: Path, progress: Progress = silent) -> Outcome:
         total=sum(shard.samples for shard in plan),
         progress=progress,
         kind=BITS,
+        workers=workers,
     )
     return replace(outcome, remarks=said)
 
 
-def _maker(part: _Part, seed: int) -> Any:
+def _recordings(options: Mnist, split: str, notes: dict[str, str], report: Report) -> Iterator[Recording]:
+    """Read the images of a split, on whatever machine this is."""
+    part = find(options)[0][split]
     name = part.grey.name if part.grey else part.path.name
-
-    def recordings(notes: dict[str, str], report: Report) -> Iterator[Recording]:
-        for done, image in enumerate(images(part, seed)):
-            yield Recording(f"{name}:{image.row}", image.pixels, image.label)
-            if done % 1000 == 999:
-                report(done + 1, part.path.name)
-
-    return recordings
+    for done, image in enumerate(images(part, options.binarise_seed)):
+        yield Recording(f"{name}:{image.row}", image.pixels, image.label)
+        if done % 1000 == 999:
+            report(done + 1, part.path.name)
 
 
 def find(options: Mnist) -> tuple[dict[str, _Part], tuple[str, ...]]:
@@ -122,10 +123,11 @@ def find(options: Mnist) -> tuple[dict[str, _Part], tuple[str, ...]]:
 
     Equal content counts once. Raises SourceError if a file is missing, or two could be meant.
     """
-    tree = walk(options.source)
+    root = mirrored(options.source)
+    tree = walk(root)
     forms = {path: _form(path) for path in tree.files.values()}
     found = {path: form for path, form in forms.items() if form}
-    parts = _fixed(options, found) or _grey(options, found)
+    parts = _fixed(root, found) or _grey(root, options.idx_valid, found)
     used = {path for part in parts.values() for path in part.files}
     left_out = tree.left_out.copy()
     for name, path in tree.files.items():
@@ -140,7 +142,7 @@ def find(options: Mnist) -> tuple[dict[str, _Part], tuple[str, ...]]:
     return parts, tuple(said)
 
 
-def _fixed(options: Mnist, forms: Mapping[Path, str]) -> dict[str, _Part]:
+def _fixed(root: Path, forms: Mapping[Path, str]) -> dict[str, _Part]:
     """Return the parts that hold 0 and 1; none if there is no file of that kind."""
     named = {
         split: [path for path, form in forms.items() if split in path.name.lower() and form in binary.FORMS]
@@ -148,17 +150,17 @@ def _fixed(options: Mnist, forms: Mapping[Path, str]) -> dict[str, _Part]:
     }
     if not any(named.values()):
         return {}
-    paths = {split: _only(options, split, named[split]) for split in SPLITS}
+    paths = {split: _only(root, split, named[split]) for split in SPLITS}
     return {split: _Part(path, forms[path]) for split, path in paths.items()}
 
 
-def _grey(options: Mnist, forms: Mapping[Path, str]) -> dict[str, _Part]:
+def _grey(root: Path, idx_valid: int, forms: Mapping[Path, str]) -> dict[str, _Part]:
     """Return the parts of grey images."""
     form = next((form for form in grey.FORMS if form in forms.values()), None)
     if form is None:
-        beside = sorted({kind_of_name(path.name).removeprefix("of ") for path in walk(options.source).files.values()})
+        beside = sorted({kind_of_name(path.name).removeprefix("of ") for path in walk(root).files.values()})
         raise SourceError(
-            f"{options.source}: no MNIST in it; there must be binarized_mnist_train, .._valid and .._test (.amat text, "
+            f"{root}: no MNIST in it; there must be binarized_mnist_train, .._valid and .._test (.amat text, "
             "MATLAB or .npy), or train-images-idx3-ubyte and t10k-images-idx3-ubyte, or mnist.npz, or train.csv and "
             f"test.csv; there are files {', '.join(beside[:20]) or 'of no kind'}"
         )
@@ -167,16 +169,16 @@ def _grey(options: Mnist, forms: Mapping[Path, str]) -> dict[str, _Part]:
     for role, words in ROLES.items():
         named = paths if form == "npz" else [path for path in paths if any(word in path.name.lower() for word in words)]
         labels = [path for path in named if form == "idx" and idx.magic(path) == LABELS_MAGIC]
-        path = _only(options, role, [path for path in named if path not in labels])
-        its_labels = _only(options, f"{role} labels", labels) if labels else None
+        path = _only(root, role, [path for path in named if path not in labels])
+        its_labels = _only(root, f"{role} labels", labels) if labels else None
         parts[role] = Grey(path, form, "train" if role == "train" else "test", its_labels)
     train, test = parts["train"], parts["t10k"]
     if form != "npz" and train.path == test.path:
         raise SourceError(f"{train.path}: is named both train and test; rename it")
     count, tests = grey.count(train), grey.count(test)
-    if count <= options.idx_valid:
-        raise SourceError(f"{train.path}: {count} images leave none to train on after --idx-valid {options.idx_valid}")
-    cut = count - options.idx_valid
+    if count <= idx_valid:
+        raise SourceError(f"{train.path}: {count} images leave none to train on after --idx-valid {idx_valid}")
+    cut = count - idx_valid
     return {
         "train": _Part(train.path, form, train, 0, cut),
         "valid": _Part(train.path, form, train, cut, count),
@@ -184,14 +186,14 @@ def _grey(options: Mnist, forms: Mapping[Path, str]) -> dict[str, _Part]:
     }
 
 
-def _only(options: Mnist, name: str, paths: list[Path]) -> Path:
+def _only(root: Path, name: str, paths: list[Path]) -> Path:
     """Return the one file, or the first of several that hold the same, packed or not."""
     if not paths:
-        raise SourceError(f"{options.source}: no file for {name!r}; there must be one with {name!r} in its name")
+        raise SourceError(f"{root}: no file for {name!r}; there must be one with {name!r} in its name")
     if len(paths) > 1 and len({idx.unpacked_sha256(path) for path in paths}) > 1:
-        listed = ", ".join(path.relative_to(options.source).as_posix() for path in paths)
+        listed = ", ".join(path.relative_to(root).as_posix() for path in paths)
         raise SourceError(
-            f"{options.source}: {len(paths)} files ({listed}) for {name!r} do not hold the same; take out all but one"
+            f"{root}: {len(paths)} files ({listed}) for {name!r} do not hold the same; take out all but one"
         )
     return paths[0]
 

@@ -1,27 +1,40 @@
 """A tree of audio files to a store: which files, which split, which shard; resumable, the same bytes every time."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zfdist.data.kinds import PCM16
 from zfdist.data.manifest import SPLITS
-from zfdist.data.sources import audio
+from zfdist.data.output import Where
+from zfdist.data.sources import appending, audio
 from zfdist.data.sources.convert import (
     Outcome,
     PlannedShard,
     Progress,
-    Report,
     convert,
     existing,
     json_sha256,
-    licence_beside,
+    outcome_of,
     silent,
 )
-from zfdist.data.sources.inputs import Input, SourceError, check_split_by, list_inputs, split_key, split_of_key
+from zfdist.data.sources.inputs import (
+    AT_ONCE,
+    Input,
+    SourceError,
+    check_split_by,
+    list_inputs,
+    split_key,
+    split_of_key,
+)
 from zfdist.data.sources.lists import splits_by_lists
+from zfdist.data.sources.places import Source, licence_beside, local
+from zfdist.data.sources.workers import Report, Workers, here
 from zfdist.data.store_writer import Recording
+from zfdist.object_store import is_remote
 
 VERSION = 1
 _LISTED = 12  # folders of a split that are named
@@ -33,7 +46,7 @@ SAMPLE = Path(__file__).parent / "sample" / "speech"
 class Options:
     """What to convert and how; all but `source`, `licence` and `max_bad` shape the data."""
 
-    source: Path
+    source: Source
     sample_rate: int = 16_000
     split_by: str = "file"
     """What decides the split of a file, see `zfdist.data.sources.inputs.split_key`."""
@@ -44,6 +57,8 @@ class Options:
     shard_mb: int = 256
     licence: str = ""
     max_bad: int = 0
+    append: bool = False
+    """Whether the files join the finished store that is there."""
 
     def __post_init__(self) -> None:
         """Raises SourceError naming the option that is out of range."""
@@ -59,8 +74,14 @@ class Options:
             )
 
 
-def prepare(options: Options, out: Path, progress: Progress = silent, converter: str = "speech") -> Outcome:
-    """Convert a tree of audio files to a store in folder `out`, or finish what an interrupted run began.
+def prepare(
+    options: Options,
+    out: Where,
+    progress: Progress = silent,
+    workers: Workers = here,
+    converter: str = "speech",
+) -> Outcome:
+    """Convert a tree of audio files to a store in folder or URI `out`, or finish what an interrupted run began.
 
     `converter` is what the manifest calls it.
     Raises SourceError for unusable input (files that cannot be read are reported together, at the end), StoreError if
@@ -69,24 +90,38 @@ def prepare(options: Options, out: Path, progress: Progress = silent, converter:
     listing = list_inputs(options.source)
     splits = _splits(options, listing.inputs)
     source = {"converter": converter, "version": VERSION, "split": _rule(options, splits)}
-    outcome = prepare_files(options, splits, source, out, progress)
+    outcome = prepare_files(options, splits, source, out, progress, workers)
     unlisted = len(listing.inputs) - sum(len(items) for items in splits.values())
     said = listing.remarks({"in no list": unlisted})
     return replace(outcome, remarks=(*said, *(_whereabouts(options, splits) if options.lists is None else ())))
 
 
 def prepare_files(
-    options: Options, splits: Mapping[str, list[Input]], source: Mapping[str, Any], out: Path, progress: Progress
+    options: Options,
+    splits: Mapping[str, list[Input]],
+    source: Mapping[str, Any],
+    out: Where,
+    progress: Progress,
+    workers: Workers,
 ) -> Outcome:
     """Convert the files of each split, one recording a file; `source` names the converter and its split.
 
     Of the options, those that say how a split is found are not used.
     """
     source = {**source, **described(options, [item for items in splits.values() for item in items])}
-    outcome = existing(out, source)
-    if outcome is not None:
-        return outcome
-    plan = [shard for name, inputs in splits.items() for shard in _plan(options, name, inputs)]
+    appended_to = appending.opened(out) if options.append else None
+    if appended_to is not None:
+        splits = appending.new_inputs(out, appended_to, source, splits)
+        new = [item for items in splits.values() for item in items]
+        if not new:
+            return outcome_of(out, was_there=True)
+        source |= described(options, new)
+    else:
+        outcome = existing(out, source)
+        if outcome is not None:
+            return outcome
+    there = {} if appended_to is None else {name: len(split.shards) for name, split in appended_to.splits.items()}
+    plan = [shard for name, inputs in splits.items() for shard in _plan(options, name, inputs, there.get(name, 0))]
     return convert(
         out,
         plan,
@@ -97,6 +132,8 @@ def prepare_files(
         kind=PCM16,
         sample_rate=options.sample_rate,
         max_bad=options.max_bad,
+        workers=workers,
+        appended_to=appended_to,
     )
 
 
@@ -110,9 +147,9 @@ def _splits(options: Options, inputs: list[Input]) -> dict[str, list[Input]]:
             key = split_key(item.name, options.split_by)
             splits[split_of_key(key, options.valid_percent, options.test_percent)].append(item)
     empty = [name for name, items in splits.items() if not items]
-    if empty and options.lists is not None:
+    if empty and options.lists is not None and not options.append:
         raise SourceError(f"split {empty[0]!r} is empty: {options.lists[empty[0]]} names no file")
-    if empty:
+    if empty and not options.append:
         raise SourceError(_too_few(options, splits, empty[0]))
     return splits
 
@@ -198,35 +235,51 @@ def listed(item: Input) -> list[Any]:
     return [item.name, item.bytes, item.edges]
 
 
-def _plan(options: Options, split: str, inputs: list[Input]) -> Iterator[PlannedShard]:
-    """Cut the inputs of a split into shards of about `shard_mb`, by the lengths that their headers claim."""
+def _plan(options: Options, split: str, inputs: list[Input], first: int) -> Iterator[PlannedShard]:
+    """Cut the inputs of a split into shards of about `shard_mb`, by the lengths that their headers claim.
+
+    `first` is the number of the first shard.
+    """
     limit = options.shard_mb * (1 << 20) // 2
-    number, chosen, samples = 0, list[Input](), 0
-    for item in inputs:
-        estimate = audio.estimated_samples(options.source / item.name, options.sample_rate)
-        if chosen and samples + estimate > limit:
-            yield _planned(options, split, number, chosen, samples)
-            number, chosen, samples = number + 1, [], 0
-        chosen.append(item)
-        samples += estimate
-    yield _planned(options, split, number, chosen, samples)
+    number, chosen, samples = first, list[Input](), 0
+    with ThreadPoolExecutor(AT_ONCE if is_remote(str(options.source)) else 1) as threads:
+        estimates = threads.map(partial(_estimated_samples, options), inputs)
+        for item, estimate in zip(inputs, estimates, strict=True):
+            if chosen and samples + estimate > limit:
+                yield _planned(options, split, number, chosen, samples)
+                number, chosen, samples = number + 1, [], 0
+            chosen.append(item)
+            samples += estimate
+    if chosen or not first:
+        yield _planned(options, split, number, chosen, samples)
+
+
+def _estimated_samples(options: Options, item: Input) -> int:
+    with local(options.source, item.name) as path:
+        return audio.estimated_samples(path, options.sample_rate)
 
 
 def _planned(options: Options, split: str, number: int, inputs: list[Input], samples: int) -> PlannedShard:
-    def recordings(notes: dict[str, str], report: Report) -> Iterator[Recording]:
-        done = 0
-        for item in inputs:
-            try:
-                said: list[str] = []
-                pcm = audio.read(options.source / item.name, options.sample_rate, said)
-            except audio.AudioError as error:
-                notes[item.name] = str(error)
-                continue
-            if said:
-                notes[item.name] = "; ".join(said)
-            done += pcm.size
-            report(done, item.name)
-            yield Recording(item.name, pcm)
-
     key = json_sha256([VERSION, options.sample_rate, [listed(item) for item in inputs]])
+    recordings = partial(_recordings, options.source, options.sample_rate, [item.name for item in inputs])
     return PlannedShard(split, f"{split}-{number:05d}", key, samples, recordings)
+
+
+def _recordings(
+    source: Source, sample_rate: int, names: list[str], notes: dict[str, str], report: Report
+) -> Iterator[Recording]:
+    """Read the files of a shard."""
+    done = 0
+    for name in names:
+        said: list[str] = []
+        try:
+            with local(source, name) as path:
+                pcm = audio.read(path, sample_rate, said)
+        except audio.AudioError as error:
+            notes[name] = str(error)
+            continue
+        if said:
+            notes[name] = "; ".join(said)
+        done += pcm.size
+        report(done, name)
+        yield Recording(name, pcm)

@@ -3,29 +3,30 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 from zfdist.data.kinds import TOKENS
 from zfdist.data.manifest import SPLITS
+from zfdist.data.output import Where
 from zfdist.data.sources import text_readers
 from zfdist.data.sources.convert import (
     Outcome,
     PlannedShard,
     Progress,
-    Report,
     convert,
     existing,
     json_sha256,
-    licence_beside,
     silent,
     too_many_bad,
 )
 from zfdist.data.sources.decoding import check_encoding
 from zfdist.data.sources.inputs import SourceError, content_sha256, split_of_key
+from zfdist.data.sources.places import Source, licence_beside, mirrored
 from zfdist.data.sources.rows import Fields
 from zfdist.data.sources.text_readers import File, Notes
 from zfdist.data.sources.words import MOST_WORDS, SENTENCES, TOKENIZERS, Vocabulary, sentences, tokenised
+from zfdist.data.sources.workers import Report, Workers, here
 from zfdist.data.store_writer import Recording
 
 VERSION = 2
@@ -37,7 +38,7 @@ HOPELESS = 1000
 class Text:
     """What to convert and how; all but `licence` and `max_bad` shape the data."""
 
-    sources: tuple[Path, ...]
+    sources: tuple[Source, ...]
     tokenizer: str = "blanks"
     sentences: str = "lines"
     min_tokens: int = 1
@@ -93,14 +94,14 @@ class Census:
     """Of the training split."""
 
 
-def prepare(options: Text, out: Path, progress: Progress = silent) -> Outcome:
-    """Convert text to a store of sentences in folder `out`.
+def prepare(options: Text, out: Where, progress: Progress = silent, workers: Workers = here) -> Outcome:
+    """Convert text to a store of sentences in folder or URI `out`.
 
     The text is read once to count words and once for each split, a line at a time; words and names of sentences are
     held in memory. Raises SourceError for unusable input, StoreError if `out` holds something else.
     """
     notes = Notes(options.max_bad + HOPELESS)
-    files = text_readers.find(options.sources, notes)
+    files = _files(options, notes)
     if len(notes.bad) > options.max_bad:
         raise SourceError(too_many_bad(notes.bad, options.max_bad))
     _check_fields(options.fields, files)
@@ -112,16 +113,7 @@ def prepare(options: Text, out: Path, progress: Progress = silent) -> Outcome:
     vocabulary = Vocabulary.of(census.words, options.vocab)
 
     def planned(split: str) -> PlannedShard:
-        def recordings(bad: dict[str, str], report: Report) -> Iterator[Recording]:
-            bad.update(notes.bad)
-            done = 0
-            for sentence in kept(options, files, Notes(notes.most_bad)):
-                if sentence.split == split:
-                    yield Recording(sentence.name, vocabulary.ids(sentence.words), sentence.label)
-                    done += 1
-                    if done % 1000 == 0:
-                        report(done, sentence.name)
-
+        recordings = partial(_recordings, options, split, vocabulary, notes.bad)
         key = json_sha256([source, split, vocabulary.words])
         return PlannedShard(split, f"{split}-00000", key, census.sentences[split], recordings)
 
@@ -142,8 +134,29 @@ def prepare(options: Text, out: Path, progress: Progress = silent) -> Outcome:
         kind=TOKENS,
         max_bad=options.max_bad,
         words=vocabulary.words,
+        workers=workers,
     )
     return replace(outcome, remarks=notes.remarks())
+
+
+def _files(options: Text, notes: Notes) -> list[File]:
+    """List the files of text, on whatever machine this is."""
+    return text_readers.find(tuple(mirrored(source) for source in options.sources), notes)
+
+
+def _recordings(
+    options: Text, split: str, vocabulary: Vocabulary, known_bad: dict[str, str], bad: dict[str, str], report: Report
+) -> Iterator[Recording]:
+    """Read the sentences of a split; what is bad was found when words were counted."""
+    bad.update(known_bad)
+    done = 0
+    notes = Notes(options.max_bad + HOPELESS)
+    for sentence in kept(options, _files(options, notes), notes):
+        if sentence.split == split:
+            yield Recording(sentence.name, vocabulary.ids(sentence.words), sentence.label)
+            done += 1
+            if done % 1000 == 0:
+                report(done, sentence.name)
 
 
 def _check_fields(fields: Fields, files: list[File]) -> None:

@@ -8,14 +8,16 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from zfdist.data.manifest import SPLITS
+from zfdist.data.output import Where
 from zfdist.data.sources.convert import Outcome, Progress, silent
 from zfdist.data.sources.inputs import Input, Listing, SourceError, list_inputs
 from zfdist.data.sources.lists import listed_names
+from zfdist.data.sources.places import Source, local, shown
 from zfdist.data.sources.speech import Options, lists_rule, prepare_files
+from zfdist.data.sources.workers import Workers, here
 
 VERSION = 1
 SPHERE = b"NIST_1A"
@@ -33,6 +35,12 @@ class Timit(Options):
     leave_out_sa: bool = False
     """Leave out the two sentences that every speaker reads."""
 
+    def __post_init__(self) -> None:
+        """Raises SourceError naming the option that is out of range."""
+        super().__post_init__()
+        if self.append:
+            raise SourceError("--append: TIMIT is prepared whole, as its validation speakers follow from all")
+
 
 @dataclass(frozen=True)
 class Found:
@@ -45,8 +53,8 @@ class Found:
     """Sound files whose path is not that of an utterance."""
 
 
-def prepare(options: Timit, out: Path, progress: Progress = silent) -> Outcome:
-    """Convert a TIMIT tree to a store in folder `out`; raises SourceError or StoreError like `speech.prepare`."""
+def prepare(options: Timit, out: Where, progress: Progress = silent, workers: Workers = here) -> Outcome:
+    """Convert a TIMIT tree to a store in folder or URI `out`; raises what `speech.prepare` does."""
     found = find(options.source)
     known = {name: item for name, item in found.utterances.items() if not (options.leave_out_sa and _is_sa(name))}
     splits = _by_rule(options, known) if options.lists is None else _by_lists(options, known)
@@ -63,7 +71,7 @@ def prepare(options: Timit, out: Path, progress: Progress = silent) -> Outcome:
         "leave_out_sa": options.leave_out_sa,
         "twins": found.twins,
     }
-    outcome = prepare_files(options, splits, source, out, progress)
+    outcome = prepare_files(options, splits, source, out, progress, workers)
     unused = {
         "sound files at no path like TRAIN/DR1/FCJF0/SA1.WAV": found.elsewhere,
         "sentences SA1 and SA2": len(found.utterances) - len(known),
@@ -87,7 +95,7 @@ def speaker(name: str) -> str:
     return (identity(name) or name).split("/")[-2]
 
 
-def find(source: Path) -> Found:
+def find(source: Source) -> Found:
     """Find the utterances of a TIMIT tree; raises SourceError if there are none or two SPHERE files of one.
 
     A RIFF file is a twin where there is a SPHERE file of the same sentence, and an utterance where there is none.
@@ -99,31 +107,32 @@ def find(source: Path) -> Found:
         if place is not None:
             candidates.setdefault(place, []).append(item)
         elif item.name in listing.broken:
-            raise SourceError(f"{source}: {item.name!r} is a link that leads nowhere; mend or remove it")
+            raise SourceError(f"{shown(source)}: {item.name!r} is a link that leads nowhere; mend or remove it")
         else:
             elsewhere += 1
     if not candidates:
         raise SourceError(
-            f"{source}: no path in it is like TRAIN/DR1/FCJF0/SA1.WAV; --source must be the folder that holds TIMIT's "
-            "TRAIN and TEST, or one above it"
+            f"{shown(source)}: no path in it is like TRAIN/DR1/FCJF0/SA1.WAV; --source must be the folder that holds "
+            "TIMIT's TRAIN and TEST, or one above it"
         )
     utterances, twins = {}, 0
     for place, items in sorted(candidates.items()):
-        spheres = [item for item in items if _is_sphere(source / item.name)] or items
+        spheres = [item for item in items if len(items) > 1 and _is_sphere(source, item.name)] or items
         if len(spheres) > 1:
             names = ", ".join(item.name for item in spheres)
-            raise SourceError(f"{source}: {names} are the same utterance; remove all but one")
+            raise SourceError(f"{shown(source)}: {names} are the same utterance; remove all but one")
         utterances[place] = spheres[0]
         twins += len(items) - 1
     return Found(utterances, twins, listing, elsewhere)
 
 
-def _is_sphere(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(SPHERE)) == SPHERE
-    except OSError:
-        return False
+def _is_sphere(source: Source, name: str) -> bool:
+    with local(source, name) as path:
+        try:
+            with path.open("rb") as file:
+                return file.read(len(SPHERE)) == SPHERE
+        except OSError:
+            return False
 
 
 def _is_sa(place: str) -> bool:
@@ -144,7 +153,7 @@ def _by_rule(options: Timit, known: Mapping[str, Input]) -> dict[str, list[Input
     empty = [name for name, items in splits.items() if not items]
     if empty:
         raise SourceError(
-            f"{options.source}: split {empty[0]!r} would be empty: TRAIN has {len(speakers)} speakers, TEST has "
+            f"{shown(options.source)}: split {empty[0]!r} would be empty: TRAIN has {len(speakers)} speakers, TEST has "
             f"{len(splits['test'])} utterances; give the whole tree, or the three lists"
         )
     return splits
@@ -160,8 +169,8 @@ def _by_lists(options: Timit, known: Mapping[str, Input]) -> dict[str, list[Inpu
         missing = [name for name, place in places.items() if place not in known]
         if missing:
             raise SourceError(
-                f"--list-{split} {path}: {len(missing)} of {len(places)} utterances are not under {options.source}, "
-                f"the first is {missing[0]!r}"
+                f"--list-{split} {path}: {len(missing)} of {len(places)} utterances are not under "
+                f"{shown(options.source)}, the first is {missing[0]!r}"
             )
         for name, place in places.items():
             if place in owner:
