@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from jobs.cli import command
+from jobs.cli.sweep_options import renewed
 from jobs.reporting import paper_rows
 from zfdist.config import Config, ConfigError
 from zfdist.data.kinds import PCM16, TOKENS, with_density
@@ -67,7 +68,7 @@ class Arguments:
 @command.program
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; return the exit code."""
-    arguments, rest = tyro.cli(Arguments, prog="zfdist paper", args=argv, return_unknown_args=True)
+    arguments, rest = tyro.cli(Arguments, prog="zfdist paper", args=renewed(argv), return_unknown_args=True)
     command.refuse_below(arguments, seeds=1, workers_per_trial=1, trials_at_once=1, parameters=0, num_samples=0)
     if (arguments.name is None) == (not arguments.runs):
         command.refuse("give --name to train the table's rows, or --runs to take trained ones")

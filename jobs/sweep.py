@@ -56,7 +56,8 @@ def main(argv: Sequence[str], on_accepted: Callable[[], None] = lambda: None) ->
     """Run the command line `argv`; return the exit code. `on_accepted` is called once nothing of it was refused."""
     if argv and argv[0] == "stop":
         return _stop(tyro.cli(StopArguments, prog="zfdist sweep stop", args=list(argv[1:])))
-    arguments = command.parse(Arguments, "sweep", argv, lambda config: Arguments(name=tyro.MISSING, config=config))
+    words = sweep_options.renewed(argv)
+    arguments = command.parse(Arguments, "sweep", words, lambda config: Arguments(name=tyro.MISSING, config=config))
     place = command.run_place(arguments.runs, arguments.name)
     sweep_options.refuse_numbers(arguments.options)
     asked = sweep_options.asked(arguments.options, arguments.config, place)

@@ -89,6 +89,21 @@ class Options:
     """E.g. 3x5: once the search is over, train its best 3 again over 5 other seeds, and say whether they differ."""
 
 
+RENAMED = {"--max-concurrent": ["--trials-at-once"], "--asha": ["--scheduler", "asha"]}
+RENAMED |= {"--no-asha": ["--scheduler", "none"]}
+"""Flags of the first releases, by what is meant today."""
+
+
+def renewed(argv: Sequence[str]) -> list[str]:
+    """Return a command line in which flags of the first releases have today's names."""
+    words: list[str] = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        *others, last = RENAMED.get(flag, [flag])
+        words += [*others, last + equals + value]
+    return words
+
+
 def refuse_numbers(options: Options) -> None:
     """Raise UsageError for a number that cannot be."""
     machines = options.machines

@@ -9,6 +9,7 @@ import pytest
 from cluster.sweep.record import prepare
 from cluster.sweep.search_space import Space
 from jobs import sweep
+from jobs.cli import sweep_options
 from jobs.cli.sweep_space import seconds
 from zfdist.config import ConfigError
 
@@ -72,6 +73,12 @@ def test_the_plan_says_how_many_why_and_how_long_and_starts_nothing(
     asked = [*words, "--search", "optuna", "--name", "t", "--from-sweep"]
     assert sweep.main([*asked, "runs/none"]) == 1
     assert "--from-sweep runs/none: is no sweep" in capsys.readouterr().err
+
+
+def test_flags_of_the_first_releases_go_on_working() -> None:
+    old = ["demo", "--no-asha", "--max-concurrent", "2", "--max-concurrent=3", "--grid", "x=--no-asha"]
+    new = ["demo", "--scheduler", "none", "--trials-at-once", "2", "--trials-at-once=3", "--grid", "x=--no-asha"]
+    assert sweep_options.renewed(old) == new
 
 
 def test_the_plan_of_a_population(
