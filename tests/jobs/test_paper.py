@@ -154,7 +154,8 @@ def test_table_2(runs: dict[str, Path], tmp_path: Path) -> None:
 def test_table_3(runs: dict[str, Path], tmp_path: Path) -> None:
     lines, page = made("table3", tmp_path, runs["words-0"], runs["words-0.005"])
     assert f"`{runs['words-0.005']}` at update 100: posterior samples" in page, "the run whose latents tell the most"
-    assert "nats per word: `words-0.005` 0.800 (ELBO -8.0), `words-0` 0.600 (ELBO -8.0); the largest" in page
+    told = "`words-0.005` 0.800 (ELBO -8.0, update 20), `words-0` 0.600 (ELBO -8.0, update 20)"
+    assert f"nats per word: {told}; the largest" in page
     assert [line["weight"] for line in lines] == [f"{i / 10:.1f}" for i in range(11)]
     assert all(set(line["greedy"].split()) <= set(models.WORDS) for line in lines)
     assert page.count("\n> ") == 2
