@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,10 +137,16 @@ def _runs(arguments: Arguments, deadline_s: float) -> list[dict[str, Any]]:
         ended = _part(_name(run._asdict()), words, deadline_s, CASE_S)
         figures = {} if ended.error else json.loads(ended.printed.splitlines()[-1])
         if run.implementation in UNDECIDED:
-            figures["measured"] = [t for t in ended.printed.splitlines() if t.startswith(("loop over time", "  "))]
+            figures["measured"] = _table(ended.printed.splitlines(), "loop over time")
         config.unlink()
         result.append(run._asdict() | {"error": ended.error, "seconds": ended.seconds} | figures)
     return result
+
+
+def _table(printed: list[str], title: str) -> list[str]:
+    """Return the line that begins so, and the indented ones right below it."""
+    begin = next((i for i, line in enumerate(printed) if line.startswith(title)), len(printed))
+    return printed[begin : begin + 1] + list(takewhile(lambda line: line.startswith("  "), printed[begin + 1 :]))
 
 
 def _cases(cpu: bool) -> list[Run]:

@@ -64,7 +64,7 @@ def test_generation_by_every_kind_of_product_gives_the_same():
         (
             ["corr"],
             "'corr' is not a benchmark; there are checkpoint, core, evaluate, generate, loader, scaling, startup, "
-            "systems and all",
+            "sweep, systems and all",
         ),
         (["core", "--size", "huge"], "--size huge: must be one of timit, imdb"),
         (["core", "--repeats", "0"], "--repeats 0: must be 1 or more"),

@@ -284,20 +284,7 @@ def test_bad_options(tmp_path: Path, flags: list[str], message: str) -> None:
 
 def test_the_flags_are_a_frozen_list() -> None:
     text = job("speech", "--help").stdout
-    assert sorted(set(re.findall(r"(?m)^\W*(--[a-z][\w-]+)", text))) == [
-        "--address",
-        "--append",
-        "--licence",
-        "--list-test",
-        "--list-train",
-        "--list-valid",
-        "--max-bad",
-        "--out",
-        "--sample-rate",
-        "--shard-mb",
-        "--source",
-        "--split-by",
-        "--test-percent",
-        "--valid-percent",
-        "--workers",
-    ]
+    assert " ".join(sorted(set(re.findall(r"(?m)^\W*--([a-z][\w-]+)", text)))) == (
+        "address append licence list-test list-train list-valid max-bad out sample-rate shard-mb source split-by "
+        "test-percent valid-percent workers"
+    )

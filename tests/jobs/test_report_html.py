@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_a_browser_opens_the_report_offline(trained: Path, hard: Path, tmp_path:
     """Offline: nothing is asked for, all is seen and heard, on a wide screen and on a phone; and it follows a run."""
     runs = [shutil.copytree(trained, tmp_path / f"runs/{name}") for name in ("zeta", "alpha")]
     out = tmp_path / "out"
-    report.write(runs, out, say=lambda line: None)
+    report.write(runs, out, say=lambda line: None, baselines=False)
     moved = shutil.move(out / "report.html", tmp_path / "alone.html")  # what it links to stays behind
     with browser.opened() as driver:
         for scheme, width in (("light", 1200), ("dark", 1200), ("light", 360)):
@@ -91,7 +92,9 @@ def _follows(driver: browser.webdriver.Chrome, run: Path, tmp_path: Path) -> Non
     """`--watch` serves the page to this machine alone, and shows in an open browser what a run writes."""
     (run / "result.json").unlink()
     command = [sys.executable, "-u", "-m", "jobs", "report", run, "--out", tmp_path / "live", "--watch", "--every", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    command += ["--no-baselines"]
+    heeds_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored below a shell's background job
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heeds_ctrl_c) as server:
         assert server.stdout is not None
         try:
             browser.requests(driver)
