@@ -36,10 +36,10 @@ test-hosts: $(READY)
 	code=$$?; cat $$said; rm $$said; exit $$code
 
 unit: $(READY)
-	$(PYTEST) tests/unit -n auto --maxprocesses 4 $(BY_FILE)
+	$(PYTEST) tests/unit -m 'not drill' -n auto --maxprocesses 4 $(BY_FILE)
 
 drills: $(READY)
-	$(PYTEST) tests/cluster tests/jobs -m drill
+	$(PYTEST) tests/unit tests/distributed tests/jobs tests/cluster -m drill
 	@OMP_NUM_THREADS=1 $(BIN)/python -u tests/cluster/all_drills.py
 	@OMP_NUM_THREADS=1 $(BIN)/python -u tests/cluster/drill_demand.py
 

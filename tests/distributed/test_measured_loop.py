@@ -10,6 +10,7 @@ from test_resume import STEPS, shard_bytes, train_parts
 from zfdist.checkpoint import folder as checkpoint
 
 
+@pytest.mark.drill
 def test_a_resumed_run_keeps_what_was_measured_whatever_the_cache_says_now(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

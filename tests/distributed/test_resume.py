@@ -148,6 +148,7 @@ def decay(shard: Any) -> int:
     return sum(map(decay, inner))
 
 
+@pytest.mark.drill
 def test_a_checkpoint_of_adamw_goes_on_with_adam_and_says_so(
     store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

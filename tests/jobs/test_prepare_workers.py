@@ -72,7 +72,10 @@ def stored(uri: str) -> dict[str, bytes]:
     return {name: place.read(name) for name in sorted(place.sizes())}
 
 
-@pytest.mark.parametrize("raw", [sound, chapters, digits, sentences])
+@pytest.mark.parametrize(
+    "raw",
+    [sound, chapters, pytest.param(digits, marks=pytest.mark.drill), pytest.param(sentences, marks=pytest.mark.drill)],
+)
 def test_the_same_bytes_by_three_processes_and_from_and_to_a_store(
     raw: Callable[[Path], list[object]], tmp_path: Path, port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ def tried(*names, **limits):
     return {trial.name: trial for trial in trials}
 
 
+@pytest.mark.drill
 def test_a_crash_and_a_hang_cost_nobody_else_a_trial():
     trials = tried("bptt", "segfaults", "hangs", each_s=4)
     assert trials["bptt"].problem is None and trials["bptt"].seconds > 0
