@@ -29,7 +29,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(source: Path) -> Options:
-    return Options(source=source, shard_mb=1, max_bad=1, valid_percent=25, test_percent=25)
+    return Options(source=source, shard_mb=1, max_bad=1, valid_percent=25.0, test_percent=25.0)
 
 
 def test_the_command(cluster: str, source: Path, tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_a_sweep_whose_data_are_others_stays_as_it_is(cluster: str, store: Path,
     assert harness.tree(folder) == before
 
 
+@pytest.mark.drill
 def test_a_user_without_a_home_trains(slow_config: Config, tmp_path: Path) -> None:
     words = ["demo", "--name", "u", *commands.flags(slow_config.with_values({"train.steps": 2}))]
     done = harness.as_stranger(*words, folder=tmp_path, job="train")

@@ -19,6 +19,7 @@ def flags(store: Path) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name}", value)]
 
 
+@pytest.mark.drill
 def test_a_figure_from_nothing_and_again(cluster: str, store: Path, tmp_path: Path) -> None:
     words = ["figure2", "--name", "f", *flags(store)]
     code, out = commands.run("paper", *words, folder=tmp_path)

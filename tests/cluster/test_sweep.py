@@ -66,6 +66,7 @@ def test_sweep_stops_laggards_frees_everything_and_is_not_repeated(
     assert any("4 of them over" in line for line in said)
 
 
+@pytest.mark.drill
 def test_stopped_trials_of_two_workers_free_them(cluster: str, config: Config, tmp_path: Path) -> None:
     space = Space(grid={"optim.learning_rate": (1e-2, 1e-7)})
     results, _ = swept(tmp_path, config, space, replace(HALVING, machines=TrialMachines(workers_per_trial=2)))
