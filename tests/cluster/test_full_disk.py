@@ -57,8 +57,7 @@ def test_one_launch_one_sentence_and_nothing_lost(cluster: str, store: Path, dis
     assert outcome == ("finished", 400) and min(steps) > first > 0
 
 
-@pytest.mark.drill
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.drill)])
 def test_a_sweep_stops_with_one_sentence_and_tries_no_trial_again(
     cluster: str, store: Path, disk: Path, workers: int
 ) -> None:
