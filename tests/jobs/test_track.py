@@ -137,12 +137,20 @@ def _mlflow(python: Path, run: Path, url: str) -> None:
 _SCAN = """
 import json, sys
 from wandb.proto import wandb_internal_pb2
-from wandb.sdk.internal.datastore import DataStore
-store = DataStore()
-store.open_for_scan(sys.argv[1])
-while data := store.scan_data():
+
+BLOCK = 32768  # a log of LevelDB: crc (4 bytes), length (2), type (1: whole, 2 to 4: first to last part), a part
+content, at, parts = open(sys.argv[1], "rb").read(), 7, b""
+while at + 7 <= len(content):
+    if BLOCK - at % BLOCK < 7:
+        at += BLOCK - at % BLOCK
+        continue
+    length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+    parts = (b"" if kind in (1, 2) else parts) + content[at + 7 : at + 7 + length]
+    at += 7 + length
+    if kind not in (1, 4):
+        continue
     record = wandb_internal_pb2.Record()
-    record.ParseFromString(data)
+    record.ParseFromString(parts)
     if record.WhichOneof("record_type") == "history":
         items = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
         print(json.dumps(items))
