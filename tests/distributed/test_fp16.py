@@ -123,6 +123,7 @@ def loaded(folder: str, stages: tuple[int, ...]) -> list[tuple[float, bool]]:
     return seen
 
 
+@pytest.mark.drill
 def test_a_checkpoint_knows_the_scale_on_another_number_of_workers_too(tmp_path: Path) -> None:
     harness.run_ranks(2, saved, str(tmp_path))
     for workers, stages in ((2, STAGES), (1, (0, 1, 2))):

@@ -19,6 +19,7 @@ def bench(*argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
+@pytest.mark.drill
 def test_core_compares_all_implementations_with_the_published_loop():
     out = bench("core", "--size", "hidden32", "--repeats", "1")
     assert out.returncode == 0, out.stderr

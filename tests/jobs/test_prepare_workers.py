@@ -122,7 +122,7 @@ def killed_at(source: Path, out: Path | str, split: dict[str, Path], shard: int)
     converter.prepare(converter.Options(source=source, lists=split, shard_mb=1), out, workers=Processes(2))
 
 
-@pytest.mark.parametrize("where", ["folder", "store"])
+@pytest.mark.parametrize("where", ["folder", pytest.param("store", marks=pytest.mark.drill)])
 def test_killed_it_goes_on_and_keeps_what_was_finished(where: str, tmp_path: Path, port: int) -> None:
     source = tmp_path / "in"
     for i in range(6):
