@@ -137,7 +137,7 @@ def _runs(arguments: Arguments, deadline_s: float) -> list[dict[str, Any]]:
         ended = _part(_name(run._asdict()), words, deadline_s, CASE_S)
         figures = {} if ended.error else json.loads(ended.printed.splitlines()[-1])
         if run.implementation in UNDECIDED:
-            figures["measured"] = _table(ended.printed.splitlines(), "loop over time")
+            figures["measured"] = _table(ended.printed.splitlines(), "loop over time, ")
         config.unlink()
         result.append(run._asdict() | {"error": ended.error, "seconds": ended.seconds} | figures)
     return result

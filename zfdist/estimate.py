@@ -16,7 +16,7 @@ import torch
 from zfdist.config import CheckpointConfig, Config, ModelConfig, TrainConfig
 from zfdist.model import systems
 from zfdist.model.networks.network import Network
-from zfdist.model.recurrent.recurrence import Recurrence
+from zfdist.model.recurrent.recurrence import UNDECIDED, Recurrence
 
 STAGES = (0, 1, 2, 3)
 _WEIGHT = 4
@@ -96,7 +96,7 @@ def activations(config: ModelConfig, x_dim: int) -> Activations:
 def as_on_a_gpu(model: Network) -> Network:
     """Let the network's loop over time be the one that a GPU takes, wherever it is asked; others keep about as much."""
     for part in model.modules():
-        if isinstance(part, Recurrence) and part.implementation == "auto":
+        if isinstance(part, Recurrence) and part.implementation in UNDECIDED:
             part.implementation = "bptt"
     return model
 

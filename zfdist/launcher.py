@@ -11,6 +11,7 @@ from typing import NamedTuple
 from zfdist.errors import ZfdistError
 
 _SLURM_PORTS = (20_000, 10_000)  # from where and how many: steps of jobs that share a machine take others
+_SLURM_ANSWERS_S = 30.0  # scontrol itself asks a controller that is down for minutes
 
 
 class LauncherError(ZfdistError):
@@ -87,9 +88,9 @@ def address_of(host: str) -> str:
         socket.getaddrinfo(host, None)
         return host
     told = ""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         asked = ["scontrol", "show", "node", host, "--oneliner"]
-        told = subprocess.run(asked, capture_output=True, text=True).stdout
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=_SLURM_ANSWERS_S).stdout
     found = re.search(r"\bNodeAddr=(\S+)", told)
     if found is None or found[1] == host:
         here = socket.gethostname()

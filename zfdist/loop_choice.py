@@ -133,6 +133,7 @@ def _measured(case: LoopCase, place: Place, names: list[str], probe: Probe) -> t
     with _alone(path):
         trials, kept = _read(path, key), f"kept in {path}"
         if trials is None:
+            print(f"loop over time: trying {', '.join(names)}, for {loop_probe.LIMIT_S:g} s at most ...", flush=True)
             loops = loop_trial.loops_of(case)
             trials = probe(case, place, {name: loops[name] for name in names})
             kept = _keep(path, key, trials)

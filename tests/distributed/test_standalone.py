@@ -132,3 +132,7 @@ def test_a_host_of_rank_0_that_nobody_knows_is_a_sentence(monkeypatch: pytest.Mo
     answer.write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(launcher.LauncherError, match=r"MASTER_ADDR = node.invalid: .* knows no host of this name"):
         launcher.address_of("node.invalid")
+    answer.write_text("#!/bin/sh\nexec sleep 600\n")  # as where its controller is down
+    monkeypatch.setattr(launcher, "_SLURM_ANSWERS_S", 0.2)
+    with pytest.raises(launcher.LauncherError, match="knows no host of this name"):
+        launcher.address_of("node.invalid")

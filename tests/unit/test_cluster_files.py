@@ -75,6 +75,15 @@ def test_scripts_parse(script: str) -> None:
         subprocess.run(["shellcheck", "--severity=warning", ROOT / "cluster" / script], check=True)
 
 
+def test_files_that_the_files_of_clusters_name_are_there() -> None:
+    for path in [
+        ROOT / "ray-cluster.yaml",
+        *(p for p in (ROOT / "cluster").rglob("*") if p.suffix in (".yaml", ".sh")),
+    ]:
+        named = re.findall(r"(?<![\w/~.-])(?:cluster|docs|jobs|tests)/[\w./-]+\.\w+", path.read_text())
+        assert not [name for name in named if not (ROOT / name).exists()], path
+
+
 def test_skypilot_s_file_holds_together() -> None:
     """What its schema knows, test_other_ways.py asks; here: what it names is there, and what it runs is said."""
     task = yaml.safe_load((ROOT / "cluster/skypilot/train.yaml").read_text())

@@ -50,6 +50,13 @@ def test_the_fastest_that_is_right_is_taken_and_the_table_told():
     assert "200.00 ms, relative error 1e-07" in told[1] and "ended by SIGSEGV" in told[3]
 
 
+def test_whoever_waits_is_told_what_for_and_only_then(capsys):
+    probe = Probe(*BPTT_FIRST)
+    assert choice(probe).name == choice(probe).name == "bptt"
+    said = capsys.readouterr().out
+    assert said == "loop over time: trying native, bptt, reference, for 30 s at most ...\n"
+
+
 def test_if_none_is_right_the_rule_decides():
     assert choice(Probe()).name == "native"
 
