@@ -70,6 +70,8 @@ class Board:
     def show(self, rows: Sequence["Row"]) -> None:
         """Show the present state: the board, or a line for each trial whose state has changed."""
         self._rows = rows
+        if self._done_before is None:  # at the start, as the time is counted from there
+            self._done_before = sum(self._done())
         if self._live is not None:
             if not self._live.is_started:
                 self._live.start()
@@ -147,11 +149,13 @@ class Board:
 
     def _eta(self, total: int, elapsed_s: float) -> str:
         """Return the time left if the rest goes as the part done since the start went; early stops make it less."""
-        parts = [1.0 if row.state in _OVER else row.step / self._steps for row in self._rows]
-        if self._done_before is None:
-            self._done_before = sum(parts)
-        done = sum(parts) - self._done_before
-        return duration(elapsed_s * (total - sum(parts)) / done) if done > 0 else "..."
+        now = sum(self._done())
+        done = now - (self._done_before or 0.0)
+        return duration(elapsed_s * (total - now) / done) if done > 0 else "..."
+
+    def _done(self) -> list[float]:
+        """Return the part of each trial that needs no more time."""
+        return [1.0 if row.state in _OVER else row.step / self._steps for row in self._rows]
 
     def _columns(self, title: str, step: str = "step") -> Table:
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)

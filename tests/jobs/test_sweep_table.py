@@ -38,6 +38,16 @@ def test_each_change_is_one_line_and_nothing_else(capsys: pytest.CaptureFixture[
     assert "3/3 trials over (0 running, 0 waiting, 1 stopped, 1 failed)" in lines[-1]
 
 
+def test_the_time_left_is_counted_from_where_the_command_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr("jobs.cli.sweep_table.time.monotonic", lambda: now_s)
+    board = Board(["loss.alpha"], 30, 4)
+    board.show([row(0, "stopped", -9.0), row(1, "running"), row(2, "waiting"), row(3, "waiting")])
+    now_s = 60.0
+    board.show([row(0, "stopped", -9.0), row(1, "finished", -9.0, -8.0), row(2, "running"), row(3, "waiting")])
+    assert board.headline().endswith("60 s   ETA 2 min"), board.headline()
+
+
 @pytest.mark.parametrize("height", [8, 20, 50])
 def test_a_thousand_trials_fit_into_the_window(height: int) -> None:
     board = Board(["loss.alpha"], 30, 1000)
