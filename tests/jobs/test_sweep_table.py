@@ -8,6 +8,7 @@ from rich.console import Console
 from cluster.sweep.journal import Event
 from cluster.sweep.row import Row
 from cluster.sweep.search_space import Trial
+from jobs.cli import sweep_table
 from jobs.cli.sweep_table import Board
 
 
@@ -36,6 +37,16 @@ def test_each_change_is_one_line_and_nothing_else(capsys: pytest.CaptureFixture[
         "trial 002 failed at step 0/30",
     ]
     assert "3/3 trials over (0 running, 0 waiting, 1 stopped, 1 failed)" in lines[-1]
+
+
+def test_a_log_tells_now_and_then_that_it_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Board(["loss.alpha"], 30, 3) as board:
+        board.show([row(0, "running", -5.0)])
+        monkeypatch.setattr(sweep_table, "_QUIET_S", -1.0)
+        board.show([row(0, "running", -5.0)])
+    assert capsys.readouterr().out.splitlines()[1].startswith("0/3 trials over (1 running, 2 waiting)")
 
 
 @pytest.mark.parametrize("height", [8, 20, 50])
