@@ -151,18 +151,19 @@ def _confirm(
     from cluster.sweep.budget import spent_s
     from cluster.sweep.driver import sweep
     from cluster.sweep.plan import Stopping
+    from cluster.sweep.stopping import passing_on
     from jobs.cli.sweep_table import Board
     from zfdist.signals import was_interrupted
 
     best, seeds = confirming
     listed = confirm.trials(arguments.config, results[:best], seeds)
     record = confirm.record(listed, list(dict.fromkeys(name for t in listed for name in t.values)))
-    left_s = None if plan.time_budget_s is None else max(1.0, plan.time_budget_s - spent_s(folder))
-    plan = dataclasses.replace(plan, stopping=Stopping("none"), search=None, time_budget_s=left_s)
+    plan = dataclasses.replace(plan, stopping=Stopping("none"), search=None, spent_before_s=spent_s(folder))
     say(f"confirming the best {len(results[:best])} over {seeds} seeds each: {len(listed)} runs")
     place = folder / confirm.FOLDER
     with Board(record.tree["names"], arguments.config.train.steps, None, plan.goal.objectives) as board:
-        sweep(place, arguments.config, record, plan, show=board.show, say=board.say)
+        show = passing_on(folder, place, board.show)
+        sweep(place, arguments.config, record, plan, show=show, say=board.say)
     left = _unfinished(record, place)
     if left:
         say(f"{left} runs of the confirmation are not over; the same command goes on with them")

@@ -4,7 +4,6 @@ It reads what is in the run folders, so that training needs to know nothing of i
 a store go as well. How far each was told stands in its folder: started again it repeats nothing.
 """
 
-import contextlib
 import hashlib
 import importlib
 import json
@@ -100,15 +99,12 @@ def _tell(arguments: Arguments, module: Any, telling: dict[str, Tracker]) -> boo
             telling.pop(run.id).end(history.state)
             _write(file, position, history.state)
             command.say(f"{run.name} is {history.state}, and all of it told")
-    planned = sum(_trials(folder) for folder in folders)
-    return len(histories) >= planned and all(history.state != "unfinished" for history in histories)
+    return all(map(has_begun_all, folders)) and all(history.state != "unfinished" for history in histories)
 
 
-def _trials(folder: Path) -> int:
-    """Return how many trials a sweep has, begun or not; 0 of a run."""
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        return len(json.loads((folder / "sweep.json").read_text())["trials"])
-    return 0
+def has_begun_all(folder: Path) -> bool:
+    """Return whether no further runs are to come in a folder: a sweep that searches lists its trials as it goes."""
+    return not (folder / "sweep.json").exists() or (folder / "results.json").exists()
 
 
 def _tracked(history: "History") -> TrackedRun:

@@ -23,8 +23,9 @@ def spent_s(folder: Path) -> float:
 class Budget:
     """Counts the time that is spent within the block, and asks the sweep to save and end once it is used up."""
 
-    def __init__(self, folder: Path, most_s: float | None) -> None:
-        self._folder, self._most_s = folder, most_s
+    def __init__(self, folder: Path, most_s: float | None, elsewhere_s: float = 0.0) -> None:
+        """Count for the sweep in `folder`; `elsewhere_s` of the same budget were spent by other parts of it."""
+        self._folder, self._most_s, self._elsewhere_s = folder, most_s, elsewhere_s
         self._before_s, self._is_told = spent_s(folder), False
 
     def __enter__(self) -> "Budget":
@@ -40,7 +41,7 @@ class Budget:
         if now_s - self._written_s > _WRITE_EVERY_S:
             self._written_s = now_s
             self._write()
-        if self._most_s is None or self._is_told or self._spent_s() < self._most_s:
+        if self._most_s is None or self._is_told or self._elsewhere_s + self._spent_s() < self._most_s:
             return
         self._is_told = True
         say(f"the time budget of {self._most_s:.0f} s is spent: all trials save and stop; a larger one goes on")

@@ -94,7 +94,7 @@ def sweep(
             watch = Watch(rows, folder / STOP, store, search.set_limit, crowd)
             tuner = _tuner(folder, plan, resources, search, to_come, Journaled(*judge, rows, store), watch)
             shortage = Shortage(supply, resources, say, others_ask_instead=plan.workers > 1)
-            with stop_on_signals(folder, say), Budget(folder, plan.time_budget_s) as budget:
+            with stop_on_signals(folder, say), Budget(folder, plan.time_budget_s, plan.spent_before_s) as budget:
                 for _ in _until_over(tuner, folder / STOP, shortage, plan, crowd, rows):
                     show(list(rows.values()))
                     budget.look(say)

@@ -15,8 +15,9 @@ from cluster.sweep.population import Member, Next
 from cluster.sweep.record import SweepRecord, state
 from cluster.sweep.row import Row
 from cluster.sweep.search_space import Trial
+from cluster.sweep.stopping import passing_on
 from zfdist.config import Config
-from zfdist.run_protocol import OVER
+from zfdist.run_protocol import OVER, STOP
 
 
 class Board(Protocol):
@@ -53,6 +54,7 @@ def evolve(
     Raises:
         ZfdistError: what `sweep` does.
     """
+    (folder / STOP).unlink(missing_ok=True)
     lineage: list[list[Member]] = []
     for number, end in enumerate(until):
         place = population.generation(folder, number)
@@ -68,12 +70,11 @@ def evolve(
             tree = {"format": 1, "decided": {}, "names": list(members[0].values)}
             listed = [Trial(m.id, m.values) for m in members]
             record = SweepRecord(listed, tree | {"trials": [t._asdict() for t in listed]})
-            part = dataclasses.replace(plan, stopping=Stopping("none"), search=None, time_budget_s=None)
-            if plan.time_budget_s is not None:
-                spent = sum(spent_s(population.generation(folder, i)) for i in range(number))
-                part = dataclasses.replace(part, time_budget_s=max(1.0, plan.time_budget_s - spent))
+            before_s = sum(spent_s(population.generation(folder, i)) for i in range(number))
+            part = dataclasses.replace(plan, stopping=Stopping("none"), search=None, spent_before_s=before_s)
             with board(end) as shown:
-                sweep(place, base.with_values({"train.steps": end}), record, part, show=shown.show, say=say)
+                show = passing_on(folder, place, shown.show)
+                sweep(place, base.with_values({"train.steps": end}), record, part, show=show, say=say)
             if any(state(run) not in OVER for run in runs.values()):
                 return None
         lineage.append(population.scored(folder, number, members, plan.goal.first, end))

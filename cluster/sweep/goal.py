@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from zfdist.config import ConfigError
 from zfdist.config_base import unknown_name
-from zfdist.run_protocol import VALIDATION
+from zfdist.run_protocol import VALID_ELBO, VALIDATION
 
 Record = Mapping[str, Any]
 """Of a validation: the step, and metrics by their names in metrics.jsonl."""
@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 class Objective(NamedTuple):
     """A metric that validations write, and whether more or less of it is better."""
 
-    metric: str = "valid/elbo_nats"
+    metric: str = VALID_ELBO
     mode: Literal["max", "min"] = "max"
 
     def is_better(self, one: float, other: float) -> bool:

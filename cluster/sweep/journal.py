@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from zfdist.run_protocol import records
+from zfdist.run_protocol import VALID_ELBO, records
 
 FILE = "decisions.jsonl"
 
@@ -63,7 +63,7 @@ def read(folder: Path, trial: str) -> list[Event]:
 
 def without_journal(folder: Path, trial: str, order: int) -> list[Event]:
     """Return events for what a run folder recorded, where no journal was kept: of a trial that is over."""
-    seen = [r for r in records(folder) if r.get("valid/elbo_nats") is not None]
+    seen = [r for r in records(folder) if r.get(VALID_ELBO) is not None]
     return [
         Event(trial, order + i, r["step"], "END" if i == len(seen) - 1 else "CONTINUE", validation_of(r))
         for i, r in enumerate(seen)

@@ -69,6 +69,8 @@ class SweepPlan:
     """What the search knows from elsewhere."""
     time_budget_s: float | None = None
     """For the whole sweep, over all commands that went on with it; None for no end."""
+    spent_before_s: float = 0.0
+    """Of the budget, by sweeps that this one is a further part of: generations, or the search that it confirms."""
 
     @property
     def workers(self) -> int:

@@ -1,10 +1,11 @@
 """Stop a trial or a whole sweep from outside: files that its driver and its trials look for."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cluster.sweep.confirm import FOLDER as CONFIRM
 from cluster.sweep.population import GENERATIONS
 from cluster.sweep.record import FILE, mark, read_tree, state
+from cluster.sweep.row import Row
 from zfdist.errors import ZfdistError
 from zfdist.object_store import ObjectFolder, join, without_options
 from zfdist.run_protocol import METRICS, RESULT, STOP, records
@@ -27,9 +28,21 @@ def stop_sweep(place: str) -> None:
     if "://" in place:
         ObjectFolder(place).write(STOP, b"")
     else:
-        for folder in (Path(place), Path(place) / CONFIRM, *sorted(Path(place).glob(f"{GENERATIONS}/*"))[-1:]):
-            if folder.is_dir():
-                (folder / STOP).touch()
+        (Path(place) / STOP).touch()
+
+
+def passing_on(folder: Path, part: Path, show: Callable[[Sequence[Row]], None]) -> Callable[[Sequence[Row]], None]:
+    """Return `show`, which also stops `part` of the sweep in `folder` once that is asked to stop.
+
+    A part is a sweep of its own: a generation, or the runs of a confirmation. Who asks need not know which one runs.
+    """
+
+    def shown(rows: Sequence[Row]) -> None:
+        if (folder / STOP).exists() and not (part / STOP).exists():
+            (part / STOP).touch()
+        show(rows)
+
+    return shown
 
 
 def stop_trial(place: str, trial: str) -> str:
@@ -49,6 +62,8 @@ def stop_trial(place: str, trial: str) -> str:
             return "is over already"
         of_trial.write(RESULT, _STOPPED)
         return "is stopped; its process ends within seconds"
+    if (Path(place) / GENERATIONS).is_dir():
+        raise StopError(f"{place} is a population, whose members go on from each other: stop all, without {trial!r}")
     folder = Path(place) / "trials" / trial
     listed = {t.get("id") for t in (read_tree(Path(place) / FILE) or {}).get("trials", [])}
     known = sorted(listed | {path.name for path in folder.parent.glob("*")})

@@ -30,7 +30,7 @@ from zfdist.checkpoint.run_sync import WorkingCopy
 from zfdist.config import Config
 from zfdist.object_store import ObjectFolder, StorageError
 from zfdist.run_options import Machines, RunLocation, RunOptions
-from zfdist.run_protocol import METRICS, OVER, RESULT, STOP, NonFiniteError, Outcome
+from zfdist.run_protocol import METRICS, OVER, RESULT, STOP, VALID_ELBO, NonFiniteError, Outcome
 from zfdist.tail import Records
 from zfdist.worker import POLL_S, StopFileReporter, claim, logged, opened
 
@@ -107,7 +107,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         given = self._job["step"]  # what was decided on before is not asked again
         held: dict[str, Any] = {}
         for record in self._records(records):
-            if "valid/elbo_nats" not in record or record["step"] <= given:
+            if VALID_ELBO not in record or record["step"] <= given:
                 continue
             given = record["step"]
             result = {k: v for k, v in record.items() if v is not None and k != "time_s"}

@@ -166,6 +166,8 @@ def _refuse_population(options: Options, base: Config, space: "Space", place: st
         raise ConfigError("--scheduler pbt: goes with a folder that machines share, not with --runs in a store yet")
     if options.space.search != "random" or options.confirm is not None:
         raise ConfigError("--scheduler pbt: draws its own values; leave --search and --confirm out")
+    if options.comparing.require or len(options.comparing.metric) > 1:
+        raise ConfigError("--scheduler pbt: members are compared by one number; give one --metric, and no --require")
     if options.population.from_schedule is None:
         population.refuse(base, space, options.population.population, interval(options, base))
 

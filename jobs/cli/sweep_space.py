@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from zfdist.config import Config, ConfigError, Only, parse_value, unknown_name
+from zfdist.run_protocol import VALID_ELBO
 
 if TYPE_CHECKING:
     from cluster.sweep.goal import Goal
@@ -40,7 +41,7 @@ def goal(metrics: Sequence[str], mode: Literal["max", "min"], requirements: Sequ
     """Return what is looked for; raises ConfigError for a metric that no validation writes."""
     from cluster.sweep.goal import Goal, parse_objective, parse_requirement
 
-    objectives = tuple(parse_objective(text, mode) for text in metrics or ("valid/elbo_nats",))
+    objectives = tuple(parse_objective(text, mode) for text in metrics or (VALID_ELBO,))
     names = [objective.metric for objective in objectives]
     for name in names:
         if names.count(name) > 1:

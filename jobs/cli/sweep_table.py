@@ -11,16 +11,19 @@ from rich.table import Table
 
 from jobs.cli.command import duration
 from jobs.cli.screen import Screen
+from zfdist.run_protocol import OVER, VALID_ELBO
 
 if TYPE_CHECKING:
     from cluster.sweep.goal import Objective
     from cluster.sweep.row import Row
 
 _WIDTH = 160  # off a terminal
-_OVER = ("finished", "stopped", "diverged", "failed")
+_OVER = (*OVER, "failed")
+_QUIET_S = 300.0
+"""Off a terminal: after so long without a line the headline is said, so that a log tells that it goes on."""
 _BEST = 10
 _MOST_RESULTS = 50
-_HEADINGS = {"valid/elbo_nats": "valid elbo", "valid/kl_nats": "kl", "valid/nats_per_sample": "nats/sample"}
+_HEADINGS = {VALID_ELBO: "valid elbo", "valid/kl_nats": "kl", "valid/nats_per_sample": "nats/sample"}
 
 
 class Board:
@@ -41,7 +44,7 @@ class Board:
         objectives: "Sequence[Objective] | None" = None,
     ) -> None:
         self._names, self._steps, self._total = list(names), steps, total
-        self._metric, self._sign = "valid/elbo_nats", -1.0
+        self._metric, self._sign = VALID_ELBO, -1.0
         self._metrics = dict(_HEADINGS)
         if objectives:
             self._metric, self._sign = objectives[0].metric, -1.0 if objectives[0].mode == "max" else 1.0
@@ -52,6 +55,7 @@ class Board:
         self._states: dict[str, str] = {}
         self._best: float | None = None
         self._console = Screen(_WIDTH)
+        self._said_s = self._started_s
         self._live = (
             Live(_Picture(self), console=self._console, refresh_per_second=2) if self._console.is_terminal else None
         )
@@ -65,6 +69,7 @@ class Board:
 
     def say(self, line: str) -> None:
         """Print a line, above the board if there is one."""
+        self._said_s = time.monotonic()
         self._console.print(line, markup=False, highlight=False)
 
     def show(self, rows: Sequence["Row"]) -> None:
@@ -83,6 +88,8 @@ class Board:
             elif row.state != self._states.setdefault(row.trial.id, "waiting"):
                 self._states[row.trial.id] = row.state
                 self.say(self._change(row))
+        if time.monotonic() - self._said_s > _QUIET_S:
+            self.say(self.headline())
 
     def print_results(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Print the best trials by objective, best first, and the Pareto front if there are several objectives."""
@@ -136,7 +143,7 @@ class Board:
             values = ", ".join(f"{name} {_short(value)}" for name, value in row.trial.values.items())
             return f"trial {row.trial.id} begins: {values}"
         if row.state == "waiting":
-            return f"trial {row.trial.id} waits, saved at step {row.step}/{self._steps}"
+            return f"trial {row.trial.id} is saved and waits, its last validation at step {row.step}/{self._steps}"
         said = f"trial {row.trial.id} {row.state} at step {row.step}/{self._steps}"
         if row.error is not None:
             said += f": {row.error}"

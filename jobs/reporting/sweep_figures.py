@@ -24,6 +24,7 @@ from matplotlib import pyplot as plt
 
 _MOST_NAMES = 8
 _MOST_LABELS = 12
+_BEYOND = 0.05
 _STATES = {"finished": "complete", "stopped": "pruned"}
 
 
@@ -200,7 +201,15 @@ def _places(swept: Swept, name: str) -> list[float]:
         low, high = (swept.space.loguniform if is_log else swept.space.uniform)[name]
         scale = (lambda v: math.log(v)) if is_log else float
         width = scale(high) - scale(low) or 1.0
-        return [-0.1 if v is None else (scale(v) - scale(low)) / width for v in found]
+
+        def place(
+            value: float,
+        ) -> float:  # a grid's trials keep the base value, which may lie beyond the range, or be 0
+            if value < low or value > high:
+                return 1 + _BEYOND if value > high else -_BEYOND
+            return (scale(value) - scale(low)) / width
+
+        return [-0.1 if v is None else place(v) for v in found]
     return [-0.1 if v is None else known.index(v) / max(1, len(known) - 1) for v in found]
 
 

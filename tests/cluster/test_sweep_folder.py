@@ -36,6 +36,11 @@ def test_time_is_counted_over_all_commands(tmp_path: Path) -> None:
         budget.look(said.append)
     assert len(said) == 1 and "the time budget of 0 s is spent" in said[0]
     assert (tmp_path / "stop").exists() and spent_s(tmp_path) >= before_s
+    with Budget(tmp_path / "confirm", 3600, elsewhere_s=3600) as budget:
+        (tmp_path / "confirm").mkdir()
+        budget.look(said.append)
+    assert "the time budget of 3600 s is spent" in said[1], "as it was asked for, not what was left of it"
+    assert spent_s(tmp_path / "confirm") < 3600
 
 
 def recorded(folder: Path, name: str, state: str | None, *validations: tuple[int, float, float]) -> Trial:

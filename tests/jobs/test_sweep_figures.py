@@ -66,5 +66,20 @@ def test_the_section_has_every_figure_with_its_numbers(swept: Path, tmp_path: Pa
     )
 
 
+def test_a_base_value_that_lies_beyond_a_range_is_drawn_beyond_its_axis(tmp_path: Path) -> None:
+    space = Space(grid={"loss.beta": (0.0, 0.005)}, loguniform={"loss.alpha": (1e-4, 1.0)})
+    base = Config().with_values({"loss.alpha": 0.0})  # as in the plain model, and no logarithm has it
+    made = record.prepare(tmp_path / "s", base, space, samples=2, seed=0)
+    made.write(tmp_path / "s")
+    for number, trial in enumerate(made.trials):
+        run = tmp_path / "s/trials" / trial.id
+        run.mkdir(parents=True)
+        (run / "metrics.jsonl").write_text(json.dumps({"step": 10, "valid/elbo_nats": float(number)}) + "\n")
+    found = sweep_figures.read(tmp_path / "s")
+    assert found is not None and [s.values["loss.alpha"] for s in found.scored][:2] == [0.0, 0.0]
+    (tmp_path / "figures").mkdir()
+    assert "(figures/parallel.png)" in sweep_figures.write(found, tmp_path, Path("figures"))
+
+
 def test_a_folder_that_is_no_sweep_has_no_section(tmp_path: Path) -> None:
     assert sweep_figures.read(tmp_path) is None

@@ -6,6 +6,7 @@ from pathlib import Path
 import harness
 import pytest
 
+from cluster.sweep import stopping
 from cluster.sweep.record import prepare
 from cluster.sweep.search_space import Space
 from jobs import sweep
@@ -33,6 +34,11 @@ MISTAKES = [
     (["--scheduler", "pbt", "--interval-steps", "1200"], "--interval-steps 1200: must be below train.steps = 1200"),
     (["--scheduler", "pbt", "--population", "3"], "--population 3: must be 4 or more"),
     (["--scheduler", "pbt", "--confirm", "2x2"], "leave --search and --confirm out"),
+    (["--scheduler", "pbt", "--require", "valid/kl_nats>=1"], "give one --metric, and no --require"),
+    (
+        ["--scheduler", "pbt", "--metric", "valid/elbo_nats", "--metric", "valid/kl_nats"],
+        "give one --metric, and no --require",
+    ),
     (["--retries", "-1"], "--retries -1: must be 0 or more"),
     (["--samples", "0", "--search", "optuna", "--choice", "loss.alpha=0,1"], "nothing to try: give --samples"),
 ]
@@ -121,6 +127,21 @@ def test_a_trial_is_stopped_by_name_also_before_it_began(
     assert json.loads(Path("runs/s/trials/001/result.json").read_text())["state"] == "stopped"
     assert sweep.main(["stop", "s", "001"]) == 0 and "is over already: stopped" in capsys.readouterr().out
     assert sweep.main(["stop", "s", "../x"]) == 1 and "has no trial '../x'" in capsys.readouterr().err
+
+
+def test_a_stop_of_all_is_for_the_part_that_runs_also_one_that_begins_later(tmp_path: Path) -> None:
+    part, shown = tmp_path / "generations/01", list[int]()
+    part.mkdir(parents=True)
+    (tmp_path / "sweep.json").write_text("{}")
+    show = stopping.passing_on(tmp_path, part, lambda rows: shown.append(len(rows)))
+    show([])
+    assert not (part / "stop").exists()
+    stopping.stop_sweep(str(tmp_path))
+    (part / "stop").unlink(missing_ok=True)  # as a part does that begins just now
+    show([])
+    assert (part / "stop").exists() and shown == [0, 0]
+    with pytest.raises(stopping.StopError, match="is a population, whose members go on from each other"):
+        stopping.stop_trial(str(tmp_path), "001")
 
 
 def test_times() -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from cluster.sweep.journal import Event
 from cluster.sweep.row import Row
 from cluster.sweep.search_space import Trial
+from jobs.cli import sweep_table
 from jobs.cli.sweep_table import Board
 
 
@@ -46,6 +47,16 @@ def test_the_time_left_is_counted_from_where_the_command_began(monkeypatch: pyte
     now_s = 60.0
     board.show([row(0, "stopped", -9.0), row(1, "finished", -9.0, -8.0), row(2, "running"), row(3, "waiting")])
     assert board.headline().endswith("60 s   ETA 2 min"), board.headline()
+
+
+def test_a_log_tells_now_and_then_that_it_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Board(["loss.alpha"], 30, 3) as board:
+        board.show([row(0, "running", -5.0)])
+        monkeypatch.setattr(sweep_table, "_QUIET_S", -1.0)
+        board.show([row(0, "running", -5.0)])
+    assert capsys.readouterr().out.splitlines()[1].startswith("0/3 trials over (1 running, 2 waiting)")
 
 
 @pytest.mark.parametrize("height", [8, 20, 50])

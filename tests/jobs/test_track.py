@@ -44,6 +44,14 @@ def test_nothing_is_told_twice_or_left_out(records: list[dict[str, Any]], data: 
     assert told(records, end)[0] == []
 
 
+def test_a_sweep_is_followed_until_its_results_are_written(tmp_path: Path) -> None:
+    assert track.has_begun_all(tmp_path), "a run"
+    (tmp_path / "sweep.json").write_text('{"trials": []}')  # as of one that searches, between two trials
+    assert not track.has_begun_all(tmp_path)
+    (tmp_path / "results.json").write_text("[]")
+    assert track.has_begun_all(tmp_path)
+
+
 def test_a_tracker_that_is_not_installed(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert track.main([str(trained), "--to", "wandb"]) == 2
     assert capsys.readouterr().err == "error: --to wandb: is not installed here; pip install 'zfdist[wandb]'\n"
