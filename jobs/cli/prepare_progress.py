@@ -16,7 +16,10 @@ SAY_EVERY_S = 5.0
 
 @contextmanager
 def shown(sample_rate: int) -> Iterator["Progress"]:
-    """Show what is done, how fast, and the time left; samples count as sound of `sample_rate`, if it is not 0."""
+    """Show what is done, how fast, and the time left; samples count as sound of `sample_rate`, if it is not 0.
+
+    Speed is counted from the last time that nothing was done, as files are listed and measured before.
+    """
     if sys.stdout.isatty():
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
@@ -26,6 +29,8 @@ def shown(sample_rate: int) -> Iterator["Progress"]:
             begun_s = time.monotonic()
 
             def move(done: int, total: int, name: str) -> None:
+                nonlocal begun_s
+                begun_s = begun_s if done else time.monotonic()
                 words = line(done, total, name, time.monotonic() - begun_s, sample_rate)
                 bar.update(task, completed=done, total=total or None, words=words)
 
@@ -34,8 +39,9 @@ def shown(sample_rate: int) -> Iterator["Progress"]:
     begun_s = latest_s = time.monotonic()
 
     def print_line(done: int, total: int, name: str) -> None:
-        nonlocal latest_s
+        nonlocal begun_s, latest_s
         now_s = time.monotonic()
+        begun_s = begun_s if done else now_s
         if now_s - latest_s >= SAY_EVERY_S:
             latest_s = now_s
             say(line(done, total, name, now_s - begun_s, sample_rate))

@@ -1,5 +1,6 @@
 """Data sets that grow, are checked, and say what is in them: `zfdist prepare speech --append`, `verify`, `info`."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from raw import prepared, refusal
 from jobs.cli import prepare_info
 from zfdist import train, world
 from zfdist.checkpoint.folder import CheckpointError
+from zfdist.data import manifest as manifests
 from zfdist.data.manifest import StoreManifest
 from zfdist.data.sources import convert, speech
 from zfdist.data.store import Store, StoreError
@@ -110,6 +112,17 @@ def test_what_cannot_be_added(grown: Path, tmp_path: Path) -> None:
     assert tree(grown) == mine
     prepared("speech", "--source", other, *words)
     assert StoreManifest.read(grown).generation == 3 and verify(grown) == []
+
+
+def test_a_part_without_the_hash_of_what_it_holds_is_refused(grown: Path) -> None:
+    tree = json.loads((grown / "manifest.json").read_bytes())
+    del tree["parts"][1]["content_sha256"]["train"]
+    tree["splits"]["train"]["content_sha256"] = tree["parts"][0]["content_sha256"]["train"]
+    said = manifests.build(StoreManifest, tree, "m")
+    tree["fingerprint"] = manifests.fingerprint(said.kind, said.sample_rate, said.splits)
+    (grown / "manifest.json").write_text(json.dumps(tree))
+    with pytest.raises(StoreError, match="the splits do not follow from the parts"):
+        verify(grown)
 
 
 def test_two_who_add_at_once_do_not_lose_what_the_other_added(

@@ -70,7 +70,8 @@ def test_finished_shards_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         Options(source=source, lists=split, shard_mb=1), tmp_path / "out", lambda n, total, _: seen.append((n, total))
     )
     assert read == ["0.wav", "1.wav", "2.wav", "2.wav", "3.wav", "4.wav"]
-    assert seen == [(300_000 * i, 1_500_000) for i in range(1, 6)]
+    measured = [(0, 0)] * 5  # every file, before there is a plan
+    assert seen == measured + [(300_000 * i, 1_500_000) for i in range(1, 6)]
 
 
 def test_changed_input_starts_the_shards_concerned_anew(tmp_path: Path) -> None:

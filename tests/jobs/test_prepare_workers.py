@@ -15,11 +15,16 @@ from folders import lists, tree, write
 from raw import prepared, refusal, speech
 from words_of import some_sentences
 
+from jobs.cli import prepare_progress
 from jobs.cli.prepare_progress import line
 from jobs.prepare import main
+from zfdist.data.output import scratch
+from zfdist.data.sources import audio
 from zfdist.data.sources import speech as converter
+from zfdist.data.sources.places import mirrored
 from zfdist.data.sources.workers import Processes, WorkerLost
-from zfdist.data.store import Store
+from zfdist.data.store import Store, StoreError
+from zfdist.data.store_writer import writing
 from zfdist.object_store import ObjectFolder
 
 
@@ -167,6 +172,69 @@ def test_what_is_said_while_it_works() -> None:
     said = line(2 * hour, 8 * hour, "a.mp3", 60.0, 16_000)
     assert said == "2.00 of 8.00 h of sound, 25 %, 120 times as fast as it plays, 3 min left, at a.mp3"
     assert line(0, 8, "a", 1.0, 0) == "reading, at a" and line(2, 8, "a", 1.0, 0) == "2 of 8, 25 %, 3 s left, at a"
+
+
+def test_the_speed_is_that_of_the_work_and_not_of_the_listing_before_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(prepare_progress.time, "monotonic", lambda: now_s)
+    with prepare_progress.shown(0) as progress:
+        now_s = 100.0
+        progress(0, 0, "a")
+        now_s = 110.0
+        progress(2, 8, "b")
+    assert capsys.readouterr().out == "reading, at a\n2 of 8, 25 %, 30 s left, at b\n"
+
+
+def test_files_are_measured_in_sight_and_only_where_the_set_may_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, measured, seen = audio.estimated_samples, list[str](), list[tuple[int, int, str]]()
+
+    def estimated(path: Path, rate: int) -> int:
+        measured.append(path.name)
+        return real(path, rate)
+
+    monkeypatch.setattr(audio, "estimated_samples", estimated)
+    for i in range(3):
+        write(tmp_path / "in" / f"{i}.wav", 9000, i)
+    split = lists(tmp_path, train=["0.wav"], valid=["1.wav"], test=["2.wav"])
+    options = converter.Options(source=tmp_path / "in", lists=split)
+    with pytest.raises(StoreError, match="is not an unfinished data set"):
+        converter.prepare(options, tmp_path / "in")
+    with writing(tmp_path / "out"), pytest.raises(StoreError, match="another process is writing it"):
+        converter.prepare(options, tmp_path / "out")
+    assert not measured
+    converter.prepare(options, tmp_path / "out", lambda *said: seen.append(said))
+    assert seen[:3] == [(0, 0, f"{i}.wav") for i in range(3)] and seen[-1][:2] == (27_000, 27_000)
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    unfinished = tmp_path / "out" / "unfinished"
+    unfinished.mkdir(parents=True)
+    for name in ("left.tmp", ".lock.lease.1.tmp", "train-00000.done.json"):
+        (unfinished / name).touch()
+    with writing(tmp_path / "out"):
+        assert {path.name for path in unfinished.iterdir()} == {".lock.lease.1.tmp", "train-00000.done.json", "lock"}
+    with scratch() as old, scratch() as busy, scratch() as young:
+        (busy / "fresh").touch()
+        for folder in (old, busy):
+            os.utime(folder, (0, 0))
+        with scratch():
+            assert [folder.exists() for folder in (old, busy, young)] == [False, True, True]
+
+
+def test_what_is_copied_from_a_store_is_named(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = ObjectFolder(object_store.uri(port, "copied"))
+    names = [f"pos/{i}.txt" for i in range(3)]
+    for name in names:
+        place.write(name, b"a word")
+    fetched: list[str] = []
+    assert mirrored(place.uri, fetched.append) == mirrored(place.uri, fetched.append)
+    assert fetched == names
 
 
 def test_a_set_is_read_where_it_was_written(tmp_path: Path, port: int) -> None:

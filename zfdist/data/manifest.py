@@ -173,11 +173,16 @@ class StoreManifest:
         return manifest
 
     def _follow_from_parts(self, parts: "list[Part]") -> bool:
-        return len(parts) == self.generation and all(
-            sum(part.recordings.get(name, 0) for part in parts) == split.recordings
-            and joined_sha256([part.content_sha256[name] for part in parts if name in part.content_sha256])
-            == split.content_sha256
-            for name, split in self.splits.items()
+        same = all(part.recordings.keys() == part.content_sha256.keys() for part in parts)
+        return (
+            same
+            and len(parts) == self.generation
+            and all(
+                sum(part.recordings.get(name, 0) for part in parts) == split.recordings
+                and joined_sha256([part.content_sha256[name] for part in parts if name in part.content_sha256])
+                == split.content_sha256
+                for name, split in self.splits.items()
+            )
         )
 
     def _file_names(self) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -27,6 +28,8 @@ from zfdist.object_store import Missing, ObjectFolder, is_remote, without_option
 UNFINISHED = "unfinished"
 """The folder of what is of use only until the store is complete."""
 _TEMPORARY = ".tmp"
+_ABANDONED_S = 86_400.0
+"""A file is fetched, or a shard made, in less."""
 _CLAIM_S = 45.0
 """Longer than a claim that a killed process left in an object store is waited for."""
 
@@ -89,6 +92,8 @@ class _Folder:
                 stack.enter_context(held(unfinished / "lock", wait_s=0))
             except TakenError as error:
                 raise _taken(self.shown, error.who) from None
+            for left in unfinished.glob(f"[!.]*{_TEMPORARY}"):  # by killed writers, whom nobody else follows
+                left.unlink(missing_ok=True)
             yield
 
     def names(self) -> list[str]:
@@ -199,9 +204,17 @@ class _Bucket:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Give an empty folder of this machine for the block, beside its other copies of what is remote."""
+    """Give an empty folder of this machine for the block, beside its other copies of what is remote.
+
+    Those that killed processes left are removed once nothing was written there for _ABANDONED_S.
+    """
     parent = cache_home() / "zfdist" / "scratch"
     parent.mkdir(parents=True, exist_ok=True)
+    for other in parent.iterdir():
+        with contextlib.suppress(OSError):  # it was removed meanwhile
+            written_s = max(path.stat().st_mtime for path in (other, *other.iterdir()))
+            if time.time() - written_s > _ABANDONED_S:
+                shutil.rmtree(other, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 

@@ -107,7 +107,7 @@ def convert(
     *,
     source: Mapping[str, Any],
     licence: str,
-    total: int,
+    total: int | None = None,
     progress: Progress = silent,
     kind: Kind = PCM16,
     sample_rate: int = 0,
@@ -121,14 +121,16 @@ def convert(
 
     With `appended_to` they become the next part of that store, which is in `out`.
 
-    `plan` is drawn from when the right to write is held, and `doubtful`, remarks beside the notes of the shards, is
-    read at the end. `source` describes what the data are made from: equal ones give equal bytes, by any `workers`.
+    `plan` is drawn from when the right to write is held, so what takes long belongs into it; without `total` the
+    samples are those that it promises. `doubtful`, remarks beside the notes of the shards, is read at the end.
+    `source` describes what the data are made from: equal ones give equal bytes, by any `workers`.
     Raises SourceError if more than `max_bad` inputs are bad, StoreError if `out` holds something else.
     """
     with writing(out, is_finished=appended_to is not None):
         _refuse_changed(out, appended_to)
         planned = list(plan)
-        tell = told(planned, total, progress)
+        promised = sum(shard.samples for shard in planned)
+        tell = told(planned, promised if total is None else total, progress)
         made: dict[int, FinishedShard] = {}
         for place, finished in workers(partial(_made, out, kind), planned, tell):
             made[place] = finished

@@ -100,7 +100,6 @@ def prepare(options: Mnist, out: Where, progress: Progress = silent, workers: Wo
         plan,
         source=source,
         licence=options.licence or licence_beside(options.source),
-        total=sum(shard.samples for shard in plan),
         progress=progress,
         kind=BITS,
         workers=workers,

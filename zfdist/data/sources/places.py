@@ -1,7 +1,7 @@
 """Where raw data are read: a folder, or a folder in an object store, which is listed and read a file at a time."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -61,10 +61,11 @@ def local(source: Source, name: str) -> Iterator[Path]:
         yield path
 
 
-def mirrored(source: Source) -> Path:
+def mirrored(source: Source, fetching: Callable[[str], None] = lambda name: None) -> Path:
     """Return a source as a folder or file of this machine; one in a store is copied to the cache of this user.
 
-    The copy is named by what the store lists, so that it is used again and never out of date.
+    The copy is named by what the store lists, so that it is used again and never out of date. `fetching` is told of
+    every file before it is fetched.
     Raises SourceError if there is nothing, StorageError if the store cannot be used.
     """
     if not is_remote(str(source)):
@@ -87,6 +88,7 @@ def mirrored(source: Source) -> Path:
         for name, object in listed.items():
             path = root / name
             if not path.is_file() or path.stat().st_size != object.bytes:
+                fetching(name)
                 place.download(name, path)
     return root / next(iter(listed)) if is_file else root
 

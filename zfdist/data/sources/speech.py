@@ -121,13 +121,14 @@ def prepare_files(
         if outcome is not None:
             return outcome
     there = {} if appended_to is None else {name: len(split.shards) for name, split in appended_to.splits.items()}
-    plan = [shard for name, inputs in splits.items() for shard in _plan(options, name, inputs, there.get(name, 0))]
+    plan = (
+        shard for name, inputs in splits.items() for shard in _plan(options, name, inputs, there.get(name, 0), progress)
+    )
     return convert(
         out,
         plan,
         source=source,
         licence=options.licence or licence_beside(options.source),
-        total=sum(shard.samples for shard in plan),
         progress=progress,
         kind=PCM16,
         sample_rate=options.sample_rate,
@@ -235,7 +236,7 @@ def listed(item: Input) -> list[Any]:
     return [item.name, item.bytes, item.edges]
 
 
-def _plan(options: Options, split: str, inputs: list[Input], first: int) -> Iterator[PlannedShard]:
+def _plan(options: Options, split: str, inputs: list[Input], first: int, progress: Progress) -> Iterator[PlannedShard]:
     """Cut the inputs of a split into shards of about `shard_mb`, by the lengths that their headers claim.
 
     `first` is the number of the first shard.
@@ -245,6 +246,7 @@ def _plan(options: Options, split: str, inputs: list[Input], first: int) -> Iter
     with ThreadPoolExecutor(AT_ONCE if is_remote(str(options.source)) else 1) as threads:
         estimates = threads.map(partial(_estimated_samples, options), inputs)
         for item, estimate in zip(inputs, estimates, strict=True):
+            progress(0, 0, item.name)
             if chosen and samples + estimate > limit:
                 yield _planned(options, split, number, chosen, samples)
                 number, chosen, samples = number + 1, [], 0

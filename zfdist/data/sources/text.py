@@ -101,7 +101,7 @@ def prepare(options: Text, out: Where, progress: Progress = silent, workers: Wor
     held in memory. Raises SourceError for unusable input, StoreError if `out` holds something else.
     """
     notes = Notes(options.max_bad + HOPELESS)
-    files = _files(options, notes)
+    files = _files(options, notes, progress)
     if len(notes.bad) > options.max_bad:
         raise SourceError(too_many_bad(notes.bad, options.max_bad))
     _check_fields(options.fields, files)
@@ -139,9 +139,10 @@ def prepare(options: Text, out: Where, progress: Progress = silent, workers: Wor
     return replace(outcome, remarks=notes.remarks())
 
 
-def _files(options: Text, notes: Notes) -> list[File]:
+def _files(options: Text, notes: Notes, progress: Progress = silent) -> list[File]:
     """List the files of text, on whatever machine this is."""
-    return text_readers.find(tuple(mirrored(source) for source in options.sources), notes)
+    sources = tuple(mirrored(source, partial(progress, 0, 0)) for source in options.sources)
+    return text_readers.find(sources, notes)
 
 
 def _recordings(
